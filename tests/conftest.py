@@ -1,0 +1,1 @@
+pytest_plugins = ["vllm_adapters.testing.plugin", "pytester"]
