@@ -43,6 +43,7 @@ def _usage(prompt: int, completed: int) -> dict[str, Any]:
         "total_tokens": prompt + completed,
         "completion_tokens": completed,
         "prompt_tokens_details": None,
+        "completion_tokens_details": None,
     }
 
 
@@ -122,6 +123,7 @@ def chat(
         "finish_reason": finish_reason,
         "stop_reason": None,
         "token_ids": None,
+        "routed_experts": None,
     }
     return {
         "id": _id("chatcmpl"),
@@ -134,7 +136,10 @@ def chat(
         "usage": _usage(7, len((content or "").split()) or 1),
         "prompt_logprobs": None,
         "prompt_token_ids": None,
+        "prompt_text": None,
         "kv_transfer_params": None,
+        "ec_transfer_params": None,
+        "metrics": None,
     }
 
 
@@ -149,7 +154,7 @@ def chunk(
     """One ``chat.completion.chunk``; ``delta=None`` makes the one without choices, for the usage."""
     choices: list[dict[str, Any]] = []
     if delta is not None:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason, "token_ids": None}
         choices.append(choice if finish_reason is None else {**choice, "stop_reason": None})
     made: dict[str, Any] = {
         "id": id,
@@ -157,9 +162,12 @@ def chunk(
         "created": _CREATED,
         "model": model,
         "choices": choices,
-        "system_fingerprint": FINGERPRINT,
     }
-    return made if usage is None else {**made, "usage": usage}
+    if usage is not None:
+        made["usage"] = usage
+    if usage is not None or finish_reason is not None:
+        made["system_fingerprint"] = FINGERPRINT  # the last chunk has it, no other
+    return made
 
 
 def chat_chunks(
@@ -197,6 +205,7 @@ def chat_chunks(
     if finish_reason is not None:
         chunks.append(chunk({}, finish_reason=finish_reason, model=model, id=id))
     if usage:
+        chunks[-1].pop("system_fingerprint", None)
         chunks.append(chunk(None, usage=_usage(7, len(pieces) or 1), model=model, id=id))
     return chunks
 
@@ -213,6 +222,8 @@ def completion(*texts: str, finish_reason: str | None = "stop", model: str = MOD
         "system_fingerprint": FINGERPRINT,
         "usage": _usage(7, sum(len(text.split()) for text in texts)),
         "kv_transfer_params": None,
+        "ec_transfer_params": None,
+        "metrics": None,
     }
 
 
@@ -220,13 +231,7 @@ def completion_chunks(
     *texts: str, finish_reason: str | None = "stop", usage: bool = False, model: str = MODEL
 ) -> list[dict[str, Any]]:
     """The chunks of a streamed text completion, one choice per text; without the closing ``[DONE]``."""
-    frame = {
-        "id": _id("cmpl"),
-        "object": "text_completion",
-        "created": _CREATED,
-        "model": model,
-        "system_fingerprint": FINGERPRINT,
-    }
+    frame = {"id": _id("cmpl"), "object": "text_completion", "created": _CREATED, "model": model}
     chunks: list[dict[str, Any]] = []
     for index, text in enumerate(texts):
         words = _words(text)
@@ -235,6 +240,7 @@ def completion_chunks(
             chunks.append({**frame, "choices": [_text_choice(index, word, reason)]})
     if usage:
         chunks.append({**frame, "choices": [], "usage": _usage(7, len(chunks))})
+    chunks[-1]["system_fingerprint"] = FINGERPRINT
     return chunks
 
 
@@ -329,6 +335,7 @@ def _text_choice(index: int, text: str, finish_reason: str | None) -> dict[str, 
         "token_ids": None,
         "prompt_logprobs": None,
         "prompt_token_ids": None,
+        "routed_experts": None,
     }
 
 
