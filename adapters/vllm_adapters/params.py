@@ -28,7 +28,9 @@ JsonSchema = Annotated[dict[str, Any] | str | type[BaseModel], BeforeValidator(_
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 TokenLimit = Annotated[int, Field(ge=-1, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0)]
-PoolingTask = Literal["embed", "classify", "score", "token_embed", "token_classify", "embed&token_classify", "plugin"]
+Task = Literal[
+    "embed", "classify", "score", "token_embed", "token_classify", "embed&token_classify", "plugin"
+]
 Text = Annotated[str, Field(min_length=1)]
 Scalar = str | int | float
 
@@ -83,7 +85,9 @@ class RequestParams(BaseModel):
     priority: Int64 | None = Field(
         default=None, description="Place in the queue, lower first; needs `--scheduling-policy priority`."
     )
-    request_id: str | None = Field(default=None, description="Your id for the request, found in reply and log.")
+    request_id: str | None = Field(
+        default=None, description="Your id for the request, found in reply and log."
+    )
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
         default=None, description="Secret (characters) of those who may share cached prompts with each other."
     )
@@ -100,9 +104,7 @@ class MultiModalParams(BaseModel):
 class TemplateParams(MultiModalParams):
     """How messages become a prompt."""
 
-    add_generation_prompt: bool | None = Field(
-        default=None, description="End the prompt with the opening of an assistant turn."
-    )
+    add_generation_prompt: bool | None = Field(default=None, description="End the prompt by opening a reply.")
     continue_final_message: bool | None = Field(
         default=None, description="Go on writing the last message; needs `add_generation_prompt=False`."
     )
@@ -135,12 +137,16 @@ class SamplingParams(RequestParams):
     length_penalty: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
         default=None, description="How beam search weighs length: above 1 favours longer replies."
     )
-    use_beam_search: bool | None = Field(default=None, description="Search with `n` beams instead of sampling.")
+    use_beam_search: bool | None = Field(
+        default=None, description="Search with `n` beams instead of sampling."
+    )
     min_tokens: Count | None = Field(
         default=None, description="Tokens to generate before a stop or end token may end the reply."
     )
     stop_token_ids: list[int] | None = Field(default=None, description="Token ids that end the reply, too.")
-    include_stop_str_in_output: bool | None = Field(default=None, description="Keep the stop string that hit.")
+    include_stop_str_in_output: bool | None = Field(
+        default=None, description="Keep the stop string that hit."
+    )
     ignore_eos: bool | None = Field(default=None, description="Generate past the model's end token.")
     bad_words: list[Text] | None = Field(
         default=None, description="Words never to generate; in completions since 0.26.0."
@@ -148,10 +154,10 @@ class SamplingParams(RequestParams):
     allowed_token_ids: Annotated[list[Count], Field(min_length=1)] | None = Field(
         default=None, description="The only token ids that may be generated."
     )
-    skip_special_tokens: bool | None = Field(default=None, description="False shows special tokens in the text.")
-    spaces_between_special_tokens: bool | None = Field(
-        default=None, description="Put spaces between special tokens that are shown."
+    skip_special_tokens: bool | None = Field(
+        default=None, description="False shows special tokens in the text."
     )
+    spaces_between_special_tokens: bool | None = Field(default=None, description="Set special tokens apart.")
     prompt_logprobs: Annotated[int, Field(ge=-1)] | None = Field(
         default=None,
         description="Log probabilities for the prompt, so many a token; -1: all. Not in a stream.",
@@ -221,9 +227,7 @@ class SamplingParams(RequestParams):
 class ChatParams(SamplingParams, TemplateParams):
     """What vLLM adds to chat completions."""
 
-    include_reasoning: bool | None = Field(
-        default=None, description="False leaves the thinking out of the answer. Since 0.10.1."
-    )
+    include_reasoning: bool | None = Field(default=None, description="False hides thinking. Since 0.10.1.")
     documents: list[dict[str, str]] | None = Field(
         default=None, description="Documents for a template that takes them, usually title and text each."
     )
@@ -292,7 +296,7 @@ class EmbeddingParams(VectorParams, TemplateParams):
 class PoolingParams(VectorParams, ScoringParams, TemplateParams):
     """The parameters of `/pooling`."""
 
-    task: PoolingTask | None = Field(default=None, description="What to pool for. Since 0.11.1.")
+    task: Task | None = Field(default=None, description="What to pool for. Since 0.11.1.")
     dimensions: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Length of the vectors, of models trained to be cut (Matryoshka)."
     )
