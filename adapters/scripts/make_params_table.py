@@ -193,8 +193,7 @@ def table_of_history(paths: Iterable[Path]) -> dict[str, Any]:
         "oldest": versions[0],
         "versions": versions,
         "endpoints": {
-            name: merged(classes.get(cls, {}) for cls in endpoint.classes)
-            for name, endpoint in ENDPOINTS.items()
+            name: merged(classes.get(cls, {}) for cls in endpoint.classes) for name, endpoint in ENDPOINTS.items()
         },
         "objects": {name: merged([classes.get(cls, {})]) for name, cls in OBJECTS.items()},
     }
@@ -364,9 +363,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
                     lines.append(f"- {name}.{field}: until {entry['last']}")
                 else:
                     keys = sorted(was.keys() | entry.keys())
-                    changed = [
-                        f"{k} {was.get(k)!r} -> {entry.get(k)!r}" for k in keys if was.get(k) != entry.get(k)
-                    ]
+                    changed = [f"{k} {was.get(k)!r} -> {entry.get(k)!r}" for k in keys if was.get(k) != entry.get(k)]
                     if changed:
                         lines.append(f"~ {name}.{field}: {', '.join(changed)}")
     return lines

@@ -124,3 +124,23 @@ def _finite(vector: Sequence[float]) -> bool:
         return math.isfinite(math.fsum(vector))
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+CHOICE_FIELDS = ("stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts")
+"""What vLLM adds to a choice of a reply."""
+
+REPLY_FIELDS = (
+    "prompt_logprobs",
+    "prompt_token_ids",
+    "prompt_text",
+    "kv_transfer_params",
+    "ec_transfer_params",
+    "metrics",
+    "system_fingerprint",
+)
+"""What vLLM adds to a reply as a whole (and ``system_fingerprint``, which is OpenAI's)."""
+
+
+def added_fields(reply: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those of ``names`` that a reply, as a dict, holds."""
+    return {name: reply[name] for name in names if reply.get(name) is not None}

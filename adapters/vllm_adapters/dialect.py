@@ -110,6 +110,7 @@ def speak(
     _translate_constraints(endpoint, said, version, call)
     _translate_activation(endpoint, said, version, call)
     _drop_empty_tools(said)
+    _enforce_forced_tools(said)
     _name_thoughts(said, version)
     for name in list(said):
         known = params_table.availability(endpoint, name)
@@ -252,6 +253,14 @@ def schema_of(value: Any) -> Any:
     return value
 
 
+def response_format(asked: Any) -> Any:
+    """A response format in OpenAI's form, from one or from a Pydantic class."""
+    if isinstance(asked, type) and issubclass(asked, BaseModel):
+        schema = {"name": asked.__name__, "schema": asked.model_json_schema(), "strict": True}
+        return {"type": "json_schema", "json_schema": schema}
+    return asked
+
+
 def _translate_activation(endpoint: str, said: dict[str, Any], version: Version, call: Call) -> None:
     for old in _POOLED:
         if said.get(old) is None or _knows(endpoint, old, version):
@@ -269,6 +278,18 @@ def _drop_empty_tools(said: dict[str, Any]) -> None:
         said.pop("parallel_tool_calls", None)
         if said.get("tool_choice") in (None, "auto", "none"):
             said.pop("tool_choice", None)
+
+
+def _enforce_forced_tools(said: dict[str, Any]) -> None:
+    # vLLM enforces the arguments of a forced call only for tools that say strict.
+    if said.get("tool_choice") in (None, "auto", "none") or not isinstance(said.get("tools"), list):
+        return
+    said["tools"] = [
+        {**tool, "function": {"strict": True, **tool["function"]}}
+        if isinstance(tool, Mapping) and isinstance(tool.get("function"), Mapping)
+        else tool
+        for tool in said["tools"]
+    ]
 
 
 def _thoughts(body: Mapping[str, Any]) -> Iterable[tuple[int, Mapping[str, Any]]]:

@@ -28,9 +28,7 @@ JsonSchema = Annotated[dict[str, Any] | str | type[BaseModel], BeforeValidator(_
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 TokenLimit = Annotated[int, Field(ge=-1, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0)]
-Task = Literal[
-    "embed", "classify", "score", "token_embed", "token_classify", "embed&token_classify", "plugin"
-]
+Task = Literal["embed", "classify", "score", "token_embed", "token_classify", "embed&token_classify", "plugin"]
 Text = Annotated[str, Field(min_length=1)]
 Scalar = str | int | float
 
@@ -85,9 +83,7 @@ class RequestParams(BaseModel):
     priority: Int64 | None = Field(
         default=None, description="Place in the queue, lower first; needs `--scheduling-policy priority`."
     )
-    request_id: str | None = Field(
-        default=None, description="Your id for the request, found in reply and log."
-    )
+    request_id: str | None = Field(default=None, description="Your id for the request, found in reply and log.")
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
         default=None, description="Secret (characters) of those who may share cached prompts with each other."
     )
@@ -137,16 +133,12 @@ class SamplingParams(RequestParams):
     length_penalty: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
         default=None, description="How beam search weighs length: above 1 favours longer replies."
     )
-    use_beam_search: bool | None = Field(
-        default=None, description="Search with `n` beams instead of sampling."
-    )
+    use_beam_search: bool | None = Field(default=None, description="Search with `n` beams instead of sampling.")
     min_tokens: Count | None = Field(
         default=None, description="Tokens to generate before a stop or end token may end the reply."
     )
     stop_token_ids: list[int] | None = Field(default=None, description="Token ids that end the reply, too.")
-    include_stop_str_in_output: bool | None = Field(
-        default=None, description="Keep the stop string that hit."
-    )
+    include_stop_str_in_output: bool | None = Field(default=None, description="Keep the stop string that hit.")
     ignore_eos: bool | None = Field(default=None, description="Generate past the model's end token.")
     bad_words: list[Text] | None = Field(
         default=None, description="Words never to generate; in completions since 0.26.0."
@@ -154,9 +146,7 @@ class SamplingParams(RequestParams):
     allowed_token_ids: Annotated[list[Count], Field(min_length=1)] | None = Field(
         default=None, description="The only token ids that may be generated."
     )
-    skip_special_tokens: bool | None = Field(
-        default=None, description="False shows special tokens in the text."
-    )
+    skip_special_tokens: bool | None = Field(default=None, description="False shows special tokens in the text.")
     spaces_between_special_tokens: bool | None = Field(default=None, description="Set special tokens apart.")
     prompt_logprobs: Annotated[int, Field(ge=-1)] | None = Field(
         default=None,
