@@ -1,0 +1,19 @@
+"""The one place that knows openai 2 (on httpx) from openai 3 (on httpx2, the same API under a new name)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import openai
+from packaging.version import Version
+
+OPENAI_MAJOR = Version(openai.__version__).major
+
+if TYPE_CHECKING:
+    import httpx as http
+elif OPENAI_MAJOR >= 3:
+    import httpx2 as http
+else:
+    import httpx as http
+
+__all__ = ["OPENAI_MAJOR", "http"]

@@ -1,0 +1,146 @@
+"""Is a reply an answer? What a 200 must hold before anyone gets to see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openai.types import Completion, CreateEmbeddingResponse
+from openai.types.chat import ChatCompletion
+
+from vllm_adapters import constraints, failures
+from vllm_adapters._compat import http
+from vllm_adapters.failures import Call
+
+
+def check_answer(answer: object, body: object, *, call: Call, response: http.Response) -> None:
+    """Raise if a reply that was not streamed is no answer or breaks what was asked; restore orders and names.
+
+    Args:
+        answer: The reply as the SDK parsed it.
+        body: The request's JSON body.
+        call: What was asked.
+        response: The HTTP reply.
+
+    Raises:
+        InvalidResponse: It is not an answer: HTML, no choices, vectors that are not one per input.
+        ConstraintNotEnforced: It breaks the constraint that was asked for.
+        VLLMError: The body of the 200 is an error.
+    """
+    if answer is None or isinstance(answer, str):
+        raise failures.not_an_answer("The reply is not JSON", call=call, response=response)
+    fields = answer if isinstance(answer, Mapping) else getattr(answer, "model_extra", None) or {}
+    if fields.get("error"):
+        raise failures.from_event({"error": fields["error"]}, call=call, response=response)
+    asked = body if isinstance(body, Mapping) else {}
+    if isinstance(answer, ChatCompletion | Completion):
+        _check_choices(answer, asked, call, response)
+    elif isinstance(answer, CreateEmbeddingResponse):
+        answer.data = in_order(answer.data, count_inputs(asked.get("input")), call=call, response=response)
+        check_vectors([item.embedding for item in answer.data], call=call, response=response)
+
+
+def _check_choices(
+    answer: ChatCompletion | Completion, body: Mapping[str, Any], call: Call, response: http.Response
+) -> None:
+    if not answer.choices:
+        raise failures.not_an_answer("The reply has no choices", call=call, response=response)
+    constraint = constraints.asked_for(body)
+    for choice in answer.choices:
+        message: Any = getattr(choice, "message", None)
+        if message is not None:
+            extra = message.model_extra or {}
+            if extra.get("reasoning_content") and not extra.get("reasoning"):
+                message.reasoning = extra["reasoning_content"]  # 0.15.1 and older
+            if message.tool_calls:
+                continue
+        if constraint is not None:
+            text = message.content if message is not None else getattr(choice, "text", "")
+            constraints.check(
+                constraint,
+                text or "",
+                finish_reason=choice.finish_reason,
+                stop_reason=getattr(choice, "stop_reason", None),
+                call=call,
+            )
+
+
+def count_inputs(value: object) -> int | None:
+    """How many vectors an embeddings request asks for; ``None`` if its form does not tell."""
+    if isinstance(value, str):
+        return 1
+    if isinstance(value, Sequence) and value:
+        return 1 if isinstance(value[0], int) else len(value)
+    return None
+
+
+def _index_of(item: Any) -> Any:
+    return item.get("index") if isinstance(item, Mapping) else getattr(item, "index", None)
+
+
+def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, response: http.Response) -> list[Any]:
+    """``items`` sorted by their ``index``, which must count from 0 without gaps or doubles.
+
+    Args:
+        items: Parts of a reply, mappings or objects with an ``index``.
+        count: How many there must be, if known.
+        call: What was asked.
+        response: The HTTP reply.
+
+    Raises:
+        InvalidResponse: There are too few, too many, or the indices are wrong.
+    """
+    found = list(items or [])
+    expected = len(found) if count is None else count
+    indices = [_index_of(item) for item in found]
+    if len(found) != expected or not found:
+        reason = f"{len(found)} results for {expected} inputs"
+    elif any(not isinstance(index, int) for index in indices) or sorted(indices) != list(range(expected)):
+        reason = f"The results' indices are not 0 to {expected - 1}: {indices[:10]}"
+    else:
+        return sorted(found, key=_index_of)
+    raise failures.not_an_answer(reason, call=call, response=response)
+
+
+def check_vectors(vectors: Sequence[Any], *, call: Call, response: http.Response) -> None:
+    """Raise unless all vectors are lists of equally many finite numbers (base64 text is checked by length).
+
+    Raises:
+        InvalidResponse: One is missing, shorter or longer than the first, or holds NaN or infinity.
+    """
+    sizes = {len(vector) if vector else 0 for vector in vectors}
+    if len(sizes) != 1 or 0 in sizes:
+        reason = f"The vectors have different numbers of dimensions: {sorted(sizes)}"
+    elif any(not isinstance(vector, str) and not _finite(vector) for vector in vectors):
+        reason = "A vector holds NaN or infinity"
+    else:
+        return
+    raise failures.not_an_answer(reason, call=call, response=response)
+
+
+def _finite(vector: Sequence[float]) -> bool:
+    try:
+        return math.isfinite(math.fsum(vector))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+CHOICE_FIELDS = ("stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts")
+"""What vLLM adds to a choice of a reply."""
+
+REPLY_FIELDS = (
+    "prompt_logprobs",
+    "prompt_token_ids",
+    "prompt_text",
+    "kv_transfer_params",
+    "ec_transfer_params",
+    "metrics",
+    "system_fingerprint",
+)
+"""What vLLM adds to a reply as a whole (and ``system_fingerprint``, which is OpenAI's)."""
+
+
+def added_fields(reply: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those of ``names`` that a reply, as a dict, holds."""
+    return {name: reply[name] for name in names if reply.get(name) is not None}

@@ -1,0 +1,91 @@
+"""One plan, two methods: a request and how to read its reply, sent by the sync or the async client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+from openai._constants import RAW_RESPONSE_HEADER
+from openai._legacy_response import LegacyAPIResponse
+from openai._models import FinalRequestOptions
+
+from vllm_adapters._compat import http
+from vllm_adapters.client import AsyncVLLMClient, VLLMClient
+from vllm_adapters.failures import Call, not_an_answer
+from vllm_adapters.speaker import Speaker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class HasClients(Protocol):
+    """Something that talks to one server."""
+
+    @property
+    def client(self) -> VLLMClient:
+        """For sync methods."""
+
+    @property
+    def async_client(self) -> AsyncVLLMClient:
+        """For coroutines."""
+
+
+S = TypeVar("S", bound=HasClients)
+
+
+@dataclass(frozen=True)
+class Ask(Generic[R]):
+    """One request and how to read its reply: all that a sync and an async method share."""
+
+    path: str
+    read: Callable[[Any, Call, http.Response], R]
+    body: Mapping[str, Any] | None = None
+    cast_to: Any = dict[str, object]
+    how: Mapping[str, Any] = field(default_factory=dict)
+
+    def options(self) -> FinalRequestOptions:
+        """The request, asking the SDK for the raw response beside what it parses."""
+        method = "get" if self.body is None else "post"
+        headers = {RAW_RESPONSE_HEADER: "true"}
+        return FinalRequestOptions.construct(
+            method=method, url=self.path, json_data=self.body, headers=headers, **self.how
+        )
+
+    def answer(self, client: Speaker, raw: LegacyAPIResponse[Any]) -> R:
+        """What the reply says."""
+        response = raw.http_response
+        call = Call(client.address, response.request.url.path)
+        with client.reading(response):
+            reply = raw.parse()
+        if self.cast_to is not str and not isinstance(reply, Mapping):
+            raise not_an_answer("The reply is not a JSON object", call=call, response=response)
+        try:
+            return self.read(reply, call, response)
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_an_answer(f"The reply lacks something ({error!r})", call=call, response=response) from None
+
+
+def in_sync(plan: Callable[Concatenate[S, P], Ask[R]]) -> Callable[Concatenate[S, P], R]:
+    """The sync method that sends what ``plan`` asks."""
+
+    @wraps(plan)
+    def send(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        ask = plan(self, *args, **kwargs)
+        return ask.answer(self.client, self.client.request(ask.cast_to, ask.options()))
+
+    return send
+
+
+def in_async(
+    plan: Callable[Concatenate[S, P], Ask[R]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+    """The coroutine method that sends what ``plan`` asks."""
+
+    @wraps(plan)
+    async def send(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        ask = plan(self, *args, **kwargs)
+        return ask.answer(self.async_client, await self.async_client.request(ask.cast_to, ask.options()))
+
+    return send

@@ -1,0 +1,291 @@
+"""``VLLMClient`` and ``AsyncVLLMClient``: the OpenAI SDK clients, taught to speak vLLM.
+
+They override only hooks that the SDK's own resources go through (``request``, ``_prepare_options``,
+``_process_response``, ``_make_status_error``, ``_client``); a canary test on both openai majors says when one
+of them moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, cast, get_args
+
+import openai
+from openai import AsyncOpenAI, OpenAI
+from openai._models import FinalRequestOptions
+from packaging.version import Version
+from pydantic import SecretStr
+
+from vllm_adapters import params_table
+from vllm_adapters._compat import http
+from vllm_adapters.errors import VLLMError
+from vllm_adapters.speaker import (
+    R,
+    ServerFacts,
+    Speaker,
+    Steps,
+    clean_key,
+    is_event_stream,
+    normal_address,
+    settle_facts,
+)
+from vllm_adapters.streaming import AsyncWholeStream, WholeStream
+from vllm_adapters.transport import DEADLINE, AsyncHTTP, SyncHTTP, Timeouts, make_transports
+
+
+class VLLMClient(Speaker, OpenAI):
+    """A drop-in ``openai.OpenAI`` for one vLLM server of any version from 0.8.5 on.
+
+    >>> from vllm_adapters import VLLMClient
+    >>> client = VLLMClient("http://localhost:8000")  # vllm serve MODEL
+    >>> reply = client.chat.completions.create(
+    ...     model="",  # the one model that is served
+    ...     messages=[{"role": "user", "content": "What is the capital of France?"}],
+    ...     extra_body={"top_k": 1, "structured_outputs": {"choice": ["Paris", "Rome"]}},
+    ... )
+    >>> reply.choices[0].message.content
+    'Paris'
+
+    Args:
+        base_url: The server: ``http://host:8000``, with or without ``/v1``. Default: ``VLLM_BASE_URL``, else
+            ``http://localhost:8000/v1``. Nothing of the environment's ``OPENAI_*`` is read.
+        api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, else a placeholder.
+        timeout: ``Timeouts(connect=30, idle=600, total=3600)`` in seconds, or one number for all three.
+        max_retries: Further attempts after connection failures, 408, 409, 429 and 5xx; never after a first
+            token. A call sends at most ``1 + max_retries`` requests.
+        max_connections: Connections at once; more calls than that wait their turn.
+        server_version: The server's vLLM version, where ``/version`` does not tell it (behind a gateway).
+        allow_unknown: Let body fields pass that no vLLM version has, for servers with plugins; for one
+            request: ``extra_body={"allow_unknown": True, ...}``.
+        default_headers: Headers of every request.
+        default_query: Query parameters of every request.
+        http_client: An own HTTP client of the SDK's kind; its pool, proxies and redirects are then its own.
+        facts: What another client of the same server has learned of it already, to share.
+        transports: The connections of another client, to share.
+
+    Raises:
+        VLLMError: On every failure, see ``vllm_adapters.errors``; nothing is sent by the constructor.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | SecretStr | None = None,
+        timeout: float | Timeouts | http.Timeout | None = Timeouts(),  # noqa: B008  # frozen
+        max_retries: int = openai.DEFAULT_MAX_RETRIES,
+        max_connections: int = 1000,
+        server_version: str | Version | None = None,
+        allow_unknown: bool = False,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        http_client: Any = None,
+        facts: ServerFacts | None = None,
+        transports: Any = None,
+    ) -> None:
+        address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
+        self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
+        self.allow_unknown = allow_unknown
+        self._transports = transports or make_transports(SyncHTTP, http.URL(address).host, max_connections)
+        self._own_http = http_client
+        super().__init__(
+            api_key=clean_key(api_key),
+            base_url=address,
+            timeout=self.time_limits.transport(),
+            max_retries=max_retries,
+            http_client=self._client,
+        )
+        _forget_environment(self, default_headers, default_query)
+
+    @property
+    def _client(self) -> Any:
+        return self._own_http or self._transports.current()
+
+    @_client.setter
+    def _client(self, client: Any) -> None:
+        pass  # the SDK hands back what it was given
+
+    def _run(self, steps: Steps[R]) -> R:
+        try:
+            url = next(steps)
+            while True:
+                try:
+                    answer = self.get(url, cast_to=dict[str, object])
+                except VLLMError as error:
+                    url = steps.throw(error)
+                else:
+                    url = steps.send(answer if isinstance(answer, dict) else {})
+        except StopIteration as end:
+            return cast(R, end.value)
+
+    def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
+        """The SDK's one door of every call, with our time limits, streams and errors."""
+        token = DEADLINE.set(self._begin(options))
+        try:
+            return super().request(cast_to, options, stream=stream, stream_cls=_whole(stream_cls, WholeStream))
+        except openai.OpenAIError as failure:
+            error = self._failed(failure)
+            if options.method.lower() == "post":
+                with suppress(VLLMError):  # no explanation to be had: the error as it is
+                    error = self._run(self._explain(error))
+            raise error from failure.__cause__
+        finally:
+            DEADLINE.reset(token)
+
+    def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        return self._run(self._prepare(super()._prepare_options(options)))
+
+    def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
+        if stream and not is_event_stream(response):
+            response.read()
+            raise self._not_a_stream(response)
+        with self.reading(response):
+            answer = super()._process_response(options=options, response=response, stream=stream, **how)
+        if not stream and params_table.endpoint_of(options.url):
+            self._check(answer, options, response)
+        return answer
+
+    def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
+        return self._status_error(body, response)
+
+    def copy(self, **changes: Any) -> VLLMClient:
+        """The same client with other options; what is known of the server and the connections are shared."""
+        return type(self)(**_same_but(self, changes))
+
+    with_options = copy
+
+
+class AsyncVLLMClient(Speaker, AsyncOpenAI):
+    """``VLLMClient`` with ``await``: a drop-in ``openai.AsyncOpenAI`` for one vLLM server.
+
+    One object serves any number of event loops, one after the other or side by side.
+
+    >>> from vllm_adapters import AsyncVLLMClient
+    >>> client = AsyncVLLMClient("http://localhost:8000")  # vllm serve MODEL
+
+    Args and errors are those of ``VLLMClient``.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | SecretStr | None = None,
+        timeout: float | Timeouts | http.Timeout | None = Timeouts(),  # noqa: B008  # frozen
+        max_retries: int = openai.DEFAULT_MAX_RETRIES,
+        max_connections: int = 1000,
+        server_version: str | Version | None = None,
+        allow_unknown: bool = False,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        http_client: Any = None,
+        facts: ServerFacts | None = None,
+        transports: Any = None,
+    ) -> None:
+        address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
+        self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
+        self.allow_unknown = allow_unknown
+        self._transports = transports or make_transports(AsyncHTTP, http.URL(address).host, max_connections)
+        self._own_http = http_client
+        super().__init__(
+            api_key=clean_key(api_key),
+            base_url=address,
+            timeout=self.time_limits.transport(),
+            max_retries=max_retries,
+            http_client=self._client,
+        )
+        _forget_environment(self, default_headers, default_query)
+
+    @property
+    def _client(self) -> Any:
+        return self._own_http or self._transports.current()
+
+    @_client.setter
+    def _client(self, client: Any) -> None:
+        pass  # the SDK hands back what it was given
+
+    async def _run(self, steps: Steps[R]) -> R:
+        try:
+            url = next(steps)
+            while True:
+                try:
+                    answer = await self.get(url, cast_to=dict[str, object])
+                except VLLMError as error:
+                    url = steps.throw(error)
+                else:
+                    url = steps.send(answer if isinstance(answer, dict) else {})
+        except StopIteration as end:
+            return cast(R, end.value)
+
+    async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
+        """The SDK's one door of every call, with our time limits, streams and errors."""
+        token = DEADLINE.set(self._begin(options))
+        try:
+            stream_cls = _whole(stream_cls, AsyncWholeStream)
+            return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+        except openai.OpenAIError as failure:
+            error = self._failed(failure)
+            if options.method.lower() == "post":
+                with suppress(VLLMError):  # no explanation to be had: the error as it is
+                    error = await self._run(self._explain(error))
+            raise error from failure.__cause__
+        finally:
+            DEADLINE.reset(token)
+
+    async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        return await self._run(self._prepare(await super()._prepare_options(options)))
+
+    async def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
+        if stream and not is_event_stream(response):
+            await response.aread()
+            raise self._not_a_stream(response)
+        with self.reading(response):
+            answer = await super()._process_response(options=options, response=response, stream=stream, **how)
+        if not stream and params_table.endpoint_of(options.url):
+            self._check(answer, options, response)
+        return answer
+
+    def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
+        return self._status_error(body, response)
+
+    def copy(self, **changes: Any) -> AsyncVLLMClient:
+        """The same client with other options; what is known of the server and the connections are shared."""
+        return type(self)(**_same_but(self, changes))
+
+    with_options = copy
+
+
+def _whole(stream_cls: Any, whole: Any) -> Any:
+    """Our stream for the type of chunk that the SDK's resource asked for."""
+    chunk = get_args(stream_cls)
+    return whole[chunk[0]] if chunk else stream_cls
+
+
+def _forget_environment(
+    client: Any, default_headers: Mapping[str, str] | None, default_query: Mapping[str, object] | None
+) -> None:
+    """Undo what the SDK's constructor took from the environment's ``OPENAI_*``: none of it is vLLM's."""
+    client.organization = client.project = client.webhook_secret = client.admin_api_key = None
+    client._custom_headers = dict(default_headers or {})
+    client._custom_query = dict(default_query or {})
+
+
+def _same_but(client: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments for a copy of ``client`` with ``changes``."""
+    config: dict[str, Any] = {
+        "base_url": client.address,
+        "api_key": client.api_key,
+        "timeout": client.time_limits,
+        "max_retries": client.max_retries,
+        "max_connections": client.max_connections,
+        "allow_unknown": client.allow_unknown,
+        "default_query": client._custom_query,
+        "http_client": client._own_http,
+        "facts": client.facts,
+        "transports": client._transports,
+    }
+    if "base_url" in changes:
+        config["facts"] = config["transports"] = None
+    headers = {**client._custom_headers, **changes.get("default_headers", {})}
+    return {**config, **changes, "default_headers": headers}

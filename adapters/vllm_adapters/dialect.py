@@ -1,0 +1,324 @@
+"""One request, any vLLM: translate it for the connected server's version, or refuse it.
+
+Every vLLM version accepts unknown body fields and ignores them with a 200, so nothing but the client can
+tell that a parameter was misspelt, was removed (``guided_choice`` in 0.12.0) or has not been born yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+from pydantic import BaseModel, ValidationError
+
+from vllm_adapters import params, params_table
+from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
+from vllm_adapters.failures import Call
+
+ALLOW_UNKNOWN = "allow_unknown"
+"""Key of a request body that lets unknown fields pass (for servers with plugins); it is never sent itself."""
+
+_GUIDED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+    "guided_whitespace_pattern": "whitespace_pattern",
+    "structural_tag": "structural_tag",
+}
+_POOLED = ("use_activation", "normalize", "activation", "softmax")
+_HINTS = {
+    "guided_decoding_backend": "The server chooses it now: --structured-outputs-config '{\"backend\": ...}'",
+    "best_of": "Use n",
+    "logits_processors": "Load it into the server: vllm serve --logits-processors",
+    "functions": "Use tools",
+    "function_call": "Use tool_choice",
+}
+_OPENAI_ONLY = frozenset(
+    [
+        "audio",
+        "metadata",
+        "modalities",
+        "moderation",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "verbosity",
+        "web_search_options",
+    ]
+)
+_REASONING_RENAMED = Version("0.11.1")
+
+
+def parse_version(text: str) -> Version | None:
+    """A server's version, or ``None`` for one that says nothing (a gateway's, or a build without a tag).
+
+    Args:
+        text: Such as ``"0.11.0"``, ``"0.11.1rc2.dev3+gabc"`` or ``"vllm-0.32.0-44994631"``.
+    """
+    try:
+        version = Version(text.removeprefix("vllm-").split("-")[0].strip())
+    except InvalidVersion:
+        return None
+    released = Version(version.base_version)
+    return released if released >= Version("0.2") else None
+
+
+def needs_version(endpoint: str, body: Mapping[str, Any]) -> bool:
+    """Whether the server's version decides how ``body`` has to be said."""
+    oldest = params_table.oldest()
+    for name, value in body.items():
+        known = params_table.availability(endpoint, name)
+        if value is not None and known is not None and (known.first > oldest or known.last is not None):
+            return True
+        if known is None and name in (*_GUIDED, *_POOLED, "structured_outputs"):
+            return True
+    return any(True for _ in _thoughts(body))
+
+
+def speak(
+    endpoint: str,
+    body: Mapping[str, Any],
+    *,
+    version: Version | None,
+    call: Call,
+    allow_unknown: bool = False,
+) -> dict[str, Any]:
+    """``body`` as the server's version understands it.
+
+    Args:
+        endpoint: A name of the parameter table, e.g. ``"chat"``.
+        body: The request's JSON body; it is not changed.
+        version: The server's version; ``None`` is taken for the newest known.
+        call: What is asked, for the texts of errors.
+        allow_unknown: Let fields pass that no vLLM version has.
+
+    Raises:
+        UnknownParameter: No vLLM version has a field of that name here.
+        UnsupportedParameter: The server's version does not have it, and it cannot be said otherwise.
+        InvalidRequest: Two names of the same thing with different values.
+    """
+    version = version or params_table.newest()
+    said = dict(body)
+    allow_unknown = bool(said.pop(ALLOW_UNKNOWN, False)) or allow_unknown
+    _rename_limits(endpoint, said, call)
+    _translate_constraints(endpoint, said, version, call)
+    _translate_activation(endpoint, said, version, call)
+    _drop_empty_tools(said)
+    _enforce_forced_tools(said)
+    _name_thoughts(said, version)
+    for name in list(said):
+        known = params_table.availability(endpoint, name)
+        if known is None:
+            if not allow_unknown:
+                raise unknown_parameter(endpoint, name, call)
+        elif not _has(version, known):
+            if said[name] is None:
+                del said[name]
+            else:
+                raise _unsupported(name, known, version, call)
+    _check_nested(said, version, call, allow_unknown)
+    return said
+
+
+def unknown_parameter(endpoint: str, name: str, call: Call | None = None) -> UnknownParameter:
+    """The refusal of a misspelt or foreign parameter, with what may have been meant."""
+    suggestions = tuple(params_table.suggest(endpoint, name))
+    hint = _HINTS.get(name) or (
+        "It is OpenAI's own: leave it out"
+        if name in _OPENAI_ONLY
+        else f"Did you mean {' or '.join(f'`{s}`' for s in suggestions)}?"
+        if suggestions
+        else "If a plugin of the server adds it, pass extra_body with allow_unknown=True"
+    )
+    return UnknownParameter(
+        f"`{name}` is not a parameter of vLLM's {endpoint} requests, which would ignore it silently",
+        hint=hint,
+        address=call.address if call else None,
+        model=call.model if call else None,
+        param=name,
+        suggestions=suggestions,
+    )
+
+
+def checked(model: type[BaseModel], values: Mapping[str, Any], *, endpoint: str) -> dict[str, Any]:
+    """Parameters of one call, checked before anything is sent: names, types and bounds.
+
+    Args:
+        model: The parameters vLLM adds to these requests, e.g. ``params.RerankParams``.
+        values: Parameters by vLLM's own names; ``None`` means not given.
+        endpoint: A name of the parameter table.
+
+    Raises:
+        UnknownParameter: No vLLM version has a parameter of that name here.
+        InvalidRequest: A value is of the wrong type or out of bounds.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in given:
+        if params_table.availability(endpoint, name) is None:
+            raise unknown_parameter(endpoint, name)
+    added = {name: value for name, value in given.items() if name in model.model_fields}
+    try:
+        return given | params.validated(model, added)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequest(f"`{name}`: {first['msg']}", param=name) from None
+
+
+def _has(version: Version, known: params_table.Availability) -> bool:
+    # "0.8.5" in the table means 0.8.5 or earlier.
+    born = known.first <= max(version, params_table.oldest())
+    return born and (known.last is None or version <= known.last)
+
+
+def _knows(endpoint: str, name: str, version: Version) -> bool:
+    known = params_table.availability(endpoint, name)
+    return known is not None and _has(version, known)
+
+
+def _unsupported(name: str, known: params_table.Availability, version: Version, call: Call) -> UnsupportedParameter:
+    since, until = str(known.first), str(known.last) if known.last else None
+    span = f"vLLM has it from {since}" + (f" to {until}" if until else "")
+    return UnsupportedParameter(
+        f"The server is vLLM {version}, which does not have `{name}` and would ignore it silently; {span}",
+        hint=_HINTS.get(name) or ("Leave it out" if until else f"Update the server to {since} or newer"),
+        address=call.address,
+        model=call.model,
+        param=name,
+        since=since,
+        until=until,
+    )
+
+
+def _same(said: dict[str, Any], old: str, new: str, value: Any, call: Call) -> None:
+    if said.get(new) is not None and said[new] != value:
+        raise InvalidRequest(
+            f"`{old}` and `{new}` are the same parameter and were given different values",
+            hint="Give one of them",
+            address=call.address,
+            model=call.model,
+            param=old,
+        )
+    said[new] = value
+
+
+def _rename_limits(endpoint: str, said: dict[str, Any], call: Call) -> None:
+    for old, new in (("max_completion_tokens", "max_tokens"), ("max_tokens", "max_completion_tokens")):
+        here = params_table.availability(endpoint, old), params_table.availability(endpoint, new)
+        if old in said and here[0] is None and here[1] is not None:
+            _same(said, old, new, said.pop(old), call)
+
+
+def _translate_constraints(endpoint: str, said: dict[str, Any], version: Version, call: Call) -> None:
+    for name in ("structured_outputs", "guided_json"):
+        if name in said:
+            said[name] = schema_of(said[name])
+    if _knows(endpoint, "structured_outputs", version):
+        for old, kind in _GUIDED.items():
+            if said.get(old) is not None and not _knows(endpoint, old, version):
+                constraints = dict(said.get("structured_outputs") or {})
+                _same(constraints, old, kind, said.pop(old), call)
+                said["structured_outputs"] = constraints
+        return
+    asked = said.get("structured_outputs")
+    if not isinstance(asked, Mapping) or not _knows(endpoint, "guided_json", version):
+        return
+    del said["structured_outputs"]
+    for kind, value in asked.items():
+        guided = next((old for old, new in _GUIDED.items() if new == kind), None)
+        if kind == "json_object":
+            if value:
+                _same(said, "structured_outputs", "response_format", {"type": "json_object"}, call)
+        elif guided is not None and _knows(endpoint, guided, version):
+            _same(said, "structured_outputs", guided, value, call)
+        elif value:
+            known = params_table.availability("structured_outputs", kind)
+            if known is None:
+                raise unknown_parameter("structured_outputs", kind, call)
+            raise _unsupported(f"structured_outputs.{kind}", known, version, call)
+
+
+def schema_of(value: Any) -> Any:
+    """``value`` with Pydantic classes, alone or as a dict's values, replaced by their JSON schema."""
+    if isinstance(value, type) and issubclass(value, BaseModel):
+        return value.model_json_schema()
+    if isinstance(value, Mapping):
+        return {key: schema_of(item) if isinstance(item, type) else item for key, item in value.items()}
+    return value
+
+
+def response_format(asked: Any) -> Any:
+    """A response format in OpenAI's form, from one or from a Pydantic class."""
+    if isinstance(asked, type) and issubclass(asked, BaseModel):
+        schema = {"name": asked.__name__, "schema": asked.model_json_schema(), "strict": True}
+        return {"type": "json_schema", "json_schema": schema}
+    return asked
+
+
+def _translate_activation(endpoint: str, said: dict[str, Any], version: Version, call: Call) -> None:
+    for old in _POOLED:
+        if said.get(old) is None or _knows(endpoint, old, version):
+            continue
+        known_to_some = any(params_table.availability(endpoint, name) for name in _POOLED)
+        new = next((name for name in _POOLED if _knows(endpoint, name, version)), None)
+        if new is not None and known_to_some:
+            _same(said, old, new, said.pop(old), call)
+
+
+def _drop_empty_tools(said: dict[str, Any]) -> None:
+    # An empty list means "no tools" to every framework, and is a 400 since 0.20.0.
+    if "tools" in said and not said["tools"]:
+        del said["tools"]
+        said.pop("parallel_tool_calls", None)
+        if said.get("tool_choice") in (None, "auto", "none"):
+            said.pop("tool_choice", None)
+
+
+def _enforce_forced_tools(said: dict[str, Any]) -> None:
+    # vLLM enforces the arguments of a forced call only for tools that say strict.
+    if said.get("tool_choice") in (None, "auto", "none") or not isinstance(said.get("tools"), list):
+        return
+    said["tools"] = [
+        {**tool, "function": {"strict": True, **tool["function"]}}
+        if isinstance(tool, Mapping) and isinstance(tool.get("function"), Mapping)
+        else tool
+        for tool in said["tools"]
+    ]
+
+
+def _thoughts(body: Mapping[str, Any]) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        for place, message in enumerate(messages):
+            if isinstance(message, Mapping) and ("reasoning" in message or "reasoning_content" in message):
+                yield place, message
+
+
+def _name_thoughts(said: dict[str, Any], version: Version) -> None:
+    new = "reasoning" if version >= _REASONING_RENAMED else "reasoning_content"
+    thoughts = list(_thoughts(said))
+    if thoughts:
+        said["messages"] = list(said["messages"])
+    for place, message in thoughts:
+        renamed = {k: v for k, v in message.items() if k not in ("reasoning", "reasoning_content")}
+        said["messages"][place] = renamed | {new: message.get("reasoning") or message.get("reasoning_content")}
+
+
+def _check_nested(said: Mapping[str, Any], version: Version, call: Call, allow_unknown: bool) -> None:
+    # These objects drop unknown keys as silently as the request itself does.
+    for outer in ("structured_outputs", "stream_options"):
+        inner = said.get(outer)
+        if not isinstance(inner, Mapping) or not params_table.names(outer):
+            continue
+        for name, value in inner.items():
+            known = params_table.availability(outer, name)
+            if known is None and not allow_unknown:
+                raise unknown_parameter(outer, name, call)
+            if known is not None and value is not None and not _has(version, known):
+                raise _unsupported(f"{outer}.{name}", known, version, call)

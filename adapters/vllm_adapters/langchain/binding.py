@@ -1,0 +1,76 @@
+"""A bound ``ChatVLLM`` that forgets nothing: not on the next ``bind``, ``bind_tools`` or call.
+
+LangChain's own binding forwards ``bind_tools`` and ``with_structured_output`` to the unbound model, which drops
+what was bound, and replaces dicts instead of merging them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import _ChatModelBinding
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from vllm_adapters.merging import merged
+
+
+class BoundChatVLLM(_ChatModelBinding):
+    """A ``ChatVLLM`` with parameters bound to it; made by ``ChatVLLM.bind``.
+
+    >>> from vllm_adapters.langchain import ChatVLLM
+    >>> llm = ChatVLLM(temperature=0).bind(stop=["."])  # vllm serve MODEL
+    >>> llm.bind(top_k=1).invoke("What is the capital of France?").content
+    'The capital of France is Paris'
+    """
+
+    def bind(self, **kwargs: Any) -> BoundChatVLLM:
+        """Bind more; what is bound already stays, dicts merge deeply."""
+        return self.__class__(bound=self.bound, kwargs=merged(self.kwargs, kwargs), config=self.config)
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """``ChatVLLM.bind_tools``, keeping what is bound."""
+        return self._configured(self._model.bind_tools(tools, **merged(_without(self.kwargs, "tools"), kwargs)))
+
+    def with_structured_output(self, schema: Any = None, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
+        """``ChatVLLM.with_structured_output``, keeping what is bound."""
+        bound = _without(self.kwargs, "response_format", "ls_structured_output_format")
+        return self._configured(self._model.with_structured_output(schema, **merged(bound, kwargs)))
+
+    @property
+    def _model(self) -> Any:
+        return self.bound
+
+    def _configured(self, runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
+        return runnable.with_config(self.config) if self.config else runnable
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        """Call the model; dicts given here merge into those that are bound. The same holds for the others."""
+        return super().invoke(input, config, **merged(self.kwargs, kwargs))
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        """``invoke``, to await."""
+        return await super().ainvoke(input, config, **merged(self.kwargs, kwargs))
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        """``invoke``, piece by piece."""
+        yield from super().stream(input, config, **merged(self.kwargs, kwargs))
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        """``stream``, to await."""
+        async for chunk in super().astream(input, config, **merged(self.kwargs, kwargs)):
+            yield chunk
+
+    def batch(self, inputs: Any, config: Any = None, **kwargs: Any) -> list[Any]:
+        """Many calls at once."""
+        return super().batch(inputs, config, **merged(self.kwargs, kwargs))
+
+    async def abatch(self, inputs: Any, config: Any = None, **kwargs: Any) -> list[Any]:
+        """``batch``, to await."""
+        return await super().abatch(inputs, config, **merged(self.kwargs, kwargs))
+
+
+def _without(kwargs: Any, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in names}

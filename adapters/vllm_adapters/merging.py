@@ -1,0 +1,30 @@
+"""Call beats bind beats constructor; dict-valued parameters merge deeply. The same rule in every framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_WHOLE = frozenset({"structured_outputs", "response_format", "repetition_detection", "tool_choice"})
+"""Dicts that state one thing: mixing two constraints would state neither."""
+
+
+def merged(*levels: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Parameters of several levels as one; later levels win, ``None`` in a later level takes back.
+
+    >>> from vllm_adapters.merging import merged
+    >>> merged({"top_k": 5, "chat_template_kwargs": {"a": 1}}, {"top_k": 1, "chat_template_kwargs": {"b": 2}})
+    {'top_k': 1, 'chat_template_kwargs': {'a': 1, 'b': 2}}
+
+    Args:
+        levels: From the weakest, the constructor, to the strongest, the call.
+    """
+    result: dict[str, Any] = {}
+    for level in levels:
+        for name, value in (level or {}).items():
+            below = result.get(name)
+            if isinstance(below, Mapping) and isinstance(value, Mapping) and name not in _WHOLE:
+                result[name] = merged(below, value)
+            else:
+                result[name] = value
+    return result

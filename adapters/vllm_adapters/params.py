@@ -1,0 +1,387 @@
+"""Every parameter that vLLM adds to a request, declared once: name, type, bounds and one line about it.
+
+The models mix into a framework's class, ``class ChatVLLM(ChatParams, BaseChatOpenAI)``, and check dicts of
+per-call parameters (``validated``). None means: not sent, the server's default holds. What OpenAI's API has
+too is not here: the SDK and the framework declare that. Which server version knows which name is data, in
+``params_table``; a name that vLLM has removed is still here, to be translated or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, create_model
+from typing_extensions import TypedDict  # Pydantic refuses typing's own before Python 3.12
+
+P = TypeVar("P", bound=BaseModel)
+
+
+def _schema(value: Any) -> Any:
+    """A Pydantic class stands for its JSON schema."""
+    found = isinstance(value, type) and issubclass(value, BaseModel)
+    return value.model_json_schema() if found else value
+
+
+JsonSchema = Annotated[dict[str, Any] | str | type[BaseModel], BeforeValidator(_schema)]
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+TokenLimit = Annotated[int, Field(ge=-1, le=2**63 - 1)]
+Count = Annotated[int, Field(ge=0)]
+Task = Literal["embed", "classify", "score", "token_embed", "token_classify", "embed&token_classify", "plugin"]
+Text = Annotated[str, Field(min_length=1)]
+Scalar = str | int | float
+
+
+class StructuredOutputs(TypedDict, total=False):
+    """What the reply has to look like: one constraint, and how to keep to it."""
+
+    # vLLM drops keys it does not know without a word, so a misspelt one has to be refused here.
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    json: JsonSchema
+    regex: str
+    choice: Annotated[list[str], Field(min_length=1)]
+    grammar: str
+    json_object: bool
+    structural_tag: str
+    disable_any_whitespace: bool
+    disable_additional_properties: bool
+    whitespace_pattern: str
+    disable_fallback: bool
+
+
+CONSTRAINTS = frozenset({"json", "regex", "choice", "grammar", "json_object", "structural_tag"})
+
+
+def _one_constraint(value: StructuredOutputs) -> StructuredOutputs:
+    given = sorted(CONSTRAINTS & value.keys())
+    if len(given) > 1:
+        raise ValueError(f"give one constraint, not {' and '.join(given)}")
+    return value
+
+
+class RepetitionDetection(TypedDict, total=False):
+    """When a reply goes in circles: a pattern of so many tokens, ``min_count`` times in a row."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    max_pattern_size: Count
+    min_pattern_size: Count
+    min_count: Count
+
+
+class RequestParams(BaseModel):
+    """What every request that runs a model has."""
+
+    truncate_prompt_tokens: TokenLimit | None = Field(
+        default=None, description="Cut the prompt to this many tokens; -1: to what the model can take."
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        default=None, description="Where the prompt is cut: left keeps its last tokens, right its first."
+    )
+    priority: Int64 | None = Field(
+        default=None, description="Place in the queue, lower first; needs `--scheduling-policy priority`."
+    )
+    request_id: str | None = Field(default=None, description="Your id for the request, found in reply and log.")
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
+        default=None, description="Secret (characters) of those who may share cached prompts with each other."
+    )
+
+
+class MultiModalParams(BaseModel):
+    """How images, audio and video are read."""
+
+    mm_processor_kwargs: dict[str, Any] | None = Field(
+        default=None, description="Arguments of the model's image, audio or video processor."
+    )
+
+
+class TemplateParams(MultiModalParams):
+    """How messages become a prompt."""
+
+    add_generation_prompt: bool | None = Field(default=None, description="End the prompt by opening a reply.")
+    continue_final_message: bool | None = Field(
+        default=None, description="Go on writing the last message; needs `add_generation_prompt=False`."
+    )
+    chat_template: str | None = Field(
+        default=None, description="Another Jinja chat template; needs `--trust-request-chat-template`."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description='Variables of the chat template, such as `{"enable_thinking": False}`.'
+    )
+    add_special_tokens: bool | None = Field(
+        default=None, description="Let the tokenizer add its own tokens, such as BOS, to the prompt."
+    )
+    media_io_kwargs: dict[str, dict[str, Any]] | None = Field(
+        default=None, description='Loading of media: `{"video": {"num_frames": 8}}`. Since 0.18.0.'
+    )
+
+
+class SamplingParams(RequestParams):
+    """What chat and completions share."""
+
+    top_k: Annotated[int, Field(ge=-1)] | None = Field(
+        default=None, description="Sample from the k likeliest tokens; -1 is off, 0 too since 0.9.0.1."
+    )
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="Drop tokens below this share of the likeliest one's probability; 0 is off."
+    )
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Above 1 avoids tokens of prompt and reply, below 1 favours them; 1 is off."
+    )
+    length_penalty: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        default=None, description="How beam search weighs length: above 1 favours longer replies."
+    )
+    use_beam_search: bool | None = Field(default=None, description="Search with `n` beams instead of sampling.")
+    min_tokens: Count | None = Field(
+        default=None, description="Tokens to generate before a stop or end token may end the reply."
+    )
+    stop_token_ids: list[int] | None = Field(default=None, description="Token ids that end the reply, too.")
+    include_stop_str_in_output: bool | None = Field(default=None, description="Keep the stop string that hit.")
+    ignore_eos: bool | None = Field(default=None, description="Generate past the model's end token.")
+    bad_words: list[Text] | None = Field(
+        default=None, description="Words never to generate; in completions since 0.26.0."
+    )
+    allowed_token_ids: Annotated[list[Count], Field(min_length=1)] | None = Field(
+        default=None, description="The only token ids that may be generated."
+    )
+    skip_special_tokens: bool | None = Field(default=None, description="False shows special tokens in the text.")
+    spaces_between_special_tokens: bool | None = Field(default=None, description="Set special tokens apart.")
+    prompt_logprobs: Annotated[int, Field(ge=-1)] | None = Field(
+        default=None,
+        description="Log probabilities for the prompt, so many a token; -1: all. Not in a stream.",
+    )
+    logprob_token_ids: list[Count] | None = Field(
+        default=None, description="Token ids whose log probability is always reported. Since 0.26.0."
+    )
+    return_tokens_as_token_ids: bool | None = Field(
+        default=None, description="Write the tokens of log probabilities as `token_id:123`."
+    )
+    return_token_ids: bool | None = Field(
+        default=None, description="Add the token ids of prompt and reply to the answer. Since 0.10.2."
+    )
+    structured_outputs: Annotated[StructuredOutputs, AfterValidator(_one_constraint)] | None = Field(
+        default=None, description="Bind the reply to a JSON schema, regex, choice or grammar. Since 0.11.0."
+    )
+    thinking_token_budget: Annotated[int, Field(ge=-1)] | None = Field(
+        default=None, description="Tokens to think with, -1: no limit; in chat since 0.19.0, else 0.22.0."
+    )
+    repetition_detection: RepetitionDetection | None = Field(
+        default=None, description="When to end a reply that goes in circles. Since 0.17.0."
+    )
+    watermarking: bool | None = Field(default=None, description="Watermark the text or not. Since 0.30.0.")
+    stream_interval: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Tokens per streamed chunk, at least the server's number. Since 0.27.0."
+    )
+    session_id: str | None = Field(
+        default=None, description="One id for all requests of a conversation or agent run. Since 0.28.0."
+    )
+    vllm_xargs: dict[str, Scalar | list[Scalar]] | None = Field(
+        default=None, description="For the server's own plug-ins. Since 0.9.2, lists since 0.11.1."
+    )
+    kv_transfer_params: dict[str, Any] | None = Field(
+        default=None, description="How prefill and decode servers hand over the KV cache. Since 0.9.0.1."
+    )
+    ec_transfer_params: dict[str, Any] | None = Field(
+        default=None, description="How encoder servers hand over their cache. Since 0.26.0."
+    )
+    routed_experts_prompt_start: Count | None = Field(
+        default=None, description="Prompt token from which routed experts are reported. Since 0.28.0."
+    )
+    return_token_offsets: bool | None = Field(
+        default=None, description="Render endpoints only: where in the text each token lies. Since 0.25.0."
+    )
+    mm_payload: Literal["tensors", "none"] | None = Field(
+        default=None, description="Render endpoints only: with processed media, or without. Since 0.32.0."
+    )
+    return_mm_kwargs: bool | None = Field(
+        default=None, description='Older spelling of `mm_payload`: false is "none". Since 0.32.0.'
+    )
+    guided_json: JsonSchema | None = Field(default=None, description="Until 0.11.2; now structured_outputs.")
+    guided_regex: str | None = Field(default=None, description="Until 0.11.2; now structured_outputs.")
+    guided_choice: list[str] | None = Field(default=None, description="Until 0.11.2; now structured_outputs.")
+    guided_grammar: str | None = Field(default=None, description="Until 0.11.2; now structured_outputs.")
+    structural_tag: str | None = Field(default=None, description="Until 0.11.2; now structured_outputs.")
+    guided_whitespace_pattern: str | None = Field(
+        default=None, description="Until 0.11.2: regex of the whitespace in JSON; now structured_outputs."
+    )
+    guided_decoding_backend: str | None = Field(
+        default=None, description="Until 0.11.2: the engine behind `guided_*`; now the server's choice."
+    )
+    logits_processors: list[str | dict[str, Any]] | None = Field(
+        default=None, description="Until 0.16.0: Python names of processors that the server runs."
+    )
+
+
+class ChatParams(SamplingParams, TemplateParams):
+    """What vLLM adds to chat completions."""
+
+    include_reasoning: bool | None = Field(default=None, description="False hides thinking. Since 0.10.1.")
+    documents: list[dict[str, str]] | None = Field(
+        default=None, description="Documents for a template that takes them, usually title and text each."
+    )
+    echo: bool | None = Field(default=None, description="Put an assistant's last message before the answer.")
+    return_prompt_text: bool | None = Field(
+        default=None, description="Add the prompt that the template made to the answer. Since 0.21.0."
+    )
+    return_assistant_tokens_mask: bool | None = Field(
+        default=None, description="0.25.0 to 0.30.0, render endpoints only: which tokens an assistant wrote."
+    )
+    best_of: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Until 0.11.2: replies to generate, of which `n` come back."
+    )
+
+
+class CompletionParams(SamplingParams):
+    """What vLLM adds to completions."""
+
+    add_special_tokens: bool | None = Field(
+        default=None, description="Let the tokenizer add its own tokens, such as BOS, to the prompt."
+    )
+    prompt_embeds: str | list[str] | None = Field(
+        default=None, description="Torch tensors as prompts, in base64; needs `--enable-prompt-embeds`."
+    )
+    response_format: dict[str, Any] | None = Field(
+        default=None, description="As in chat: plain text, any JSON object, or JSON of a schema."
+    )
+
+
+class PoolerParams(RequestParams, MultiModalParams):
+    """What all endpoints that pool hidden states into vectors or scores share."""
+
+    use_activation: bool | None = Field(
+        default=None, description="False: raw vectors or scores; in embeddings since 0.16.0, else 0.11.1."
+    )
+    padding: Literal["max_length", "do_not_pad"] | None = Field(
+        default=None, description="Fill the prompt up to the model's length, if it needs that. Since 0.29.0."
+    )
+    additional_data: Any | None = Field(default=None, description="Until 0.9.2: data for a custom pooler.")
+
+
+class ScoringParams(PoolerParams):
+    """What classification and scoring share."""
+
+    activation: bool | None = Field(default=None, description="Until 0.15.1; now use_activation.")
+    softmax: bool | None = Field(default=None, description="0.11.1 to 0.15.1; now use_activation.")
+    user: str | None = Field(default=None, description="Name of the end user; vLLM makes no use of it.")
+
+
+class VectorParams(PoolerParams):
+    """How vectors come back."""
+
+    embed_dtype: Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"] | None = Field(
+        default=None, description="Number format of vectors sent as base64 or bytes. Since 0.11.1."
+    )
+    endianness: Literal["native", "big", "little"] | None = Field(
+        default=None, description="Byte order of vectors sent as base64 or bytes. Since 0.11.1."
+    )
+    normalize: bool | None = Field(default=None, description="0.10.1 to 0.16.0; now use_activation.")
+
+
+class EmbeddingParams(VectorParams, TemplateParams):
+    """What vLLM adds to embeddings; the template's part counts where messages are embedded."""
+
+
+class PoolingParams(VectorParams, ScoringParams, TemplateParams):
+    """The parameters of `/pooling`."""
+
+    task: Task | None = Field(default=None, description="What to pool for. Since 0.11.1.")
+    dimensions: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Length of the vectors, of models trained to be cut (Matryoshka)."
+    )
+    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = Field(
+        default=None, description="How vectors come back; bytes since 0.11.1."
+    )
+
+
+class ClassifyParams(ScoringParams, TemplateParams):
+    """The parameters of `/classify`."""
+
+
+class ScoreParams(ScoringParams):
+    """The parameters of `/score`."""
+
+    max_tokens_per_query: Count | None = Field(
+        default=None, description="Tokens to keep of the query; 0 keeps all. Since 0.20.0."
+    )
+    max_tokens_per_doc: Count | None = Field(
+        default=None, description="Tokens to keep of each document; 0 keeps all. Since 0.20.0."
+    )
+    instruction: str | None = Field(
+        default=None, description="What relevance means, for models that take an instruction. Since 0.22.0."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="Variables of the template that joins query and document. Since 0.22.0."
+    )
+
+
+class RerankParams(ScoreParams):
+    """The parameters of `/rerank`."""
+
+    top_n: Count | None = Field(default=None, description="How many documents come back; 0 is all.")
+
+
+class TokenizeParams(TemplateParams):
+    """The parameters of `/tokenize`."""
+
+    return_token_strs: bool | None = Field(default=None, description="Each token's text, too. Since 0.9.1.")
+
+
+MODELS: dict[str, type[BaseModel]] = {
+    "chat": ChatParams,
+    "completions": CompletionParams,
+    "embeddings": EmbeddingParams,
+    "pooling": PoolingParams,
+    "classify": ClassifyParams,
+    "score": ScoreParams,
+    "rerank": RerankParams,
+    "tokenize": TokenizeParams,
+}
+
+# What a request is about, not how it is answered: arguments of our methods, so no fields here.
+PAYLOAD: dict[str, frozenset[str]] = {
+    "embeddings": frozenset({"messages"}),
+    "pooling": frozenset({"model", "input", "messages", "data"}),
+    "classify": frozenset({"model", "input", "messages"}),
+    "score": frozenset({"model", "text_1", "text_2", "data_1", "data_2", "queries", "documents", "items"}),
+    "rerank": frozenset({"model", "query", "documents"}),
+    "tokenize": frozenset({"model", "prompt", "messages", "tools"}),
+}
+
+_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
+
+
+def wire_value(name: str, value: Any) -> Any:
+    """A parameter's value as plain JSON data: Pydantic classes as their schemas, tuples as lists, ..."""
+
+    def unknown(found: Any) -> Any:
+        if (schema := _schema(found)) is found:
+            raise TypeError(f"{name}: a value of type {type(found).__name__} cannot be sent as JSON")
+        return schema
+
+    return _ANYTHING.dump_python(value, mode="json", by_alias=True, fallback=unknown)
+
+
+def wire(params: BaseModel, model: type[BaseModel] | None = None) -> dict[str, Any]:
+    """The parameters that are set, as a request has them; of a class that mixes ``model`` in, only those."""
+    fields = (model or type(params)).model_fields
+    return {n: wire_value(n, value) for n in fields if (value := getattr(params, n)) is not None}
+
+
+class _NothingElse(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+@cache
+def _strict(model: type[BaseModel]) -> type[BaseModel]:
+    return create_model(model.__name__, __base__=(model, _NothingElse))
+
+
+def validated(model: type[P], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the parameters of one call and return them as they go into the request, None left out.
+
+    Raises:
+        pydantic.ValidationError: a wrong type, a value out of bounds, or a name that ``model`` does not have.
+    """
+    return wire(_strict(model).model_validate(dict(values)), model)

@@ -1,0 +1,211 @@
+"""What vLLM's own endpoints answer, as small typed objects; each reply is checked before it is one."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from vllm_adapters.answers import in_order
+from vllm_adapters.failures import Call, not_an_answer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+R = TypeVar("R")
+Reader: TypeAlias = Callable[[Any, Call, Any], R]
+
+_TASK_OF_ROUTE = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+    "/v1/embeddings": "embeddings",
+    "/rerank": "rerank",
+    "/score": "score",
+    "/classify": "classify",
+    "/pooling": "pooling",
+    "/v1/audio/transcriptions": "transcriptions",
+    "/v1/audio/translations": "translations",
+    "/v1/load_lora_adapter": "load_lora",
+    "/tokenizer_info": "tokenizer_info",
+}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One served model name.
+
+    Args:
+        id: The name to ask for.
+        max_model_len: Context length in tokens; ``None`` for a LoRA adapter, whose base model's holds.
+        root: Path or hub name the server loaded.
+        parent: Base model of a LoRA adapter.
+    """
+
+    id: str
+    max_model_len: int | None = None
+    root: str | None = None
+    parent: str | None = None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a server can do.
+
+    Args:
+        version: vLLM version.
+        models: What it serves.
+        max_model_len: Context length in tokens of the first base model.
+        tasks: Such as ``chat``, ``embeddings``, ``rerank``, ``load_lora``.
+        routes: Every path it has mounted.
+    """
+
+    version: str
+    models: tuple[ModelCard, ...]
+    max_model_len: int | None
+    tasks: frozenset[str]
+    routes: frozenset[str]
+
+    @classmethod
+    def of(cls, version: str, models: Sequence[ModelCard], paths: Mapping[str, Any]) -> Capabilities:
+        """From the replies of ``/version``, ``/v1/models`` and ``/openapi.json``."""
+        lengths = [card.max_model_len for card in models if card.max_model_len is not None]
+        tasks = frozenset(task for route, task in _TASK_OF_ROUTE.items() if route in paths)
+        return cls(version, tuple(models), lengths[0] if lengths else None, tasks, frozenset(paths))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text in the model's tokens.
+
+    Args:
+        ids: Token ids.
+        max_model_len: The model's context length in tokens.
+        strings: Each token's text, where ``return_token_strs=True`` asked for it.
+    """
+
+    ids: list[int]
+    max_model_len: int
+    strings: list[str] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One document of a ranking: its place in what was sent, its score, its text."""
+
+    index: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Classified:
+    """One text's label (``None`` if the model names none) and the probability of each class."""
+
+    label: str | None
+    probs: list[float]
+
+
+def read_models(reply: Mapping[str, Any], call: Call, response: Any) -> list[ModelCard]:
+    """The cards of ``/v1/models``."""
+    return [ModelCard(str(c["id"]), c.get("max_model_len"), c.get("root"), c.get("parent")) for c in reply["data"]]
+
+
+def read_text(reply: str, call: Call, response: Any) -> str:
+    """A reply of plain text."""
+    return reply
+
+
+def read_tokens(reply: Mapping[str, Any], call: Call, response: Any) -> Tokens:
+    """The reply of ``/tokenize``."""
+    return Tokens(list(reply["tokens"]), int(reply["max_model_len"]), reply.get("token_strs"))
+
+
+def vectors_reader(count: int) -> Reader[np.ndarray[Any, Any]]:
+    """Reads ``count`` base64 vectors into one float32 array of shape (count, dimensions)."""
+
+    def read(reply: Mapping[str, Any], call: Call, response: Any) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        items = [item["embedding"] for item in in_order(reply["data"], count, call=call, response=response)]
+        if not all(isinstance(item, str) for item in items):
+            block = np.asarray(items, dtype=np.float32)  # a gateway may not pass base64 on; ragged lists raise
+        else:
+            raw = [base64.b64decode(item) for item in items]
+            if len({len(vector) for vector in raw}) != 1:
+                raise ValueError("vectors of different dimensions")
+            block = np.frombuffer(b"".join(raw), dtype="<f4").reshape(count, -1)
+        if block.ndim != 2 or block.shape[1] == 0 or not np.isfinite(block).all():
+            raise not_an_answer("A vector is empty or holds NaN or infinity", call=call, response=response)
+        return block
+
+    return read
+
+
+def pooled_reader(count: int) -> Reader[list[np.ndarray[Any, Any]]]:
+    """Reads the pooler's output for ``count`` texts."""
+
+    def read(reply: Mapping[str, Any], call: Call, response: Any) -> list[np.ndarray[Any, Any]]:
+        import numpy as np
+
+        items = in_order(reply["data"], count, call=call, response=response)
+        arrays = [np.asarray(item["data"], dtype=np.float32) for item in items]
+        if not all(array.size and np.isfinite(array).all() for array in arrays):
+            raise not_an_answer("An output is empty or holds NaN or infinity", call=call, response=response)
+        return arrays
+
+    return read
+
+
+def classes_reader(count: int) -> Reader[list[Classified]]:
+    """Reads label and probabilities of ``count`` texts."""
+
+    def read(reply: Mapping[str, Any], call: Call, response: Any) -> list[Classified]:
+        items = in_order(reply["data"], count, call=call, response=response)
+        return [Classified(item.get("label"), [_finite(p, call, response) for p in item["probs"]]) for item in items]
+
+    return read
+
+
+def scores_reader(count: int) -> Reader[list[float]]:
+    """Reads ``count`` scores, in the order of what was sent."""
+
+    def read(reply: Mapping[str, Any], call: Call, response: Any) -> list[float]:
+        items = in_order(reply["data"], count, call=call, response=response)
+        return [_finite(item["score"], call, response) for item in items]
+
+    return read
+
+
+def ranking_reader(documents: Sequence[str], top_n: int | None) -> Reader[list[Ranked]]:
+    """Reads a ranking of ``documents``, best first, which must name each document at most once."""
+    expected = min(top_n or len(documents), len(documents))
+
+    def read(reply: Mapping[str, Any], call: Call, response: Any) -> list[Ranked]:
+        results = list(reply["results"])
+        indices = [int(result["index"]) for result in results]
+        if len(set(indices)) != expected or len(indices) != expected:
+            reason = f"{len(set(indices))} different documents ranked in {len(indices)} results, not {expected}"
+            raise not_an_answer(reason, call=call, response=response)
+        if not all(0 <= index < len(documents) for index in indices):
+            reason = f"An index is not of the {len(documents)} documents: {indices[:10]}"
+            raise not_an_answer(reason, call=call, response=response)
+        scores = [_finite(result["relevance_score"], call, response) for result in results]
+        ranked = [Ranked(i, score, documents[i]) for i, score in zip(indices, scores, strict=True)]
+        return sorted(ranked, key=lambda document: -document.score)
+
+    return read
+
+
+def _finite(value: Any, call: Call, response: Any) -> float:
+    number = float(value) if isinstance(value, int | float) else math.nan
+    if not math.isfinite(number):
+        raise not_an_answer(f"A score is {value!r}", call=call, response=response)
+    return number

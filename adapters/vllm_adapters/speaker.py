@@ -1,0 +1,320 @@
+"""What ``VLLMClient`` and ``AsyncVLLMClient`` share: everything but the ``await``.
+
+Work that needs answers of the server on its way is written once, as a generator that yields the URLs to GET
+and is sent their JSON; each client runs such ``Steps`` in its own manner.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import openai
+from openai._legacy_response import LegacyAPIResponse
+from openai._models import FinalRequestOptions
+from openai._types import NotGiven
+from packaging.version import Version
+from pydantic import SecretStr
+
+from vllm_adapters import dialect, failures, params_table
+from vllm_adapters._compat import http
+from vllm_adapters._version import __version__
+from vllm_adapters.answers import check_answer
+from vllm_adapters.errors import (
+    AuthenticationFailed,
+    InvalidRequest,
+    InvalidResponse,
+    ModelNotServed,
+    PermissionDenied,
+    VLLMError,
+    WrongAddress,
+)
+from vllm_adapters.failures import Call
+from vllm_adapters.transport import DEADLINE, Deadline, Timeouts
+
+log = logging.getLogger("vllm_adapters")
+
+R = TypeVar("R")
+
+DEFAULT_ADDRESS = "http://localhost:8000/v1"
+NO_KEY = "EMPTY"
+"""Sent when no key is given, as vLLM's own documentation does; servers without --api-key ignore it."""
+
+
+@dataclass
+class ServerFacts:
+    """What is known of one server; asked for at most once, and shared by the clients that talk to it."""
+
+    version: Version | None = None
+    version_known: bool = False
+    model: str | None = None
+
+
+Steps = Generator[str, dict[str, Any], R]
+"""Work that needs answers of the server on its way: yields URLs to GET, is sent their JSON, returns ``R``."""
+
+
+def normal_address(base_url: object | None) -> str:
+    """The server's base URL, ending in ``/v1``, from any of the forms people write.
+
+    Args:
+        base_url: ``http://host:8000``, ``http://host:8000/v1``, with or without a slash; ``None`` reads
+            ``VLLM_BASE_URL`` and falls back to ``http://localhost:8000/v1``.
+
+    Raises:
+        WrongAddress: It has no scheme or host, or holds a user name or password.
+    """
+    text = str(base_url or os.environ.get("VLLM_BASE_URL") or DEFAULT_ADDRESS).strip()
+    url = http.URL(text)
+    if url.userinfo:
+        raise WrongAddress(
+            "base_url holds a user name or password, which URLs in logs would show",
+            hint="Give the key as api_key, or a header in default_headers",
+            address=f"{url.scheme}://{url.host}",
+        )
+    if url.scheme not in ("http", "https") or not url.host:
+        raise WrongAddress(f"{text!r} is not a server's address", hint="It looks like http://host:8000/v1")
+    path = url.path.rstrip("/")
+    while path.endswith("/v1/v1"):
+        path = path.removesuffix("/v1")
+    return str(url.copy_with(path=path if path.endswith("/v1") else f"{path}/v1", query=None))
+
+
+def clean_key(api_key: str | SecretStr | None) -> str:
+    """The key to send: the one given, else ``VLLM_API_KEY``, else a placeholder. ``OPENAI_API_KEY`` is not read.
+
+    Raises:
+        AuthenticationFailed: It has characters that no HTTP header can carry. They are not shown.
+    """
+    key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
+    key = (key or os.environ.get("VLLM_API_KEY") or NO_KEY).strip()  # keys read from files end in a newline
+    if not key.isascii() or not key.isprintable():
+        raise AuthenticationFailed(
+            "The API key has characters that no HTTP header can carry", hint="Is it the right file, in full?"
+        )
+    return key
+
+
+class Speaker:
+    """What both clients share: everything but the ``await``."""
+
+    base_url: Any
+    facts: ServerFacts
+    time_limits: Timeouts
+    max_connections: int
+    allow_unknown: bool
+
+    @property
+    def address(self) -> str:
+        """The server's base URL, ending in ``/v1``."""
+        return str(self.base_url).rstrip("/")
+
+    @property
+    def root(self) -> str:
+        """The server's root, where ``/version``, ``/health`` and ``/tokenize`` live."""
+        return self.address.removesuffix("/v1")
+
+    @property
+    def user_agent(self) -> str:
+        """What requests call themselves."""
+        return f"vllm-adapters/{__version__} openai/{openai.__version__}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+    def call_of(self, options: FinalRequestOptions | None) -> Call:
+        """What ``options`` asks for, for the texts of errors."""
+        if options is None:
+            return Call(self.address)
+        path = http.URL(options.url).path
+        if http.URL(options.url).is_relative_url:
+            path = "/v1/" + path.lstrip("/")
+        body = options.json_data if isinstance(options.json_data, Mapping) else {}
+        return Call(self.address, path, cast("str | None", body.get("model")) or self.facts.model)
+
+    def _begin(self, options: FinalRequestOptions) -> Deadline:
+        given = options.timeout
+        limits = self.time_limits if isinstance(given, NotGiven) else Timeouts.of(given)
+        options.timeout = limits.transport()
+        return Deadline.start(limits, self.call_of(options))
+
+    def _prepare(self, options: FinalRequestOptions) -> Steps[FinalRequestOptions]:
+        """Merge the caller's ``extra_body``, fill in the model, and say the body in the server's dialect."""
+        endpoint = params_table.endpoint_of(options.url)
+        body = options.json_data
+        if endpoint is None or not isinstance(body, Mapping | None) or options.method.lower() != "post":
+            return options
+        merged = {**(body or {}), **cast("Mapping[str, Any]", options.extra_json or {})}
+        if not merged.get("model") and "model" in params_table.names(endpoint):
+            merged["model"] = yield from self._served_model()
+        version = (yield from self._server_version()) if dialect.needs_version(endpoint, merged) else self.facts.version
+        call = Call(self.address, self.call_of(options).path, merged.get("model"))
+        options.json_data = dialect.speak(
+            endpoint, merged, version=version, call=call, allow_unknown=self.allow_unknown
+        )
+        options.extra_json = None
+        return options
+
+    def _served_model(self) -> Steps[str]:
+        """The name of the one base model that is served."""
+        if self.facts.model is None:
+            cards = [c for c in (yield f"{self.address}/models").get("data") or [] if isinstance(c, Mapping)]
+            base = [card for card in cards if not card.get("parent")]
+            # Each alias of --served-model-name is a card of its own, with the same root.
+            if len({card.get("root") or card.get("id") for card in base}) != 1:
+                served = tuple(str(card.get("id")) for card in cards)
+                raise ModelNotServed(
+                    "No model was named, and the server does not serve exactly one base model",
+                    hint=f"Name one with model=: {', '.join(served) or 'it serves none'}",
+                    address=self.address,
+                    served=served,
+                )
+            self.facts.model = str(base[0]["id"])
+        return self.facts.model
+
+    def _server_version(self) -> Steps[Version | None]:
+        """The server's version; ``None`` for a gateway that does not tell, which is then taken for the newest."""
+        if not self.facts.version_known:
+            try:
+                answer = yield f"{self.root}/version"
+                self.facts.version = dialect.parse_version(str(answer.get("version")))
+            except (
+                WrongAddress,
+                InvalidRequest,
+                InvalidResponse,
+                AuthenticationFailed,
+                PermissionDenied,
+            ) as silent:
+                log.debug("The server tells no version: %s", silent)
+            self.facts.version_known = True
+        return self.facts.version
+
+    def _explain(self, error: VLLMError) -> Steps[VLLMError]:
+        """``error`` with what the server can add to it: the names it serves, the routes it has."""
+        if isinstance(error, ModelNotServed):
+            self.facts.model = None  # it may have been replaced: ask again next time
+            if not error.served and error.status_code == 404:
+                cards = (yield f"{self.address}/models").get("data") or []
+                served = tuple(str(card["id"]) for card in cards)
+                return self._again(error, f"It serves: {', '.join(served)}", served=served)
+        if type(error) is WrongAddress and error.status_code == 404:
+            version = (yield f"{self.root}/version").get("version")
+            paths = (yield f"{self.root}/openapi.json").get("paths") or {}
+            offers = [path for path in _TASKS if path in paths]
+            if version and offers:
+                return self._again(
+                    error,
+                    f"This is vLLM {version}, and the model it serves has no such task or the route is switched "
+                    f"off; it offers {', '.join(offers)}",
+                )
+        return error
+
+    def _again(self, error: VLLMError, hint: str, **details: Any) -> VLLMError:
+        text = error.message.removesuffix(error.hint or "").rstrip(". ")
+        told = type(error)(text, hint=hint, response=error.response, body=error.body, **details)
+        told.address, told.model, told.param = error.address, error.model, error.param
+        return told
+
+    def _learn(self, fingerprint: object) -> None:
+        """Take the version from a reply's ``system_fingerprint`` (0.21.0 and newer say it there)."""
+        if not self.facts.version_known and isinstance(fingerprint, str) and fingerprint.startswith("vllm-"):
+            self.facts.version = dialect.parse_version(fingerprint)
+            self.facts.version_known = self.facts.version is not None
+
+    def _call_sent(self, response: http.Response) -> Call:
+        try:
+            model = json.loads(response.request.content).get("model")
+        except (ValueError, AttributeError, http.StreamError):
+            model = None  # a GET, or a file that was streamed up
+        return Call(self.address, response.request.url.path, model)
+
+    def _status_error(self, body: object, response: http.Response) -> VLLMError:
+        return failures.from_status(response.status_code, body, call=self._call_sent(response), response=response)
+
+    def _not_a_stream(self, response: http.Response) -> VLLMError:
+        """The error for a 200 that should have been a stream of events; its body has been read."""
+        call = self._call_sent(response)
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if isinstance(body, Mapping) and body.get("error"):
+            return failures.from_event(body, call=call, response=response)
+        return failures.not_an_answer("The reply is not a stream of events", call=call, response=response)
+
+    @contextmanager
+    def reading(self, response: http.Response) -> Iterator[None]:
+        """The SDK's bare parse errors as ``InvalidResponse``."""
+        try:
+            yield
+        except ValueError as error:
+            raise failures.not_an_answer(
+                f"The reply cannot be read ({error})", call=self._call_sent(response), response=response
+            ) from None
+
+    def _check(self, answer: object, options: FinalRequestOptions, response: http.Response) -> None:
+        """Raise if a reply that was not streamed is no answer, or breaks what was asked of it."""
+        parsed = answer
+        if isinstance(answer, LegacyAPIResponse):
+            with self.reading(response):
+                parsed = answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
+        self._learn(getattr(parsed, "system_fingerprint", None))
+        check_answer(parsed, options.json_data, call=self.call_of(options), response=response)
+
+    def _failed(self, failure: openai.OpenAIError) -> VLLMError:
+        """The SDK's connection errors as ours."""
+        if isinstance(failure, VLLMError):
+            return failure
+        deadline = DEADLINE.get()
+        call = deadline.call if deadline else Call(self.address)
+        cause = failure.__cause__ or failure
+        return failures.from_transport(cause, call=call, request=getattr(failure, "request", None))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self  # safe to share: nothing of it changes but what it learns of the server
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle holds no key and no headers: the process that opens it reads VLLM_API_KEY itself.
+        config = {
+            "timeout": self.time_limits,
+            "max_retries": self.max_retries,  # type: ignore[attr-defined]
+            "max_connections": self.max_connections,
+            "server_version": str(self.facts.version) if self.facts.version else None,
+            "allow_unknown": self.allow_unknown,
+        }
+        return _unpickle, (type(self), self.address, config)
+
+
+def is_event_stream(response: http.Response) -> bool:
+    """Whether a reply is what a streamed request should get."""
+    return "text/event-stream" in response.headers.get("content-type", "")
+
+
+_TASKS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/rerank",
+    "/score",
+    "/classify",
+    "/pooling",
+    "/v1/audio/transcriptions",
+)
+
+
+def _unpickle(cls: Callable[..., Any], address: str, config: dict[str, Any]) -> Any:
+    return cls(address, **config)
+
+
+def settle_facts(server_version: str | Version | None, facts: ServerFacts | None) -> ServerFacts:
+    """The facts of a server, with the version its user states."""
+    facts = facts or ServerFacts()
+    if server_version is not None:
+        facts.version = Version(str(server_version))
+        facts.version_known = True
+    return facts

@@ -1,0 +1,320 @@
+"""Whole streams or an error; one kind of delta per chunk; chunks made cheaply.
+
+``ChunkReader`` does all the work on bytes, without I/O; ``WholeStream`` and ``AsyncWholeStream`` feed it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Generic, TypeVar, cast
+
+import openai
+from openai import AsyncStream, Stream
+from openai.types import Completion
+from openai.types.chat import ChatCompletionChunk
+from pydantic import ValidationError
+
+from vllm_adapters import constraints, failures
+from vllm_adapters._compat import http
+from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
+from vllm_adapters.failures import Call
+
+T = TypeVar("T")
+
+_DONE = b"[DONE]"
+_LAST_EVENTS = {"response.completed", "response.incomplete", "response.failed"}
+
+
+class EventSplitter:
+    """Server-sent events out of bytes that arrive in any pieces: the data of each event."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[bytes] = []
+
+    def feed(self, received: bytes) -> Iterator[bytes]:
+        """The data of every event that ``received`` completes."""
+        text = self._rest + received
+        if b"\r" in text:
+            held = b"\r" if text.endswith(b"\r") else b""  # the \n of a \r\n may still be on its way
+            text = text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
+        *lines, self._rest = text.split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+            elif not line and self._data:
+                data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+                self._data = []
+                yield data
+            # Comments, `event:`, `id:` and `retry:` lines carry nothing that vLLM's clients need.
+
+
+class ChunkReader:
+    """The chunks of one streamed reply, and whether it was whole.
+
+    Args:
+        body: The request's JSON body: how many choices to expect, which constraint to check.
+        call: What was asked, for the texts of errors.
+    """
+
+    def __init__(self, body: Mapping[str, Any], call: Call) -> None:
+        self._events = EventSplitter()
+        self._call = call
+        self._constraint = constraints.asked_for(body)
+        self._expected = _expected_choices(body)
+        self._texts: dict[int, list[str]] = {}
+        self._reasoning: list[str] = []
+        self._with_tools: set[int] = set()
+        self._open: set[int] = set()
+        self._finished: set[int] = set()
+        self._ended = False
+        self.done = False
+
+    def feed(self, received: bytes, response: http.Response) -> Iterator[dict[str, Any]]:
+        """The chunks that ``received`` completes, as dicts with one kind of delta each.
+
+        Raises:
+            VLLMError: The server sent an error event, or something that is not an event.
+            ConstraintNotEnforced: A choice finished and breaks the constraint that was asked for.
+        """
+        for data in self._events.feed(received):
+            if data.startswith(_DONE):
+                self.done = True
+                return
+            try:
+                event = json.loads(data.decode())
+            except ValueError as error:
+                raise failures.not_an_answer(
+                    f"An event of the stream is not JSON ({error})", call=self._call, response=response
+                ) from None
+            if not isinstance(event, dict) or event.get("error"):
+                raise self._failed(event, response)
+            if "choices" not in event:
+                self._ended = self._ended or event.get("type") in _LAST_EVENTS
+                yield event
+                continue
+            for chunk in one_kind_each(event):
+                for choice in chunk["choices"]:
+                    self._note(choice)
+                yield chunk
+
+    def check_whole(self) -> None:
+        """Raise unless every choice has had its finish reason.
+
+        Raises:
+            IncompleteStream: The stream ended early.
+        """
+        if self._ended or (not self._open and len(self._finished) >= self._expected):
+            return
+        raise self.broken(None)
+
+    def broken(self, failure: BaseException | None, request: http.Request | None = None) -> VLLMError:
+        """The error for a stream that ended early, by itself or with a transport's ``failure``."""
+        if failure is not None and "Timeout" in type(failure).__name__:
+            timeout = failures.from_transport(failure, call=self._call, request=request)
+            timeout.partial = self.partial
+            return timeout
+        reason = "it ended without a finish reason" if failure is None else str(failure) or type(failure).__name__
+        return IncompleteStream(
+            f"The stream broke off: {reason}",
+            hint="What had arrived is in .partial; it is not the whole reply",
+            address=self._call.address,
+            model=self._call.model,
+            request=request,
+            partial=self.partial,
+            partials={index: "".join(texts) for index, texts in self._texts.items()},
+            partial_reasoning="".join(self._reasoning),
+        )
+
+    @property
+    def partial(self) -> str:
+        """The text of the first choice, as far as it has arrived."""
+        return "".join(self._texts[min(self._texts)]) if self._texts else ""
+
+    def _failed(self, event: object, response: http.Response) -> VLLMError:
+        error = failures.from_event(event, call=self._call, response=response)
+        error.partial = self.partial
+        return error
+
+    def _note(self, choice: dict[str, Any]) -> None:
+        index = choice.get("index") or 0
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            text = delta.get("content")
+            if delta.get("tool_calls"):
+                self._with_tools.add(index)
+            if thought := delta.get("reasoning"):
+                self._reasoning.append(thought)
+        else:
+            text = choice.get("text")
+        if text:
+            self._texts.setdefault(index, []).append(text)
+        if reason := choice.get("finish_reason"):
+            self._open.discard(index)
+            self._finished.add(index)
+            if self._constraint is not None and index not in self._with_tools:
+                constraints.check(
+                    self._constraint,
+                    "".join(self._texts.get(index, [])),
+                    finish_reason=reason,
+                    stop_reason=choice.get("stop_reason"),
+                    call=self._call,
+                )
+        elif index not in self._finished:
+            self._open.add(index)
+
+
+def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    """Split a chunk into chunks of one choice and one kind of delta each, in order; nothing is lost or doubled.
+
+    Reasoning is named ``reasoning``, whatever the server's version calls it (``reasoning_content`` stays
+    beside it). The finish reason, usage and all other fields stay on the last piece, the role on the first.
+    """
+    choices = chunk["choices"] or []
+    pieces: list[dict[str, Any]] = []
+    for choice in choices:
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            pieces.append(choice)
+            continue
+        if "reasoning_content" in delta and not delta.get("reasoning"):
+            delta["reasoning"] = delta["reasoning_content"]
+        calls = delta.get("tool_calls") or []
+        if bool(delta.get("reasoning")) + bool(delta.get("content")) + len(calls) <= 1:
+            pieces.append(choice)
+        else:
+            pieces.extend(_split_choice(choice, delta, calls))
+    if len(pieces) <= 1:
+        return [chunk]
+    envelope = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
+    chunks = [{**envelope, "choices": [piece]} for piece in pieces]
+    chunks[-1] = {**chunk, "choices": [pieces[-1]]}
+    return chunks
+
+
+def _split_choice(choice: dict[str, Any], delta: dict[str, Any], calls: list[Any]) -> Iterator[dict[str, Any]]:
+    deltas: list[dict[str, Any]] = []
+    if delta.get("reasoning"):
+        names = ("reasoning", "reasoning_content")
+        deltas.append({name: delta[name] for name in names if name in delta})
+    if delta.get("content"):
+        deltas.append({"content": delta["content"]})
+    deltas.extend({"tool_calls": [call]} for call in calls)
+    rest = {k: v for k, v in delta.items() if k not in ("reasoning", "reasoning_content", "content", "tool_calls")}
+    if "role" in rest:
+        deltas[0]["role"] = rest.pop("role")
+    deltas[-1].update(rest)
+    for piece in deltas[:-1]:
+        yield {"index": choice.get("index", 0), "delta": piece, "finish_reason": None, "logprobs": None}
+    yield {**choice, "delta": deltas[-1]}
+
+
+def _expected_choices(body: Mapping[str, Any]) -> int:
+    prompts = body.get("prompt")
+    batch = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    return batch * int(body.get("n") or 1)
+
+
+def _make(chunk: dict[str, Any], cast_to: Any, client: Any, response: http.Response) -> Any:
+    if cast_to is ChatCompletionChunk or cast_to is Completion:
+        try:
+            # The SDK's generic constructor costs ten times as much as Pydantic's own.
+            return cast_to.model_validate(chunk)
+        except ValidationError:
+            pass  # vLLM has finish reasons that OpenAI's types do not list; the SDK's constructor is lenient
+    return client._process_response_data(data=chunk, cast_to=cast_to, response=response)
+
+
+class _Reading(Generic[T]):
+    """What both streams share: everything but the ``await``."""
+
+    response: http.Response
+    _client: Any
+    _cast_to: type[T]
+    _options: Any
+
+    def _reader(self) -> ChunkReader:
+        body = self._options.json_data if self._options is not None else None
+        call = self._client.call_of(self._options)
+        return ChunkReader(body if isinstance(body, dict) else {}, call)
+
+    def _chunks(self, reader: ChunkReader, received: bytes) -> Iterator[T]:
+        for chunk in reader.feed(received, self.response):
+            yield cast(T, _make(chunk, self._cast_to, self._client, self.response))
+
+    def _broken(self, reader: ChunkReader, failure: Exception) -> VLLMError:
+        if isinstance(failure, ServerTimeout):
+            failure.partial = reader.partial
+            return failure
+        return reader.broken(failure, self.response.request)
+
+
+_TRANSPORT_FAILURES = (http.TransportError, http.StreamError, openai.APIConnectionError)
+
+
+class WholeStream(_Reading[T], Stream[T]):
+    """The SDK's stream, complete or in error; leaving the loop early closes the connection.
+
+    >>> from vllm_adapters import VLLMClient
+    >>> with VLLMClient() as client:  # vllm serve MODEL
+    ...     for chunk in client.chat.completions.create(
+    ...         model="", messages=[{"role": "user", "content": "Hello"}], stream=True
+    ...     ):
+    ...         text = chunk.choices[0].delta.content
+
+    Raises:
+        IncompleteStream: It ended before every choice had its finish reason.
+        VLLMError: The server sent an error event, or a time limit passed.
+    """
+
+    def __stream__(self) -> Iterator[T]:
+        """The chunks, read to the end of the reply."""
+        reader = self._reader()
+        try:
+            for received in self.response.iter_bytes():
+                yield from self._chunks(reader, received)
+                if reader.done:
+                    break
+            reader.check_whole()
+        except _TRANSPORT_FAILURES as failure:
+            if isinstance(failure, IncompleteStream):
+                raise
+            raise self._broken(reader, failure) from failure
+        finally:
+            self.response.close()
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            yield from self._iterator
+        finally:
+            # Without this, `break` would leave vLLM generating until the stream object is collected.
+            self.close()
+
+
+class AsyncWholeStream(_Reading[T], AsyncStream[T]):
+    """``WholeStream`` for the async client: the same promises."""
+
+    async def __stream__(self) -> AsyncIterator[T]:
+        """The chunks, read to the end of the reply."""
+        reader = self._reader()
+        try:
+            async for received in self.response.aiter_bytes():
+                for chunk in self._chunks(reader, received):
+                    yield chunk
+                if reader.done:
+                    break
+            reader.check_whole()
+        except _TRANSPORT_FAILURES as failure:
+            if isinstance(failure, IncompleteStream):
+                raise
+            raise self._broken(reader, failure) from failure
+        finally:
+            await self.response.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        try:
+            async for chunk in self._iterator:
+                yield chunk
+        finally:
+            await self.close()
