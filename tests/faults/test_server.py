@@ -107,20 +107,14 @@ def test_four_shapes_of_errors(fault_server, shape, body):
 @pytest.mark.parametrize(
     ("behaviour", "end", "tail"),
     [
-        pytest.param(
-            faults.sse("data: 1", end="done"), "closed", b"data: [DONE]\n\n\r\n0\r\n\r\n", id="done"
-        ),
+        pytest.param(faults.sse("data: 1", end="done"), "closed", b"data: [DONE]\n\n\r\n0\r\n\r\n", id="done"),
         pytest.param(faults.sse("data: 1", end="clean"), "closed", b"data: 1\n\n\r\n0\r\n\r\n", id="clean"),
         pytest.param(faults.sse("data: 1", end="close"), "closed", b"data: 1\n\n\r\n", id="no terminator"),
         pytest.param(faults.sse("data: 1", end="clean", framing="close"), "closed", b"data: 1\n\n", id="eof"),
-        pytest.param(
-            faults.sse("data: 1", newline="\r\n"), "closed", b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n", id="crlf"
-        ),
+        pytest.param(faults.sse("data: 1", newline="\r\n"), "closed", b"data: [DONE]\r\n\r\n\r\n0\r\n\r\n", id="crlf"),
         pytest.param(faults.reset(), "reset", b"", id="reset at once"),
         pytest.param(faults.hang_up(), "closed", b"", id="hang up"),
-        pytest.param(
-            faults.truncate(faults.json_reply({"a": 1}), after=3), "closed", b'\r\n\r\n{"a', id="short body"
-        ),
+        pytest.param(faults.truncate(faults.json_reply({"a": 1}), after=3), "closed", b'\r\n\r\n{"a', id="short body"),
         pytest.param(faults.split(faults.reply("häh"), size=1), "closed", "\r\n\r\nhäh".encode(), id="split"),
     ],
 )
@@ -139,9 +133,7 @@ def test_reset_in_the_middle_of_a_stream(fault_server, client):
 
 def test_deltas_and_error_events(fault_server, client):
     two = [wire.tool_call("f", "{}", index=0), wire.tool_call("g", "{}", index=1)]
-    fault_server.reply(
-        faults.deltas({"reasoning": "r", "content": "c"}, {"tool_calls": two}, finish_reason=None)
-    )
+    fault_server.reply(faults.deltas({"reasoning": "r", "content": "c"}, {"tool_calls": two}, finish_reason=None))
     both, calls = list(ask(client, stream=True))
     assert (both.choices[0].delta.reasoning, both.choices[0].delta.content) == ("r", "c")
     assert [c.function.name for c in calls.choices[0].delta.tool_calls] == ["f", "g"]
@@ -247,8 +239,7 @@ async def test_a_thousand_at_once(many_files, make_fault_server):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = json.dumps(chat_body(f"number {i}")).encode()
         writer.write(
-            b"POST %b HTTP/1.1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-            % (CHAT.encode(), len(body))
+            b"POST %b HTTP/1.1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (CHAT.encode(), len(body))
         )
         writer.write(body)
         answer = await reader.read()

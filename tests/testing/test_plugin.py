@@ -82,9 +82,7 @@ class TestAll:
 def test_another_body_fails_and_says_where(project):
     project.write(ONE)
     project.record().assert_outcomes(passed=1)
-    project.write(
-        ONE.replace("top_p=0.5", "top_k=1").replace("ask(vllm_url, top_k=1)", "ask(vllm_url, seed=1)")
-    )
+    project.write(ONE.replace("top_p=0.5", "top_k=1").replace("ask(vllm_url, top_k=1)", "ask(vllm_url, seed=1)"))
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
@@ -151,9 +149,7 @@ def test_each_answer_is_played_once_and_must_be_played(project):
     project.write(body.format(1))
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["*recorded in cassettes/*, but not sent:*", "*#2 POST /v1/chat/completions*"]
-    )
+    result.stdout.fnmatch_lines(["*recorded in cassettes/*, but not sent:*", "*#2 POST /v1/chat/completions*"])
     project.write(body.format(3))
     result = project.run()
     result.assert_outcomes(failed=1)
@@ -164,9 +160,7 @@ def test_no_cassette(project):
     project.write(ONE)
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["*no cassette cassettes/chat/test_one/test_chat.yaml: record with make record*"]
-    )
+    result.stdout.fnmatch_lines(["*no cassette cassettes/chat/test_one/test_chat.yaml: record with make record*"])
 
 
 def test_no_network(project):
@@ -267,9 +261,7 @@ def test_recording_starts_from_scratch_and_cleans_up(project):
     result.stdout.fnmatch_lines(["*cassettes/chat/test_one/test_other.yaml: no test has this name*"])
     project.write(ONE)
     assert project.run().ret == 1  # the orphan alone fails the run ...
-    assert (
-        project.run("tests/chat/test_one.py::test_chat").ret == 0
-    )  # ... when the whole module was looked at
+    assert project.run("tests/chat/test_one.py::test_chat").ret == 0  # ... when the whole module was looked at
     assert project.record().ret == 0
     assert not project.cassette("chat/test_one/test_other").exists()
     assert project.run().ret == 0

@@ -102,9 +102,7 @@ def test_lora_2(): ORDER.append("lora")
 def test_tiny_2(): ORDER.append("tiny")
 """
     )
-    names = [
-        line.partition("::")[2] for line in project.live("--collect-only", "-q").outlines if "::" in line
-    ]
+    names = [line.partition("::")[2] for line in project.live("--collect-only", "-q").outlines if "::" in line]
     assert names == ["test_none", "test_lora_1", "test_lora_2", "test_tiny_1", "test_tiny_2"]
     names = [line.partition("::")[2] for line in project.run("--collect-only", "-q").outlines if "::" in line]
     assert names[:2] == ["test_lora_1", "test_tiny_1"]

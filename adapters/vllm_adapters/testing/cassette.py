@@ -124,9 +124,7 @@ def dump(interactions: Sequence[Interaction], origin: Origin) -> str:
     scrub = Scrubber(origin.names)
     version = origin.version or _fingerprint(interactions)
     if version is None:
-        raise ValueError(
-            f"{origin.url} gives no /version and no system_fingerprint: only a real vLLM can be recorded"
-        )
+        raise ValueError(f"{origin.url} gives no /version and no system_fingerprint: only a real vLLM can be recorded")
     server = {"server": origin.kind} if origin.kind else {}
     recorded = {"recorded_with": {"vllm": version, **server}}
     tape = {**recorded, "interactions": [_write(interaction, scrub) for interaction in interactions]}
@@ -142,9 +140,7 @@ def load(text: str) -> list[Interaction]:
     return [_read(written) for written in tape["interactions"]]
 
 
-def request_key(
-    method: str, path: str, body: bytes, content_type: str, scrub: Scrubber
-) -> tuple[str, str, Any]:
+def request_key(method: str, path: str, body: bytes, content_type: str, scrub: Scrubber) -> tuple[str, str, Any]:
     """What two requests must share to be the same: method, path with query, and the parsed or raw body."""
     parsed = _parse(body, content_type)
     if parsed is not None:
@@ -167,9 +163,7 @@ def audit(text: str, secrets: Iterable[str] = ()) -> list[str]:
     if not re.match(r"\d+\.\d+", version):
         found.append("it does not say which vLLM it was recorded from")
     prints = set(re.findall(r"vllm-(\d+\.\d+\.\d+[\w.+]*)-", text))
-    found += [
-        f"fingerprint of vLLM {p}, recorded with {version}" for p in prints if _base(p) != _base(version)
-    ]
+    found += [f"fingerprint of vLLM {p}, recorded with {version}" for p in prints if _base(p) != _base(version)]
     return found
 
 

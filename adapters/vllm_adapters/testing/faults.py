@@ -146,11 +146,7 @@ def error_event(
     shape: Literal["object", "string"] = "object",
 ) -> Behaviour:
     """A 200 stream whose event number ``after`` is an error, then ``[DONE]``, as vLLM does."""
-    found = (
-        wire.error(message, code=code, type="InternalServerError")
-        if shape == "object"
-        else {"error": message}
-    )
+    found = wire.error(message, code=code, type="InternalServerError") if shape == "object" else {"error": message}
     return sse(*wire.chat_chunks("one two three four five")[:after], found)
 
 

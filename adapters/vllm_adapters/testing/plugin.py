@@ -56,9 +56,7 @@ _PASSED = pytest.StashKey[bool]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--live``, ``--record`` and the ini options."""
     group = parser.getgroup("vllm", "vLLM: recorded or live")
-    group.addoption(
-        "--live", action="store_true", dest="vllm_live", help="Talk to a real vLLM, not to cassettes."
-    )
+    group.addoption("--live", action="store_true", dest="vllm_live", help="Talk to a real vLLM, not to cassettes.")
     group.addoption(
         "--record",
         action="store_true",
@@ -136,9 +134,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(
-    item: pytest.Item, nextitem: pytest.Item | None
-) -> Generator[None, object, object]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Block the network around a replayed test and its fixtures; stop a live server after its last test."""
     run, kind = item.config.stash[_RUN], _kind(item)
     if kind is None:

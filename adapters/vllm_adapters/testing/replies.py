@@ -80,9 +80,7 @@ def error(
         "detail": {"detail": message},
         "string": {"error": message},
     }
-    return json_reply(
-        bodies[shape], status, {"retry-after": f"{retry_after:g}"} if retry_after is not None else None
-    )
+    return json_reply(bodies[shape], status, {"retry-after": f"{retry_after:g}"} if retry_after is not None else None)
 
 
 def sse(
@@ -161,9 +159,7 @@ def chat(
     return run
 
 
-def completion(
-    text: str | None = None, *, finish_reason: str | None = "stop", pause: float = 0.0
-) -> Behaviour:
+def completion(text: str | None = None, *, finish_reason: str | None = "stop", pause: float = 0.0) -> Behaviour:
     """A healthy text completion, one choice per prompt; without ``text`` it answers with the prompt."""
 
     async def run(exchange: Exchange) -> None:
@@ -189,11 +185,7 @@ async def healthy(exchange: Exchange) -> None:
         status, detail = (404, "Not Found") if method is None else (405, "Method Not Allowed")
         return await error(status, detail, shape="detail")(exchange)
     key = f"Bearer {served.api_key}"
-    if (
-        served.api_key is not None
-        and request.route.startswith("/v1")
-        and request.headers.get("authorization") != key
-    ):
+    if served.api_key is not None and request.route.startswith("/v1") and request.headers.get("authorization") != key:
         return await error(401, "Unauthorized", shape="string")(exchange)
     try:
         _ = request.json
@@ -224,9 +216,7 @@ def _healthy_json(exchange: Exchange) -> dict[str, Any]:
             rows = [wire.vector(text, served.dims) for text in texts(asked["input"])]
             return wire.embeddings(encoded(rows, asked), model=model)
         case "/tokenize":
-            return wire.tokenized(
-                asked.get("prompt") or _last_user_text(asked), max_model_len=served.max_model_len
-            )
+            return wire.tokenized(asked.get("prompt") or _last_user_text(asked), max_model_len=served.max_model_len)
         case "/classify":
             return wire.classification(["LABEL_0" for _ in texts(asked["input"])], model=model)
         case "/score" | "/v1/score":

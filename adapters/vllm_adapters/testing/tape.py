@@ -106,9 +106,7 @@ class Tape(Cassette):  # type: ignore[misc]
                 f"Send it in the test or in the set-up of a fixture."
             )
         if self._origin is not None and _address(request.uri) != _address(self._origin.url):
-            self._refuse(
-                f"{request.method} {request.uri} does not go to this test's vLLM, {self._origin.url}"
-            )
+            self._refuse(f"{request.method} {request.uri} does not go to this test's vLLM, {self._origin.url}")
         self.sent.add(SentRequest(request.method, path, headers, _body(request)))
 
     def _refuse(self, message: str) -> NoReturn:
@@ -132,9 +130,7 @@ class Tape(Cassette):  # type: ignore[misc]
         lines = [f"{asked} has no answer in {self.name}", f"  sent:{_shown(request)}"]
         lines.append(f"  nearest: #{best + 1} of {len(self.data)}, {_title(recorded)}, {played}")
         found = self._compare(best, request)
-        lines += [f"    {line}" for line in found[:20]] or [
-            "    the same request: it was recorded fewer times"
-        ]
+        lines += [f"    {line}" for line in found[:20]] or ["    the same request: it was recorded fewer times"]
         return "\n".join(lines)
 
     def _compare(self, index: int, request: Any) -> list[str]:

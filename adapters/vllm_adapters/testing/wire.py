@@ -47,9 +47,7 @@ def _usage(prompt: int, completed: int) -> dict[str, Any]:
     }
 
 
-def error(
-    message: str, *, code: int = 400, type: str = "BadRequestError", param: str | None = None
-) -> dict[str, Any]:
+def error(message: str, *, code: int = 400, type: str = "BadRequestError", param: str | None = None) -> dict[str, Any]:
     """The error object of 0.10.1 and later, as in a body or in a stream event."""
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
@@ -255,9 +253,7 @@ def base64_vector(values: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode("ascii")
 
 
-def embeddings(
-    vectors: Iterable[Any], *, indices: Sequence[int] | None = None, model: str = MODEL
-) -> dict[str, Any]:
+def embeddings(vectors: Iterable[Any], *, indices: Sequence[int] | None = None, model: str = MODEL) -> dict[str, Any]:
     """``/v1/embeddings``: ``vectors`` go out as they are (lists, base64, None), numbered by ``indices``."""
     rows = list(vectors)
     numbers = range(len(rows)) if indices is None else indices
@@ -274,9 +270,7 @@ def embeddings(
     }
 
 
-def rerank(
-    documents: Sequence[str], ranking: Iterable[tuple[int, float]], *, model: str = MODEL
-) -> dict[str, Any]:
+def rerank(documents: Sequence[str], ranking: Iterable[tuple[int, float]], *, model: str = MODEL) -> dict[str, Any]:
     """``/rerank``: ``ranking`` is (index, score) as sent; an index that does not exist gets no text."""
     results = [
         {
@@ -301,10 +295,7 @@ def score(scores: Iterable[float], *, model: str = MODEL) -> dict[str, Any]:
 
 def classification(labels: Iterable[str], *, model: str = MODEL) -> dict[str, Any]:
     """``/classify``, with two classes."""
-    data = [
-        {"index": i, "label": label, "probs": [0.75, 0.25], "num_classes": 2}
-        for i, label in enumerate(labels)
-    ]
+    data = [{"index": i, "label": label, "probs": [0.75, 0.25], "num_classes": 2} for i, label in enumerate(labels)]
     return {**_list("classify", len(data), model), "data": data}
 
 
