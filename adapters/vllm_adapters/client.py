@@ -142,7 +142,7 @@ class VLLMClient(Speaker, OpenAI):
             raise self._not_a_stream(response)
         with self.reading(response):
             answer = super()._process_response(options=options, response=response, stream=stream, **how)
-        if not stream and params_table.endpoint_of(options.url):
+        if not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url):
             self._check(answer, options, response)
         return answer
 
@@ -242,7 +242,7 @@ class AsyncVLLMClient(Speaker, AsyncOpenAI):
             raise self._not_a_stream(response)
         with self.reading(response):
             answer = await super()._process_response(options=options, response=response, stream=stream, **how)
-        if not stream and params_table.endpoint_of(options.url):
+        if not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url):
             self._check(answer, options, response)
         return answer
 

@@ -150,6 +150,8 @@ class Speaker:
         if endpoint is None or not isinstance(body, Mapping | None) or options.method.lower() != "post":
             return options
         merged = {**(body or {}), **cast("Mapping[str, Any]", options.extra_json or {})}
+        if not self.allow_unknown:
+            dialect.refuse_unknown(endpoint, merged, self.call_of(options))  # before anything is asked
         if not merged.get("model") and "model" in params_table.names(endpoint):
             merged["model"] = yield from self._served_model()
         version = (yield from self._server_version()) if dialect.needs_version(endpoint, merged) else self.facts.version
