@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from vllm_adapters import params_table
 from vllm_adapters._compat import http
 from vllm_adapters.errors import VLLMError
+from vllm_adapters.pools import make_transports
 from vllm_adapters.speaker import (
     R,
     ServerFacts,
@@ -31,7 +32,7 @@ from vllm_adapters.speaker import (
     settle_facts,
 )
 from vllm_adapters.streaming import AsyncWholeStream, WholeStream
-from vllm_adapters.transport import DEADLINE, AsyncHTTP, SyncHTTP, Timeouts, make_transports
+from vllm_adapters.transport import DEADLINE, AsyncHTTP, SyncHTTP, Timeouts
 
 
 class VLLMClient(Speaker, OpenAI):

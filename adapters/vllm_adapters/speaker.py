@@ -315,8 +315,6 @@ def _unpickle(cls: Callable[..., Any], address: str, config: dict[str, Any]) -> 
 
 def settle_facts(server_version: str | Version | None, facts: ServerFacts | None) -> ServerFacts:
     """The facts of a server, with the version its user states."""
-    facts = facts or ServerFacts()
-    if server_version is not None:
-        facts.version = Version(str(server_version))
-        facts.version_known = True
-    return facts
+    if server_version is None:
+        return facts or ServerFacts()
+    return ServerFacts(Version(str(server_version)), version_known=True, model=facts.model if facts else None)
