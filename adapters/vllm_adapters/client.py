@@ -127,6 +127,8 @@ class VLLMClient(Speaker, OpenAI):
             return super().request(cast_to, options, stream=stream, stream_cls=_whole(stream_cls, WholeStream))
         except openai.OpenAIError as failure:
             error = self._failed(failure)
+            if error is None:
+                raise
             if options.method.lower() == "post":
                 with suppress(VLLMError):  # no explanation to be had: the error as it is
                     error = self._run(self._explain(error))
@@ -227,6 +229,8 @@ class AsyncVLLMClient(Speaker, AsyncOpenAI):
             return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except openai.OpenAIError as failure:
             error = self._failed(failure)
+            if error is None:
+                raise
             if options.method.lower() == "post":
                 with suppress(VLLMError):  # no explanation to be had: the error as it is
                     error = await self._run(self._explain(error))

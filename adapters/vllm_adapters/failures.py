@@ -230,6 +230,18 @@ def not_an_answer(reason: str, *, call: Call, response: http.Response) -> e.Inva
     )
 
 
+def truncated(partial: str, *, call: Call | None = None, completion: Any = None) -> e.TruncatedOutput:
+    """The error for a reply that the token limit cut where a whole object was asked for."""
+    return e.TruncatedOutput(
+        "The token limit cut the reply before the object was whole",
+        hint="Raise max_tokens, or leave it out",
+        address=call.address if call else None,
+        model=call.model if call else None,
+        partial=partial,
+        completion=completion,
+    )
+
+
 def _flags(message: str) -> tuple[str, ...]:
     named = tuple(dict.fromkeys(_FLAG.findall(message)))
     lowered = message.lower()

@@ -34,7 +34,7 @@ from vllm_adapters.errors import (
     VLLMError,
     WrongAddress,
 )
-from vllm_adapters.failures import Call
+from vllm_adapters.failures import Call, truncated
 from vllm_adapters.transport import DEADLINE, Deadline, Timeouts
 
 log = logging.getLogger("vllm_adapters")
@@ -52,6 +52,8 @@ class ServerFacts:
 
     version: Version | None = None
     version_known: bool = False
+    stated: bool = False
+    fingerprint: str | None = None
     model: str | None = None
 
 
@@ -193,6 +195,7 @@ class Speaker:
                 PermissionDenied,
             ) as silent:
                 log.debug("The server tells no version: %s", silent)
+                self.facts.version = self._version_in_fingerprint()
             self.facts.version_known = True
         return self.facts.version
 
@@ -223,10 +226,19 @@ class Speaker:
         return told
 
     def _learn(self, fingerprint: object) -> None:
-        """Take the version from a reply's ``system_fingerprint`` (0.21.0 and newer say it there)."""
-        if not self.facts.version_known and isinstance(fingerprint, str) and fingerprint.startswith("vllm-"):
-            self.facts.version = dialect.parse_version(fingerprint)
-            self.facts.version_known = self.facts.version is not None
+        """Note a reply's ``system_fingerprint``: it bears the version, and another one means another server."""
+        facts = self.facts
+        if facts.stated or fingerprint == facts.fingerprint or not isinstance(fingerprint, str):
+            return
+        if facts.fingerprint is not None:
+            facts.version_known = False
+        facts.fingerprint = fingerprint
+        if facts.version is None:
+            facts.version = self._version_in_fingerprint()
+
+    def _version_in_fingerprint(self) -> Version | None:
+        fingerprint = self.facts.fingerprint or ""
+        return dialect.parse_version(fingerprint) if fingerprint.startswith("vllm-") else None
 
     def _call_sent(self, response: http.Response) -> Call:
         try:
@@ -268,14 +280,18 @@ class Speaker:
         self._learn(getattr(parsed, "system_fingerprint", None))
         check_answer(parsed, options.json_data, call=self.call_of(options), response=response)
 
-    def _failed(self, failure: openai.OpenAIError) -> VLLMError:
-        """The SDK's connection errors as ours."""
+    def _failed(self, failure: openai.OpenAIError) -> VLLMError | None:
+        """The SDK's error as ours; ``None`` for those that are no failure of the server."""
         if isinstance(failure, VLLMError):
             return failure
         deadline = DEADLINE.get()
         call = deadline.call if deadline else Call(self.address)
-        cause = failure.__cause__ or failure
-        return failures.from_transport(cause, call=call, request=getattr(failure, "request", None))
+        if isinstance(failure, openai.LengthFinishReasonError):  # from the SDK's parse() helper
+            text = failure.completion.choices[0].message.content or ""
+            return truncated(text, call=call, completion=failure.completion)
+        if isinstance(failure, openai.APIConnectionError):
+            return failures.from_transport(failure.__cause__ or failure, call=call, request=failure.request)
+        return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self  # safe to share: nothing of it changes but what it learns of the server
@@ -286,7 +302,7 @@ class Speaker:
             "timeout": self.time_limits,
             "max_retries": self.max_retries,  # type: ignore[attr-defined]
             "max_connections": self.max_connections,
-            "server_version": str(self.facts.version) if self.facts.version else None,
+            "server_version": str(self.facts.version) if self.facts.stated else None,
             "allow_unknown": self.allow_unknown,
         }
         return _unpickle, (type(self), self.address, config)
@@ -317,4 +333,5 @@ def settle_facts(server_version: str | Version | None, facts: ServerFacts | None
     """The facts of a server, with the version its user states."""
     if server_version is None:
         return facts or ServerFacts()
-    return ServerFacts(Version(str(server_version)), version_known=True, model=facts.model if facts else None)
+    model = facts.model if facts else None
+    return ServerFacts(Version(str(server_version)), version_known=True, stated=True, model=model)

@@ -111,6 +111,19 @@ def test_cut_by_length_is_not_judged(ask, fault_server, stream):
     assert ask(fault_server.url, stream=stream, response_format={"type": "json_object"})
 
 
+def test_the_sdks_parse_helper_truncated(fault_server):
+    from pydantic import BaseModel
+
+    class Thing(BaseModel):
+        a: int
+
+    fault_server.reply(faults.chat('{"a', finish_reason="length"))
+    with VLLMClient(fault_server.url, max_retries=0) as client, pytest.raises(e.TruncatedOutput) as caught:
+        client.chat.completions.parse(model="stub", messages=[{"role": "user", "content": "x"}], response_format=Thing)
+    assert isinstance(caught.value, openai.LengthFinishReasonError)
+    assert (caught.value.partial, caught.value.completion.choices[0].finish_reason) == ('{"a', "length")
+
+
 def test_old_reasoning_name_is_read(ask, fault_server):
     fault_server.reply(faults.chat("six", reasoning="because", legacy_reasoning=True))
     assert ask(fault_server.url).choices[0].message.reasoning == "because"

@@ -10,7 +10,7 @@ import pytest
 
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters import errors as e
-from vllm_adapters.testing import faults
+from vllm_adapters.testing import faults, wire
 from vllm_adapters.transport import Timeouts
 
 CHAT = "/v1/chat/completions"
@@ -213,6 +213,28 @@ def test_facts_are_asked_once_and_only_when_needed(fault_server):
         )
     asked = [request.route for request in fault_server.requests]
     assert asked == ["/v1/models", "/version", CHAT, CHAT, CHAT]
+
+
+def test_a_reply_tells_when_the_server_was_replaced(fault_server):
+    versions = ("0.10.2", "0.10.2", "0.32.0", "0.32.0")
+    replies = [{**wire.chat("hi"), "system_fingerprint": f"vllm-{version}-x"} for version in versions]
+    fault_server.script(CHAT, [faults.json_reply(reply) for reply in replies])
+    fault_server.script("/version", [faults.json_reply({"version": v}) for v in ("0.10.2", "0.32.0")])
+    client = VLLMClient(fault_server.url, max_retries=0)
+    for _ in versions:
+        client.chat.completions.create(**hello(), extra_body={"structured_outputs": {"choice": ["hi"]}})
+    asked = [set(request.json) & {"guided_choice", "structured_outputs"} for request in fault_server.posts(CHAT)]
+    assert asked == [{"guided_choice"}] * 3 + [{"structured_outputs"}]
+    assert [request.route for request in fault_server.requests].count("/version") == 2
+
+
+def test_a_gateway_that_tells_no_version_is_judged_by_its_replies(make_fault_server):
+    server = make_fault_server(version=None)
+    server.reply(faults.json_reply({**wire.chat("hi"), "system_fingerprint": "vllm-0.21.0-x"}), CHAT)
+    client = VLLMClient(server.url, max_retries=0)
+    client.chat.completions.create(**hello(), extra_body={"stop_token_ids": [1]})
+    with pytest.raises(e.UnsupportedParameter, match=r"vLLM 0\.21\.0"):
+        client.chat.completions.create(**hello(), extra_body={"session_id": "x"})
 
 
 def test_copies_share_connections_and_facts(fault_server):

@@ -14,7 +14,8 @@ from langchain_core.runnables import Runnable, RunnableGenerator, RunnableMap, R
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel
 
-from vllm_adapters.errors import ConstraintNotEnforced, TruncatedOutput
+from vllm_adapters.errors import ConstraintNotEnforced
+from vllm_adapters.failures import truncated
 
 if TYPE_CHECKING:
     from vllm_adapters.langchain.chat import ChatVLLM
@@ -40,11 +41,8 @@ class _Whole:
 
     def check(self, message: AIMessage) -> None:
         if message.response_metadata.get("finish_reason") == "length":
-            raise TruncatedOutput(
-                "The token limit cut the reply before the object was whole",
-                hint="Raise max_tokens, or leave it out",
-                partial=str(message.text) or str(getattr(message, "tool_call_chunks", "") or message.tool_calls),
-            )
+            calls = getattr(message, "tool_call_chunks", None) or message.tool_calls
+            raise truncated(str(message.text) or str(calls or ""))
         if self.tool_name and not message.tool_calls:
             raise ConstraintNotEnforced(
                 f"The reply is not the forced call of `{self.tool_name}`: {str(message.text)[:200]!r}",
