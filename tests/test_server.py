@@ -1,5 +1,7 @@
 """VLLMServer on real servers: vLLM's own endpoints, checked and typed."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -153,6 +155,15 @@ def test_metrics(server):
 def test_lora_that_is_off(server):
     with pytest.raises(e.FeatureNotEnabled, match="--enable-lora"):
         server.load_lora("mine", "somewhere")
+
+
+def test_a_pickle_holds_no_key():
+    server = VLLMServer("http://h:1", api_key="sk-canary", model="m", max_retries=7, default_headers={"X": "sk-canary"})
+    assert server.async_client
+    packed = pickle.dumps(server)
+    assert b"canary" not in packed
+    again = pickle.loads(packed)
+    assert (again.base_url, again.model, again.client.max_retries) == ("http://h:1/v1", "m", 7)
 
 
 def test_the_constructor_sends_nothing_and_shows_no_key():

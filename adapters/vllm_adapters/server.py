@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, SecretStr
@@ -77,6 +77,12 @@ class VLLMServer:
 
     def __repr__(self) -> str:
         return f"VLLMServer({self.base_url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As for the client: a pickle holds no key, no headers, no connection.
+        kept = ("timeout", "max_retries", "max_connections", "server_version", "allow_unknown")
+        options = {name: self._options[name] for name in kept if name in self._options}
+        return partial(VLLMServer, model=self.model, **options), (self.base_url,)
 
     def _at_root(self, path: str) -> str:
         return f"{self.client.root}{path}"
