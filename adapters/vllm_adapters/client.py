@@ -43,10 +43,12 @@ class VLLMClient(Speaker, OpenAI):
     >>> reply = client.chat.completions.create(
     ...     model="",  # the one model that is served
     ...     messages=[{"role": "user", "content": "What is the capital of France?"}],
-    ...     extra_body={"top_k": 1, "structured_outputs": {"choice": ["Paris", "Rome"]}},
+    ...     extra_body={"top_k": 1, "chat_template_kwargs": {"enable_thinking": True}},
     ... )
-    >>> reply.choices[0].message.content
-    'Paris'
+    >>> reply.choices[0].message.content.strip()
+    'The capital of France is Paris.'
+    >>> bool(reply.choices[0].message.reasoning)  # vllm serve MODEL --reasoning-parser ...
+    True
 
     Args:
         base_url: The server: ``http://host:8000``, with or without ``/v1``. Default: ``VLLM_BASE_URL``, else

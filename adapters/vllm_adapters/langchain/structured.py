@@ -12,7 +12,7 @@ from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser,
 from langchain_core.outputs import Generation
 from langchain_core.runnables import Runnable, RunnableGenerator, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
-from pydantic import BaseModel
+from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from vllm_adapters.errors import ConstraintNotEnforced
 from vllm_adapters.failures import truncated
@@ -83,7 +83,7 @@ def structured(
         raise ValueError(f"method={method!r} needs a schema")
     tool_name: str | None = None
     how: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-    pydantic_class: Any = schema if isinstance(schema, type) and issubclass(schema, BaseModel) else None
+    pydantic_class: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
     parser: Any = _WholePydantic(pydantic_object=pydantic_class) if pydantic_class else JsonOutputParser()
     if method == "json_schema":
         json_schema = convert_to_json_schema(schema)  # type: ignore[arg-type]

@@ -33,12 +33,10 @@ _turns = itertools.count()
 class LocalVLLM:
     """A vLLM server on this machine's CPU, with a small model.
 
-    ```python
-    from vllm_adapters.local import LocalVLLM
-
-    with LocalVLLM("tiny") as server:           # a vllm_adapters.VLLMServer
-        print(server.base_url)                  # http://127.0.0.1:43210/v1
-    ```
+    >>> from vllm_adapters import LocalVLLM
+    >>> with LocalVLLM("tiny") as server:  # a VLLMServer
+    ...     server.version
+    '0.32.0'
 
     The first use installs vLLM into a private environment below the user's cache directory, which takes
     minutes and about 4 GB; later ones start in about a minute. No server outlives the program that started
