@@ -234,9 +234,7 @@ def test_no_parameter_hides_a_name_of_the_framework(module, base, model):
     framework = getattr(pytest.importorskip(module), base)
     assert not set(model.model_fields) & (_own_names(framework) - set(dir(BaseModel)))
     mixed = create_model("Mixed", __base__=(model, framework))
-    assert {
-        k: v for k, v in mixed.model_config.items() if k in framework.model_config
-    } == framework.model_config
+    assert {k: v for k, v in mixed.model_config.items() if k in framework.model_config} == framework.model_config
 
 
 def test_wire_takes_only_the_parameters_of_a_mixed_class():
@@ -282,9 +280,7 @@ def test_availability(endpoint, name, first, last):
     assert availability(endpoint, name) == (Version(first), Version(last) if last else None)
 
 
-@pytest.mark.parametrize(
-    "name", ["store", "metadata", "functions", "service_tier", "return_documents", "topk"]
-)
+@pytest.mark.parametrize("name", ["store", "metadata", "functions", "service_tier", "return_documents", "topk"])
 def test_what_vllm_never_declared_is_unknown(name):
     assert all(availability(endpoint, name) is None for endpoint in TABLE["endpoints"])
 
@@ -477,9 +473,7 @@ def test_a_release_adds_removes_and_changes(run):
             {
                 "top_k": {"anyOf": [{"type": "integer", "minimum": -1.0}, NULL]},
                 "seed": {"anyOf": [{"type": "integer", "maximum": 9.223372036854776e18}, NULL]},
-                "structured_outputs": {
-                    "anyOf": [{"$ref": "#/components/schemas/StructuredOutputsParams"}, NULL]
-                },
+                "structured_outputs": {"anyOf": [{"$ref": "#/components/schemas/StructuredOutputsParams"}, NULL]},
                 "store": {"type": "boolean", "default": False},
             },
         )
