@@ -118,6 +118,12 @@ def test_what_is_not_there_is_no_failure(tour):
     assert printed.count("no_such_framework is not installed: pip install 'vllm-adapters[haystack]'") == 1
 
 
+def test_a_tour_of_nothing_is_a_failure(tour):
+    code, printed = tour(Column(), [CHAT, POOL])
+    assert code == 1
+    assert "0 worked, 0 failed, 8 not there" in printed
+
+
 def test_a_room_that_does_not_load_is_a_failure(visit):
     broken = Room("Broken", "vllm_adapters.demo.no_such_module", "openai", "")
     assert visit("chat", Right(), room=broken).text == "ModuleNotFoundError"

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
@@ -64,30 +64,35 @@ def servers(console: Console) -> Iterator[list[Place]]:
         VLLMError: One of them cannot be reached, or cannot be started here.
     """
     chat, pooling = os.environ.get("VLLM_BASE_URL"), os.environ.get("VLLM_EMBED_BASE_URL")
-    if chat:
-        console.print(f"VLLM_BASE_URL is set: no server is started, {escape(chat)} is asked.")
-        places = [look(chat, "VLLM_BASE_URL", CHAT)]
-        if pooling:
-            places.append(look(pooling, "VLLM_EMBED_BASE_URL", POOLING))
-        yield places
-        return
     with ExitStack() as running:
-        from vllm_adapters.local import LocalVLLM
+        if chat:
+            console.print(f"VLLM_BASE_URL is set: no server is started, {escape(chat)} is asked.")
+            places = [look(chat, "VLLM_BASE_URL", CHAT)]
+        else:
+            places = running.enter_context(_started(console, minilm=not pooling))
+        if pooling:
+            given = look(pooling, "VLLM_EMBED_BASE_URL", POOLING)
+            places.append(replace(given, tasks=given.tasks & POOLING))
+        yield places
 
+
+@contextmanager
+def _started(console: Console, *, minilm: bool) -> Iterator[list[Place]]:
+    from vllm_adapters.local import LocalVLLM
+
+    with ExitStack() as running:
         tiny = LocalVLLM("tiny")
-        # One of two tells how far it is: two live lines would overwrite one another.
-        minilm = None if pooling else _InBackground(LocalVLLM("minilm", quiet=True))
         running.callback(tiny.stop)
-        if minilm:
-            running.callback(minilm.local.stop)
-            minilm.start()
+        # One of two tells how far it is: two live lines would overwrite one another.
+        second = _InBackground(LocalVLLM("minilm", quiet=True)) if minilm else None
+        if second:
+            running.callback(second.local.stop)
+            second.start()
         tiny.start()
         places = [look(tiny.base_url, "started here", CHAT, known=True)]
-        if minilm:
-            minilm.wait(console)
-            places.append(look(minilm.local.base_url, "started here", POOLING, known=True))
-        elif pooling:
-            places.append(look(pooling, "VLLM_EMBED_BASE_URL", POOLING))
+        if second:
+            second.wait(console)
+            places.append(look(second.local.base_url, "started here", POOLING, known=True))
         yield places
 
 
