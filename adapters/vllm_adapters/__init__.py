@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from vllm_adapters.errors import VLLMError
     from vllm_adapters.local import LocalVLLM
     from vllm_adapters.server import VLLMServer
+    from vllm_adapters.transport import Timeouts
 
-__all__ = ["AsyncVLLMClient", "LocalVLLM", "VLLMClient", "VLLMError", "VLLMServer", "__version__"]
+__all__ = ["AsyncVLLMClient", "LocalVLLM", "Timeouts", "VLLMClient", "VLLMError", "VLLMServer", "__version__"]
 
 _HOME = {
     "AsyncVLLMClient": "client",
     "LocalVLLM": "local",
+    "Timeouts": "transport",
     "VLLMClient": "client",
     "VLLMError": "errors",
     "VLLMServer": "server",

@@ -28,8 +28,8 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
         ConstraintNotEnforced: It breaks the constraint that was asked for.
         VLLMError: The body of the 200 is an error.
     """
-    if answer is None or isinstance(answer, str):
-        raise failures.not_an_answer("The reply is not JSON", call=call, response=response)
+    if answer is None or isinstance(answer, str | list):
+        raise failures.not_an_answer("The reply is not a JSON object", call=call, response=response)
     fields = answer if isinstance(answer, Mapping) else getattr(answer, "model_extra", None) or {}
     if fields.get("error"):
         raise failures.from_event({"error": fields["error"]}, call=call, response=response)

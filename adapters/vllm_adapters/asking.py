@@ -18,6 +18,7 @@ from vllm_adapters.speaker import Speaker
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class HasClients(Protocol):
@@ -75,7 +76,7 @@ def in_sync(plan: Callable[Concatenate[S, P], Ask[R]]) -> Callable[Concatenate[S
         ask = plan(self, *args, **kwargs)
         return ask.answer(self.client, self.client.request(ask.cast_to, ask.options()))
 
-    return send
+    return _named(send, plan.__name__.lstrip("_"))
 
 
 def in_async(
@@ -88,4 +89,10 @@ def in_async(
         ask = plan(self, *args, **kwargs)
         return ask.answer(self.async_client, await self.async_client.request(ask.cast_to, ask.options()))
 
-    return send
+    return _named(send, "a" + plan.__name__.lstrip("_"))
+
+
+def _named(method: F, name: str) -> F:
+    """``method``, called ``name`` in tracebacks and help."""
+    method.__name__, method.__qualname__ = name, f"VLLMServer.{name}"
+    return method

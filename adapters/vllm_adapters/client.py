@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from vllm_adapters import params_table
 from vllm_adapters._compat import http
 from vllm_adapters.errors import VLLMError
+from vllm_adapters.pools import make_transports
 from vllm_adapters.speaker import (
     R,
     ServerFacts,
@@ -31,7 +32,7 @@ from vllm_adapters.speaker import (
     settle_facts,
 )
 from vllm_adapters.streaming import AsyncWholeStream, WholeStream
-from vllm_adapters.transport import DEADLINE, AsyncHTTP, SyncHTTP, Timeouts, make_transports
+from vllm_adapters.transport import DEADLINE, AsyncHTTP, SyncHTTP, Timeouts
 
 
 class VLLMClient(Speaker, OpenAI):
@@ -142,7 +143,7 @@ class VLLMClient(Speaker, OpenAI):
             raise self._not_a_stream(response)
         with self.reading(response):
             answer = super()._process_response(options=options, response=response, stream=stream, **how)
-        if not stream and params_table.endpoint_of(options.url):
+        if not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url):
             self._check(answer, options, response)
         return answer
 
@@ -242,7 +243,7 @@ class AsyncVLLMClient(Speaker, AsyncOpenAI):
             raise self._not_a_stream(response)
         with self.reading(response):
             answer = await super()._process_response(options=options, response=response, stream=stream, **how)
-        if not stream and params_table.endpoint_of(options.url):
+        if not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url):
             self._check(answer, options, response)
         return answer
 

@@ -28,6 +28,7 @@ _GUIDED = {
     "structural_tag": "structural_tag",
 }
 _POOLED = ("use_activation", "normalize", "activation", "softmax")
+_SAME_THING = ({"max_tokens", "max_completion_tokens"}, {"structured_outputs", *_GUIDED}, set(_POOLED))
 _HINTS = {
     "guided_decoding_backend": "The server chooses it now: --structured-outputs-config '{\"backend\": ...}'",
     "best_of": "Use n",
@@ -106,6 +107,8 @@ def speak(
     version = version or params_table.newest()
     said = dict(body)
     allow_unknown = bool(said.pop(ALLOW_UNKNOWN, False)) or allow_unknown
+    if not allow_unknown:
+        refuse_unknown(endpoint, said, call)
     _rename_limits(endpoint, said, call)
     _translate_constraints(endpoint, said, version, call)
     _translate_activation(endpoint, said, version, call)
@@ -114,16 +117,28 @@ def speak(
     _name_thoughts(said, version)
     for name in list(said):
         known = params_table.availability(endpoint, name)
-        if known is None:
-            if not allow_unknown:
-                raise unknown_parameter(endpoint, name, call)
-        elif not _has(version, known):
-            if said[name] is None:
-                del said[name]
-            else:
-                raise _unsupported(name, known, version, call)
+        if known is None or _has(version, known):
+            continue
+        if said[name] is not None:
+            raise _unsupported(name, known, version, call)
+        del said[name]
     _check_nested(said, version, call, allow_unknown)
     return said
+
+
+def refuse_unknown(endpoint: str, body: Mapping[str, Any], call: Call) -> None:
+    """Raise for a field that no vLLM version has on this endpoint, under this or another name.
+
+    Raises:
+        UnknownParameter: There is one.
+    """
+    if body.get(ALLOW_UNKNOWN):
+        return
+    known = params_table.names(endpoint)
+    for name in body:
+        others = next((group for group in _SAME_THING if name in group), ())
+        if name not in known and name != ALLOW_UNKNOWN and not known.intersection(others):
+            raise unknown_parameter(endpoint, name, call)
 
 
 def unknown_parameter(endpoint: str, name: str, call: Call | None = None) -> UnknownParameter:

@@ -217,9 +217,12 @@ def from_transport(failure: BaseException, *, call: Call, request: http.Request 
 def not_an_answer(reason: str, *, call: Call, response: http.Response) -> e.InvalidResponse:
     """The error for a 200 whose body is not the answer it should be."""
     content_type = response.headers.get("content-type", "none")
-    start = _plain(response.text[:400])[:120] if response.is_stream_consumed else ""
+    try:
+        start = f", body starts {_plain(response.text[:400])[:120]!r}"
+    except http.StreamError:
+        start = ""  # a stream, whose bytes have gone to the caller
     return e.InvalidResponse(
-        f"{reason}: HTTP {response.status_code}, content type {content_type}, body starts {start!r}",
+        f"{reason}: HTTP {response.status_code}, content type {content_type}{start}",
         hint="Something between here and vLLM may be answering in its place",
         address=call.address,
         model=call.model,

@@ -150,6 +150,8 @@ class Speaker:
         if endpoint is None or not isinstance(body, Mapping | None) or options.method.lower() != "post":
             return options
         merged = {**(body or {}), **cast("Mapping[str, Any]", options.extra_json or {})}
+        if not self.allow_unknown:
+            dialect.refuse_unknown(endpoint, merged, self.call_of(options))  # before anything is asked
         if not merged.get("model") and "model" in params_table.names(endpoint):
             merged["model"] = yield from self._served_model()
         version = (yield from self._server_version()) if dialect.needs_version(endpoint, merged) else self.facts.version
@@ -313,8 +315,6 @@ def _unpickle(cls: Callable[..., Any], address: str, config: dict[str, Any]) -> 
 
 def settle_facts(server_version: str | Version | None, facts: ServerFacts | None) -> ServerFacts:
     """The facts of a server, with the version its user states."""
-    facts = facts or ServerFacts()
-    if server_version is not None:
-        facts.version = Version(str(server_version))
-        facts.version_known = True
-    return facts
+    if server_version is None:
+        return facts or ServerFacts()
+    return ServerFacts(Version(str(server_version)), version_known=True, model=facts.model if facts else None)

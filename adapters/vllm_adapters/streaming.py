@@ -86,7 +86,7 @@ class ChunkReader:
                 event = json.loads(data.decode())
             except ValueError as error:
                 raise failures.not_an_answer(
-                    f"An event of the stream is not JSON ({error})", call=self._call, response=response
+                    f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
                 ) from None
             if not isinstance(event, dict) or event.get("error"):
                 raise self._failed(event, response)

@@ -1,21 +1,15 @@
-"""How requests travel: time limits, connection pools, proxies, redirects; one pool per event loop and process.
+"""How requests travel: time limits and redirects.
 
 The HTTP clients here are the SDK's own default clients, given our rules.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import ipaddress
-import os
-import threading
 import time
-import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from typing import Any, NoReturn
 
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
@@ -23,14 +17,12 @@ from vllm_adapters import failures
 from vllm_adapters._compat import http
 from vllm_adapters.failures import Call
 
-C = TypeVar("C")
-
 
 @dataclass(frozen=True)
 class Timeouts:
     """Time limits of a call, in seconds; ``None`` switches one off.
 
-    >>> from vllm_adapters.transport import Timeouts
+    >>> from vllm_adapters import Timeouts
     >>> Timeouts(idle=60).total
     3600.0
 
@@ -112,14 +104,6 @@ DEADLINE: ContextVar[Deadline | None] = ContextVar("vllm_adapters_deadline", def
 """The deadline of the call that is being sent."""
 
 
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine, which no proxy of the environment can reach for us."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
 class _TimedStream(http.SyncByteStream):
     def __init__(self, stream: Any, deadline: Deadline, request: http.Request) -> None:
         self._stream, self._deadline, self._request = stream, deadline, request
@@ -184,8 +168,6 @@ _MAX_HOPS = 5
 class SyncHTTP(DefaultHttpxClient):
     """The SDK's HTTP client with total time limits and without redirects to another origin."""
 
-    owner: Transports[Any]
-
     def send(self, request: http.Request, *, stream: bool = False, **options: Any) -> http.Response:
         """Send, following redirects within the origin only, and hold the reply to the call's deadline."""
         options["follow_redirects"] = False
@@ -220,8 +202,6 @@ class SyncHTTP(DefaultHttpxClient):
 class AsyncHTTP(DefaultAsyncHttpxClient):
     """``SyncHTTP`` for the async client."""
 
-    owner: Transports[Any]
-
     async def send(self, request: http.Request, *, stream: bool = False, **options: Any) -> http.Response:
         """Send, following redirects within the origin only, and hold the reply to the call's deadline."""
         options["follow_redirects"] = False
@@ -247,68 +227,3 @@ class AsyncHTTP(DefaultAsyncHttpxClient):
                 await response.aclose()
                 raise
         return response
-
-
-_LEFT_BY_PARENT: list[Any] = []  # kept alive: collecting them in a forked child would touch the parent's sockets
-
-
-class Transports(Generic[C]):
-    """The HTTP clients of one SDK client: one per process, and per event loop for the async one.
-
-    Args:
-        make: Makes an HTTP client.
-        per_loop: One for each running event loop, since a connection belongs to the loop that opened it.
-    """
-
-    def __init__(self, make: Callable[[], C], *, per_loop: bool) -> None:
-        self._make = make
-        self._per_loop = per_loop
-        self._begin()
-
-    def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._loopless: C | None = None
-        self._of_loop: weakref.WeakKeyDictionary[Any, C] = weakref.WeakKeyDictionary()
-
-    def current(self) -> C:
-        """The HTTP client for here and now: this process, this event loop."""
-        if self._pid != os.getpid():
-            _LEFT_BY_PARENT.extend([self._loopless, *self._of_loop.values()])
-            self._begin()
-        loop = _running_loop() if self._per_loop else None
-        with self._lock:
-            client = self._loopless if loop is None else self._of_loop.get(loop)
-            if client is None:
-                client = self._make()
-                client.owner = self  # type: ignore[attr-defined]
-                if loop is None:
-                    self._loopless = client
-                else:
-                    self._of_loop[loop] = client
-        return client
-
-
-def _running_loop() -> Any:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None  # constructed outside a loop, or running under trio
-
-
-@functools.cache
-def _ssl_context() -> Any:
-    return http.create_ssl_context()  # loading the certificates takes longer than a short reply
-
-
-def make_transports(cls: type[C], host: str, max_connections: int) -> Transports[C]:
-    """Transports of ``cls`` (``SyncHTTP`` or ``AsyncHTTP``) for a server at ``host``.
-
-    Args:
-        cls: Which HTTP client to make.
-        host: The server's host name; environment proxies are not asked for this machine's own.
-        max_connections: Connections at once; all may be kept alive, as closing and reopening costs more.
-    """
-    limits = http.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
-    options = {"limits": limits, "trust_env": not is_loopback(host), "verify": _ssl_context()}
-    return Transports(lambda: cast(Any, cls)(**options), per_loop=issubclass(cls, AsyncHTTP))

@@ -97,6 +97,10 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
             if name not in known:
                 with langchain_errors():
                     raise dialect.unknown_parameter("chat", name)
+        for name in ("api_key", "openai_api_key"):
+            if not isinstance(values.get(name), str | SecretStr | None):
+                # Not left to Pydantic, whose error would show the value.
+                raise TypeError(f"{name} must be a str or a SecretStr, not {type(values[name]).__name__}")
         return values
 
     @model_validator(mode="before")
@@ -302,7 +306,7 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
             kwargs: Parameters to bind.
         """
         forced = bool(tool_choice) and tool_choice not in ("auto", "none")
-        return super().bind_tools(
+        bound: Any = super().bind_tools(
             tools,
             tool_choice=tool_choice,
             strict=True if strict is None and forced else strict,
@@ -310,6 +314,7 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
             response_format=response_format,
             **kwargs,
         )
+        return self.bind(**bound.kwargs)
 
     def with_structured_output(
         self,

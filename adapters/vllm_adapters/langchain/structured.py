@@ -33,7 +33,7 @@ class _WholePydantic(PydanticOutputParser[Any]):
 
 
 class _Whole:
-    """Passes messages on, and raises at the end of one that is not whole."""
+    """Passes messages on, and raises when one ends that is not whole."""
 
     def __init__(self, tool_name: str | None) -> None:
         self.tool_name = tool_name
@@ -57,16 +57,19 @@ class _Whole:
         message = None
         for chunk in chunks:
             message = _add(message, chunk)
+            self.check_if_finished(chunk, message)
             yield chunk
-        if message is not None:
-            self.check(message)
 
     async def async_(self, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
         message = None
         async for chunk in chunks:
             message = _add(message, chunk)
+            self.check_if_finished(chunk, message)
             yield chunk
-        if message is not None:
+
+    def check_if_finished(self, chunk: AIMessage, message: AIMessage) -> None:
+        # Before the chunk goes on to the parser, which would report half an object in its own way.
+        if chunk.response_metadata.get("finish_reason"):
             self.check(message)
 
 

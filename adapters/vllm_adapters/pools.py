@@ -1,0 +1,199 @@
+"""Connections: one set per process and event loop, in small pools, past the environment's proxies on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Generic, TypeVar, cast
+from urllib.request import getproxies
+
+from vllm_adapters._compat import http
+from vllm_adapters.transport import AsyncHTTP
+
+C = TypeVar("C")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine, which no proxy of the environment can reach for us."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+_LEFT_BY_PARENT: list[Any] = []  # kept alive: collecting them in a forked child would touch the parent's sockets
+
+
+class Transports(Generic[C]):
+    """The HTTP clients of one SDK client: one per process, and per event loop for the async one.
+
+    Args:
+        make: Makes an HTTP client.
+        per_loop: One for each running event loop, since a connection belongs to the loop that opened it.
+    """
+
+    def __init__(self, make: Callable[[], C], *, per_loop: bool) -> None:
+        self._make = make
+        self._per_loop = per_loop
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._loopless: C | None = None
+        self._of_loop: weakref.WeakKeyDictionary[Any, C] = weakref.WeakKeyDictionary()
+
+    def current(self) -> C:
+        """The HTTP client for here and now: this process, this event loop."""
+        if self._pid != os.getpid():
+            _LEFT_BY_PARENT.extend([self._loopless, *self._of_loop.values()])
+            self._begin()
+        loop = _running_loop() if self._per_loop else None
+        with self._lock:
+            client = self._loopless if loop is None else self._of_loop.get(loop)
+            if client is None:
+                client = self._make()
+                if loop is None:
+                    self._loopless = client
+                else:
+                    self._of_loop[loop] = client
+        return client
+
+
+def _running_loop() -> Any:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None  # constructed outside a loop, or running under trio
+
+
+@functools.cache
+def _ssl_context() -> Any:
+    return http.create_ssl_context()  # loading the certificates takes longer than a short reply
+
+
+_LANE = 32
+
+
+class _Lanes(Generic[C]):
+    """Which of several small pools takes the next request: the first with room, so that connections are reused.
+
+    One pool of a thousand connections looks at all of them for every request, which costs more than the request.
+    """
+
+    def __init__(self, make: Callable[[], C], max_connections: int) -> None:
+        self._make = make
+        self._most = -(-max_connections // _LANE)
+        self._lock = threading.Lock()
+        self.lanes: list[C] = []
+        self._busy: list[int] = []
+
+    def enter(self) -> tuple[C, Callable[[], None]]:
+        """A pool, and what to call when its request is over."""
+        with self._lock:
+            place = next((n for n, busy in enumerate(self._busy) if busy < _LANE), len(self._busy))
+            if place == self._most:
+                place = self._busy.index(min(self._busy))
+            if place == len(self._busy):
+                self.lanes.append(self._make())
+                self._busy.append(0)
+            self._busy[place] += 1
+            lane = self.lanes[place]
+        return lane, functools.partial(self._leave, place)
+
+    def _leave(self, place: int) -> None:
+        with self._lock:
+            self._busy[place] -= 1
+
+
+class _LaneStream(http.SyncByteStream, http.AsyncByteStream):
+    def __init__(self, stream: Any, leave: Callable[[], None]) -> None:
+        self._stream, self._leave = stream, leave
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._stream)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return cast("AsyncIterator[bytes]", self._stream.__aiter__())
+
+    def close(self) -> None:
+        self._stream.close()
+        self._over()
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self._over()
+
+    def _over(self) -> None:
+        leave, self._leave = self._leave, lambda: None
+        leave()
+
+
+class _SyncLanes(http.BaseTransport):
+    def __init__(self, make: Callable[[], http.HTTPTransport], max_connections: int) -> None:
+        self._pools = _Lanes(make, max_connections)
+
+    def handle_request(self, request: http.Request) -> http.Response:
+        lane, leave = self._pools.enter()
+        try:
+            response = lane.handle_request(request)
+        except BaseException:
+            leave()
+            raise
+        response.stream = _LaneStream(response.stream, leave)
+        return response
+
+    def close(self) -> None:
+        for lane in self._pools.lanes:
+            lane.close()
+
+
+class _AsyncLanes(http.AsyncBaseTransport):
+    def __init__(self, make: Callable[[], http.AsyncHTTPTransport], max_connections: int) -> None:
+        self._pools = _Lanes(make, max_connections)
+
+    async def handle_async_request(self, request: http.Request) -> http.Response:
+        lane, leave = self._pools.enter()
+        try:
+            response = await lane.handle_async_request(request)
+        except BaseException:
+            leave()
+            raise
+        response.stream = _LaneStream(response.stream, leave)
+        return response
+
+    async def aclose(self) -> None:
+        for lane in self._pools.lanes:
+            await lane.aclose()
+
+
+def make_transports(cls: type[C], host: str, max_connections: int) -> Transports[C]:
+    """Transports of ``cls`` (``SyncHTTP`` or ``AsyncHTTP``) for a server at ``host``.
+
+    Args:
+        cls: Which HTTP client to make.
+        host: The server's host name; environment proxies are not asked for this machine's own.
+        max_connections: Connections at once; all may be kept alive, as closing and reopening costs more.
+    """
+    per_loop = issubclass(cls, AsyncHTTP)
+
+    def make() -> C:
+        own = cast(Any, cls)
+        if not is_loopback(host) and getproxies():
+            # Only the HTTP client itself knows how to go through the environment's proxies.
+            limits = http.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
+            return cast(C, own(limits=limits, verify=_ssl_context()))
+        few = http.Limits(max_connections=_LANE, max_keepalive_connections=_LANE)
+        transport: Any = http.AsyncHTTPTransport if per_loop else http.HTTPTransport
+        lanes: Any = _AsyncLanes if per_loop else _SyncLanes
+        pool = functools.partial(transport, verify=_ssl_context(), limits=few)
+        return cast(C, own(transport=lanes(pool, max_connections), verify=_ssl_context(), trust_env=False))
+
+    return Transports(make, per_loop=per_loop)

@@ -1,0 +1,284 @@
+"""pytest plugin: one test, two lives. Recorded by default, against a real vLLM with ``--live``.
+
+A test that talks to a server is written once::
+
+    @pytest.mark.vllm("tiny")
+    def test_sends_top_k(vllm_url, sent):
+        llm = ChatVLLM(base_url=vllm_url, top_k=1)
+        assert llm.invoke("Hello").text
+        assert sent.last.json["top_k"] == 1
+
+By default it replays ``cassettes/.../test_sends_top_k.yaml``: the network is blocked, a request that was not
+recorded fails the test, and so does an answer that was not asked for. With ``--live`` the same test talks to
+a real vLLM; with ``--live --record`` that conversation becomes the new cassette, if the test passes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_recording import network
+
+from vllm_adapters.testing.cassette import REPLAY_URL, recorded_versions
+from vllm_adapters.testing.fault_server import FaultServer
+from vllm_adapters.testing.library import Library
+from vllm_adapters.testing.sent import Sent
+from vllm_adapters.testing.servers import Kind, NoServer, Servers
+from vllm_adapters.testing.tape import Tape, open_tape
+
+_UNIX_SOCKETS = [r"/", r"\x00"]  # not the network; multiprocessing needs them
+_FRAMEWORKS = ("langchain-core", "langchain-openai", "llama-index-core", "haystack-ai")
+
+
+@dataclass
+class _Run:
+    """This session: which life it lives and what it found."""
+
+    live: bool
+    record: bool
+    library: Library
+    servers: Servers
+    orphans: list[Path] = field(default_factory=list)
+
+
+_RUN = pytest.StashKey[_Run]()
+_TAPE = pytest.StashKey[Tape]()
+_PASSED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--live``, ``--record`` and the ini options."""
+    group = parser.getgroup("vllm", "vLLM: recorded or live")
+    group.addoption("--live", action="store_true", dest="vllm_live", help="Talk to a real vLLM, not to cassettes.")
+    group.addoption(
+        "--record",
+        action="store_true",
+        dest="vllm_record",
+        help="With --live: write the cassettes of the tests that pass, and remove those without a test.",
+    )
+    parser.addini("vllm_cassettes", "Folder of the cassettes.", default="cassettes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; remember the environment before any test changes it."""
+    config.addinivalue_line(
+        "markers",
+        'vllm(model="tiny", **options): talks to a vLLM that serves this model; options go to LocalVLLM.',
+    )
+    live, record = config.getoption("vllm_live"), config.getoption("vllm_record")
+    if record and not live:
+        raise pytest.UsageError("--record needs --live: cassettes are recorded from a real vLLM only")
+    tests = [config.rootpath / path for path in config.getini("testpaths")]
+    library = Library(config.rootpath / config.getini("vllm_cassettes"), [*tests, config.rootpath])
+    config.stash[_RUN] = _Run(live, record, library, Servers(os.environ))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop what is still running, also after an interrupted session."""
+    if _RUN in config.stash:
+        config.stash[_RUN].servers.close()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What the recorded and the live numbers depend on."""
+    run = config.stash[_RUN]
+    openai = _version("openai")
+    transport = "httpx2" if openai.split(".")[0] == "3" else "httpx"
+    frameworks = ", ".join(f"{name} {_version(name)}" for name in _FRAMEWORKS)
+    recorded = recorded_versions(run.library.root)
+    counts = ", ".join(f"{count} of vLLM {v}" for v, count in sorted(recorded.items())) or "none"
+    life = "recorded"
+    if run.live:
+        life = f"live, {run.servers.given(Kind()) or 'local vLLM'}" + (", recording" if run.record else "")
+    return [f"vllm: {life}; cassettes: {counts}", f"openai {openai} ({transport}); {frameworks}"]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _kind(item: pytest.Item) -> Kind | None:
+    marker = item.get_closest_marker("vllm")
+    if marker is None:
+        return None
+    options = dict(marker.kwargs)
+    model = marker.args[0] if marker.args else options.pop("model", "tiny")
+    return Kind(model, options)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Find cassettes without a test; in live runs bring the tests of one server together."""
+    run = config.stash[_RUN]
+    partial = any("::" in arg for arg in config.args) or config.getoption("lf", False)
+    if not partial:
+        marked = {run.library.path(item) for item in items if _kind(item)}
+        run.orphans = run.library.orphans(marked, {item.path for item in items})
+    for item in items:
+        if _kind(item):
+            # pytest-recording would put a second cassette around tests that bring its marker along.
+            item.own_markers = [marker for marker in item.own_markers if marker.name != "vcr"]
+    if run.live:
+        order: dict[Kind | None, int] = {None: -1}
+        items.sort(key=lambda item: order.setdefault(_kind(item), len(order)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Block the network around a replayed test and its fixtures; stop a live server after its last test."""
+    run, kind = item.config.stash[_RUN], _kind(item)
+    if kind is None:
+        return (yield)
+    with nullcontext() if run.live else network.blocking_context(allowed_hosts=_UNIX_SOCKETS):
+        result = yield
+    if run.live and (nextitem is None or _kind(nextitem) != kind):
+        run.servers.retire(kind)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail the test for what its tape saw, whatever the code under test made of it."""
+    tape = item.stash.get(_TAPE, None)
+    try:
+        result = yield
+    except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
+        if tape is not None and str(error) not in tape.unmatched:
+            _fail_for(tape, error)
+        raise
+    finally:
+        if tape is not None:
+            tape.over, tape.reported = True, len(tape.unmatched)
+    if tape is not None:
+        _fail_for(tape)
+        if left := tape.unplayed():
+            lines = "\n  ".join([f"recorded in {tape.name}, but not sent:", *left])
+            raise pytest.fail.Exception(lines, pytrace=False)
+    return result
+
+
+def _fail_for(tape: Tape, error: BaseException | None = None) -> None:
+    """Fail for the requests that found no answer, if there were any; repeats (retries) are told once."""
+    if tape.unmatched:
+        after = [f"the test then ended with {type(error).__name__}: {error}"] if error else []
+        message = "\n\n".join([*dict.fromkeys(tape.unmatched), *after])
+        raise pytest.fail.Exception(message, pytrace=False) from error
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note whether the test did what it should; a conversation that differs is never an expected failure."""
+    report = yield
+    tape = item.stash.get(_TAPE, None)
+    if tape is None:
+        return report
+    if tape.unmatched and call.excinfo is not None and report.outcome == "skipped":
+        report.outcome = "failed"
+        if hasattr(report, "wasxfail"):
+            del report.wasxfail
+    if call.when == "call":
+        item.stash[_PASSED] = report.passed or hasattr(report, "wasxfail")
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _vllm_life(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Open the tape of a marked test and point the environment at its server."""
+    item: pytest.Item = request.node
+    kind = _kind(item)
+    if kind is None:
+        yield None
+        return
+    run = item.config.stash[_RUN]
+    try:
+        origin = run.servers.origin(kind) if run.live else None
+    except NoServer as error:
+        pytest.skip(str(error))
+    path = run.library.path(item)
+    name = path.relative_to(item.config.rootpath).as_posix()
+    url = origin.url if origin else REPLAY_URL
+    key = run.servers.api_key(kind) if run.live else None
+    with _environment(url, key), open_tape(path, name, origin) as tape:
+        item.stash[_TAPE] = tape
+        yield url
+    if tape.over and (late := tape.unmatched[tape.reported :]):
+        raise pytest.fail.Exception("\n\n".join(late), pytrace=False)
+    if run.record and item.stash.get(_PASSED, False):
+        tape.write(path)
+
+
+def _environment(url: str, key: str | None) -> ExitStack:
+    """Only this test's server is to be found in the environment: no other address, no other key."""
+    stack = ExitStack()
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "VLLM_API_KEY"))]:
+        patch.delenv(name)
+    patch.setenv("VLLM_BASE_URL", url)
+    if key:
+        patch.setenv("VLLM_API_KEY", key)
+    return stack
+
+
+@pytest.fixture
+def vllm_url(_vllm_life: str | None) -> str:
+    """The base URL of this test's vLLM, ending in ``/v1``."""
+    if _vllm_life is None:
+        pytest.fail("vllm_url needs @pytest.mark.vllm", pytrace=False)
+    return _vllm_life
+
+
+@pytest.fixture
+def sent(request: pytest.FixtureRequest, _vllm_life: str | None) -> Sent:
+    """What this test sent to its vLLM so far."""
+    if _vllm_life is None:
+        pytest.fail("sent needs @pytest.mark.vllm", pytrace=False)
+    tape: Tape = request.node.stash[_TAPE]
+    return tape.sent
+
+
+@pytest.fixture
+def make_fault_server() -> Iterator[Callable[..., FaultServer]]:
+    """Starts a `FaultServer` with the given options; stopped when the test ends."""
+    with ExitStack() as running:
+        yield lambda **options: running.enter_context(FaultServer(**options))
+
+
+@pytest.fixture
+def fault_server(make_fault_server: Callable[..., FaultServer]) -> FaultServer:
+    """A healthy `FaultServer`, to be told how to fail."""
+    return make_fault_server()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Name the cassettes that no test owns."""
+    run = config.stash[_RUN]
+    if run.orphans:
+        terminalreporter.section("cassettes without a test")
+        for path in run.orphans:
+            done = "removed" if run.record else "no test has this name: remove it, or make record"
+            terminalreporter.line(f"{path.relative_to(config.rootpath).as_posix()}: {done}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A cassette that no test owns fails the run; a recording run removes it."""
+    run = session.config.stash[_RUN]
+    if not run.orphans or session.config.option.collectonly:
+        return
+    if run.record:
+        for path in run.orphans:
+            path.unlink()
+    elif exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,335 @@
+"""Bodies in the shapes that vLLM 0.32 puts on the wire, for servers that stand in for it in tests."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = [
+    "base64_vector",
+    "chat",
+    "chat_chunks",
+    "chunk",
+    "classification",
+    "completion",
+    "completion_chunks",
+    "embeddings",
+    "error",
+    "models",
+    "rerank",
+    "score",
+    "tokenized",
+    "tool_call",
+    "vector",
+]
+
+MODEL = "stub"
+FINGERPRINT = "vllm-0.32.0-stub"
+_CREATED = 1_790_000_000  # any moment does: nothing reads it, and a constant keeps runs alike
+_ids = itertools.count(1)
+
+
+def _id(prefix: str) -> str:
+    return f"{prefix}-{next(_ids):016x}"
+
+
+def _usage(prompt: int, completed: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "total_tokens": prompt + completed,
+        "completion_tokens": completed,
+        "prompt_tokens_details": None,
+        "completion_tokens_details": None,
+    }
+
+
+def error(message: str, *, code: int = 400, type: str = "BadRequestError", param: str | None = None) -> dict[str, Any]:
+    """The error object of 0.10.1 and later, as in a body or in a stream event."""
+    return {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+def models(*served: str | dict[str, Any], max_model_len: int = 4096) -> dict[str, Any]:
+    """``GET /v1/models``: names become base-model cards, dicts are taken as cards."""
+    cards: list[dict[str, Any]] = []
+    for card in served or (MODEL,):
+        if isinstance(card, dict):
+            cards.append(card)
+            continue
+        cards.append(
+            {
+                "id": card,
+                "object": "model",
+                "created": _CREATED,
+                "owned_by": "vllm",
+                "root": card,
+                "parent": None,
+                "max_model_len": max_model_len,
+                "permission": [],
+            }
+        )
+    return {"object": "list", "data": cards}
+
+
+def tool_call(name: str, arguments: str, *, index: int | None = None) -> dict[str, Any]:
+    """One tool call; ``arguments`` is raw text, since models may write anything. ``index`` is for deltas."""
+    call: dict[str, Any] = {
+        "id": _id("chatcmpl-tool"),
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+    return call if index is None else {**call, "index": index}
+
+
+def chat(
+    content: str | None,
+    *,
+    reasoning: str | None = None,
+    tool_calls: Sequence[dict[str, Any]] = (),
+    finish_reason: str | None = "stop",
+    model: str = MODEL,
+    legacy_reasoning: bool = False,
+) -> dict[str, Any]:
+    """A whole chat completion.
+
+    Args:
+        content: the answer.
+        reasoning: the thoughts, under ``reasoning``, or ``reasoning_content`` with ``legacy_reasoning``.
+        tool_calls: see `tool_call`; left out when empty, as vLLM does.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, ``abort``, ``repetition``, ``error`` or None.
+        model: the name the server gives itself.
+        legacy_reasoning: the field name of 0.15 and older.
+    """
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": content,
+        "refusal": None,
+        "annotations": None,
+        "audio": None,
+        "function_call": None,
+        "reasoning_content" if legacy_reasoning else "reasoning": reasoning,
+    }
+    if tool_calls:
+        message["tool_calls"] = list(tool_calls)
+    choice = {
+        "index": 0,
+        "message": message,
+        "logprobs": None,
+        "finish_reason": finish_reason,
+        "stop_reason": None,
+        "token_ids": None,
+        "routed_experts": None,
+    }
+    return {
+        "id": _id("chatcmpl"),
+        "object": "chat.completion",
+        "created": _CREATED,
+        "model": model,
+        "choices": [choice],
+        "service_tier": None,
+        "system_fingerprint": FINGERPRINT,
+        "usage": _usage(7, len((content or "").split()) or 1),
+        "prompt_logprobs": None,
+        "prompt_token_ids": None,
+        "prompt_text": None,
+        "kv_transfer_params": None,
+        "ec_transfer_params": None,
+        "metrics": None,
+    }
+
+
+def chunk(
+    delta: dict[str, Any] | None,
+    *,
+    finish_reason: str | None = None,
+    usage: dict[str, Any] | None = None,
+    model: str = MODEL,
+    id: str = "chatcmpl-stream",
+) -> dict[str, Any]:
+    """One ``chat.completion.chunk``; ``delta=None`` makes the one without choices, for the usage."""
+    choices: list[dict[str, Any]] = []
+    if delta is not None:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason, "token_ids": None}
+        choices.append(choice if finish_reason is None else {**choice, "stop_reason": None})
+    made: dict[str, Any] = {
+        "id": id,
+        "object": "chat.completion.chunk",
+        "created": _CREATED,
+        "model": model,
+        "choices": choices,
+    }
+    if usage is not None:
+        made["usage"] = usage
+    if usage is not None or finish_reason is not None:
+        made["system_fingerprint"] = FINGERPRINT  # the last chunk has it, no other
+    return made
+
+
+def chat_chunks(
+    content: str | Iterable[str] | None,
+    *,
+    reasoning: str | None = None,
+    tool_calls: Sequence[dict[str, Any]] = (),
+    finish_reason: str | None = "stop",
+    usage: bool = False,
+    model: str = MODEL,
+    legacy_reasoning: bool = False,
+) -> list[dict[str, Any]]:
+    """The chunks of a streamed chat completion, role first; without the closing ``[DONE]``.
+
+    Args:
+        content: the answer; a string is cut into words, any other iterable gives one chunk per item.
+        reasoning: thoughts, one chunk, before the answer.
+        tool_calls: each as two chunks, as vLLM does: id, index and name, then the arguments.
+        finish_reason: on the last chunk with a choice; None leaves that chunk out.
+        usage: add the closing chunk that has usage and no choices.
+        model: the name the server gives itself.
+        legacy_reasoning: the field name of 0.15 and older.
+    """
+    id = _id("chatcmpl")
+    pieces = _words(content) if isinstance(content, str) else list(content or ())
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    if reasoning is not None:
+        deltas.append({"reasoning_content" if legacy_reasoning else "reasoning": reasoning})
+    deltas += [{"content": piece} for piece in pieces]
+    for index, call in enumerate(tool_calls):
+        name = {**call, "index": index, "function": {"name": call["function"]["name"]}}
+        arguments = {"index": index, "function": {"arguments": call["function"]["arguments"]}}
+        deltas += [{"content": None, "tool_calls": [name]}, {"content": None, "tool_calls": [arguments]}]
+    chunks = [chunk(delta, model=model, id=id) for delta in deltas]
+    if finish_reason is not None:
+        chunks.append(chunk({}, finish_reason=finish_reason, model=model, id=id))
+    if usage:
+        chunks[-1].pop("system_fingerprint", None)
+        chunks.append(chunk(None, usage=_usage(7, len(pieces) or 1), model=model, id=id))
+    return chunks
+
+
+def completion(*texts: str, finish_reason: str | None = "stop", model: str = MODEL) -> dict[str, Any]:
+    """A whole text completion, one choice per text."""
+    return {
+        "id": _id("cmpl"),
+        "object": "text_completion",
+        "created": _CREATED,
+        "model": model,
+        "choices": [_text_choice(i, text, finish_reason) for i, text in enumerate(texts)],
+        "service_tier": None,
+        "system_fingerprint": FINGERPRINT,
+        "usage": _usage(7, sum(len(text.split()) for text in texts)),
+        "kv_transfer_params": None,
+        "ec_transfer_params": None,
+        "metrics": None,
+    }
+
+
+def completion_chunks(
+    *texts: str, finish_reason: str | None = "stop", usage: bool = False, model: str = MODEL
+) -> list[dict[str, Any]]:
+    """The chunks of a streamed text completion, one choice per text; without the closing ``[DONE]``."""
+    frame = {"id": _id("cmpl"), "object": "text_completion", "created": _CREATED, "model": model}
+    chunks: list[dict[str, Any]] = []
+    for index, text in enumerate(texts):
+        words = _words(text)
+        for place, word in enumerate(words, start=1):
+            reason = finish_reason if place == len(words) else None
+            chunks.append({**frame, "choices": [_text_choice(index, word, reason)]})
+    if usage:
+        chunks.append({**frame, "choices": [], "usage": _usage(7, len(chunks))})
+    chunks[-1]["system_fingerprint"] = FINGERPRINT
+    return chunks
+
+
+def vector(text: str, dims: int = 8) -> list[float]:
+    """A vector that depends on the text alone, exact in 32 bits, so that both encodings give the same."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return [digest[i % len(digest)] / 256 - 0.5 for i in range(dims)]
+
+
+def base64_vector(values: Sequence[float]) -> str:
+    """The ``encoding_format: base64`` form: little-endian 32-bit floats."""
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode("ascii")
+
+
+def embeddings(vectors: Iterable[Any], *, indices: Sequence[int] | None = None, model: str = MODEL) -> dict[str, Any]:
+    """``/v1/embeddings``: ``vectors`` go out as they are (lists, base64, None), numbered by ``indices``."""
+    rows = list(vectors)
+    numbers = range(len(rows)) if indices is None else indices
+    return {
+        "id": _id("embd"),
+        "object": "list",
+        "created": _CREATED,
+        "model": model,
+        "data": [
+            {"index": number, "object": "embedding", "embedding": row}
+            for number, row in zip(numbers, rows, strict=True)
+        ],
+        "usage": _usage(len(rows), 0),
+    }
+
+
+def rerank(documents: Sequence[str], ranking: Iterable[tuple[int, float]], *, model: str = MODEL) -> dict[str, Any]:
+    """``/rerank``: ``ranking`` is (index, score) as sent; an index that does not exist gets no text."""
+    results = [
+        {
+            "index": index,
+            "document": {
+                "text": documents[index] if 0 <= index < len(documents) else "",
+                "multi_modal": None,
+            },
+            "relevance_score": relevance,
+        }
+        for index, relevance in ranking
+    ]
+    usage = {"prompt_tokens": len(documents), "total_tokens": len(documents)}
+    return {"id": _id("score"), "model": model, "usage": usage, "results": results}
+
+
+def score(scores: Iterable[float], *, model: str = MODEL) -> dict[str, Any]:
+    """``/score``."""
+    data = [{"index": i, "object": "score", "score": value} for i, value in enumerate(scores)]
+    return {**_list("score", len(data), model), "data": data}
+
+
+def classification(labels: Iterable[str], *, model: str = MODEL) -> dict[str, Any]:
+    """``/classify``, with two classes."""
+    data = [{"index": i, "label": label, "probs": [0.75, 0.25], "num_classes": 2} for i, label in enumerate(labels)]
+    return {**_list("classify", len(data), model), "data": data}
+
+
+def tokenized(text: str, *, max_model_len: int = 4096) -> dict[str, Any]:
+    """``/tokenize``: one token per word."""
+    words = text.split()
+    tokens = [sum(word.encode()) for word in words]
+    return {"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens, "token_strs": None}
+
+
+def _list(prefix: str, count: int, model: str) -> dict[str, Any]:
+    return {
+        "id": _id(prefix),
+        "object": "list",
+        "created": _CREATED,
+        "model": model,
+        "usage": _usage(count, 0),
+    }
+
+
+def _text_choice(index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": None,
+        "finish_reason": finish_reason,
+        "stop_reason": None,
+        "token_ids": None,
+        "prompt_logprobs": None,
+        "prompt_token_ids": None,
+        "routed_experts": None,
+    }
+
+
+def _words(text: str) -> list[str]:
+    words = text.split(" ")
+    return [word if place == 0 else f" {word}" for place, word in enumerate(words)]

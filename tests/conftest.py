@@ -1,0 +1,13 @@
+import pytest
+
+pytest_plugins = ["vllm_adapters.testing.plugin", "pytester"]
+
+# Addresses of this machine, and Unix sockets (paths, or names that begin with a zero byte).
+THIS_MACHINE = [r"127\.", r"localhost$", r"::1$", r"/", r"\x00"]
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that talk to a vLLM are guarded by the plugin; the others reach this machine only."""
+    for item in items:
+        if not item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.block_network(allowed_hosts=THIS_MACHINE))

@@ -1,0 +1,350 @@
+"""ChatVLLM against a server that fails as it is told to: LangChain's errors, whole streams, loops, bodies."""
+
+import asyncio
+import logging
+import multiprocessing
+import pickle
+import traceback
+
+import pytest
+
+pytest.importorskip("langchain_openai")
+
+import langchain_core.exceptions as lc
+from langchain_core.load import dumps
+from pydantic import BaseModel, ValidationError
+
+from vllm_adapters import VLLMServer
+from vllm_adapters import errors as e
+from vllm_adapters.langchain import ChatVLLM
+from vllm_adapters.testing import faults, wire
+
+CHAT = "/v1/chat/completions"
+
+
+class Person(BaseModel):
+    """Somebody."""
+
+    name: str
+    age: int
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@pytest.fixture
+def llm(fault_server):
+    return ChatVLLM(base_url=fault_server.url, max_retries=0, timeout=5)
+
+
+def invoke(llm, **kwargs):
+    return llm.invoke("one two", **kwargs)
+
+
+def ainvoke(llm, **kwargs):
+    return asyncio.run(llm.ainvoke("one two", **kwargs))
+
+
+def stream(llm, **kwargs):
+    return list(llm.stream("one two", **kwargs))
+
+
+def astream(llm, **kwargs):
+    async def run():
+        return [chunk async for chunk in llm.astream("one two", **kwargs)]
+
+    return asyncio.run(run())
+
+
+every_way = pytest.mark.parametrize("call", [invoke, ainvoke, stream, astream], ids=lambda f: f.__name__)
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("behaviour", "ours", "theirs"),
+    [
+        (faults.error(401, "Unauthorized", shape="string"), e.AuthenticationFailed, lc.ModelAuthenticationError),
+        (faults.error(403, "no"), e.PermissionDenied, lc.ModelPermissionDeniedError),
+        (faults.error(404, "Not Found", shape="detail"), e.WrongAddress, lc.ModelNotFoundError),
+        (faults.error(404, "`m` does not exist.", param="model"), e.ModelNotServed, lc.ModelNotFoundError),
+        (faults.error(400, "bad", param="x"), e.InvalidRequest, lc.ModelInvalidRequestError),
+        (
+            faults.error(400, "This model's maximum context length is 10 tokens.", param="input_tokens"),
+            e.ContextLengthExceeded,
+            lc.ContextOverflowError,
+        ),
+        (faults.error(429), e.RateLimited, lc.ModelRateLimitError),
+        (faults.error(500), e.ServerFailed, lc.ModelAPIError),
+        (faults.loading(), e.ServerNotReady, lc.ModelAPIError),
+        (faults.hang_up(), e.ServerUnreachable, lc.ModelConnectionError),
+        (faults.html(), e.InvalidResponse, lc.ModelAPIError),
+    ],
+)
+def test_failures_are_langchains_errors_too(llm, fault_server, call, behaviour, ours, theirs):
+    fault_server.reply(behaviour)
+    with pytest.raises(ours) as caught:
+        call(llm)
+    assert isinstance(caught.value, theirs)
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+
+
+@pytest.mark.parametrize("call", [stream, astream], ids=lambda f: f.__name__)
+def test_a_cut_stream(llm, fault_server, call):
+    fault_server.reply(faults.sse(*wire.chat_chunks("one two three", finish_reason=None), end="clean"))
+    with pytest.raises(lc.ModelConnectionError) as caught:
+        call(llm)
+    assert isinstance(caught.value, e.IncompleteStream)
+    assert caught.value.partial == "one two three"
+
+
+@every_way
+def test_an_ignored_constraint(llm, fault_server, call):
+    fault_server.reply(faults.chat("Sure!"))
+    with pytest.raises(e.ConstraintNotEnforced):
+        call(llm, structured_outputs={"choice": ["yes", "no"]})
+
+
+@pytest.mark.parametrize("call", [stream, astream], ids=lambda f: f.__name__)
+def test_chunks_with_several_kinds_lose_nothing(llm, fault_server, call):
+    tools = [wire.tool_call("add", '{"a": 1}', index=0), wire.tool_call("add", '{"a": 2}', index=1)]
+    fault_server.reply(faults.deltas({"reasoning": "because", "content": "six"}, {"content": "!", "tool_calls": tools}))
+    message = None
+    for chunk in call(llm):
+        message = chunk if message is None else message + chunk
+    assert [block["type"] for block in message.content_blocks] == ["reasoning", "text", "tool_call", "tool_call"]
+    assert message.content_blocks[0]["reasoning"] == "because"
+    assert message.text == "six!"
+    assert [tool["args"] for tool in message.tool_calls] == [{"a": 1}, {"a": 2}]
+
+
+def test_a_break_disconnects_within_a_second(llm, fault_server):
+    fault_server.reply(faults.chat("word " * 400, pause=0.05))
+    for _ in llm.stream("x"):
+        break
+    assert fault_server.wait_for(lambda: fault_server.posts(CHAT)[0].disconnected_at is not None, timeout=1)
+
+
+def test_an_async_break_disconnects_within_a_second(llm, fault_server):
+    fault_server.reply(faults.chat("word " * 400, pause=0.05))
+
+    async def run():
+        async for _ in llm.astream("x"):
+            break
+        await asyncio.sleep(0.3)
+
+    asyncio.run(run())
+    assert fault_server.posts(CHAT)[0].disconnected_at is not None
+
+
+def test_three_event_loops(llm, fault_server):
+    assert [ainvoke(llm).text for _ in range(3)] == ["one two"] * 3
+    assert len(fault_server.posts(CHAT)) == 3
+
+
+def _ask(llm, queue):
+    queue.put(llm.invoke("from the child").text)
+
+
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_fork_after_use(llm, fault_server):
+    invoke(llm)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_ask, args=(llm, queue))
+    child.start()
+    assert invoke(llm).text == "one two"
+    assert queue.get(timeout=20) == "from the child"
+    child.join(10)
+
+
+def test_five_hundred_at_once(make_fault_server):
+    server = make_fault_server(delay=1.0)
+    llm = ChatVLLM(base_url=server.url, max_retries=0)
+
+    async def run():
+        return await asyncio.gather(*(llm.ainvoke(str(number)) for number in range(500)))
+
+    assert [message.text for message in asyncio.run(run())] == [str(number) for number in range(500)]
+
+
+def test_bound_parameters_survive_bind_tools(llm, fault_server):
+    bound = llm.bind(top_k=1, stop=["x"], chat_template_kwargs={"a": 1}).bind_tools([add], tool_choice="any")
+    bound.invoke("hi", chat_template_kwargs={"b": 2})
+    body = fault_server.posts(CHAT)[0].json
+    assert (body["top_k"], body["stop"], body["chat_template_kwargs"]) == (1, ["x"], {"a": 1, "b": 2})
+    assert body["tools"][0]["function"]["name"] == "add"
+    assert body["tools"][0]["function"]["strict"] is True
+    assert body["tool_choice"] == "required"
+
+
+def test_bound_parameters_survive_with_structured_output(llm, fault_server):
+    fault_server.reply(faults.chat('{"name": "Ada", "age": 36}'))
+    person = llm.bind(top_k=1, stop=["x"]).with_structured_output(Person)
+    assert person.invoke("who?") == Person(name="Ada", age=36)
+    assert list(person.stream("who?")) == [Person(name="Ada", age=36)]
+    for request in fault_server.posts(CHAT):
+        assert (request.json["top_k"], request.json["stop"]) == (1, ["x"])
+        assert request.json["response_format"]["json_schema"]["schema"]["required"] == ["name", "age"]
+
+
+def test_tools_survive_with_structured_output(llm, fault_server):
+    fault_server.reply(faults.chat('{"name": "Ada", "age": 36}'))
+    llm.bind_tools([add]).with_structured_output(Person).invoke("who?")
+    body = fault_server.posts(CHAT)[0].json
+    assert body["tools"][0]["function"]["name"] == "add"
+    assert body["response_format"]["type"] == "json_schema"
+
+
+def test_call_beats_bind_beats_constructor(fault_server):
+    llm = ChatVLLM(
+        base_url=fault_server.url,
+        top_k=1,
+        min_p=0.1,
+        chat_template_kwargs={"enable_thinking": False, "deep": {"a": 1, "b": 1}},
+        extra_body={"repetition_penalty": 1.1},
+    )
+    bound = llm.bind(top_k=2, chat_template_kwargs={"deep": {"b": 2}}).bind(seed=7)
+    bound.invoke("hi", top_k=3, chat_template_kwargs={"deep": {"c": 3}}, extra_body={"min_tokens": 1})
+    body = fault_server.posts(CHAT)[0].json
+    assert {k: v for k, v in body.items() if k not in ("messages", "model", "stream")} == {
+        "top_k": 3,
+        "min_p": 0.1,
+        "seed": 7,
+        "repetition_penalty": 1.1,
+        "min_tokens": 1,
+        "chat_template_kwargs": {"enable_thinking": False, "deep": {"a": 1, "b": 2, "c": 3}},
+    }
+
+
+def test_zero_and_false_are_sent(fault_server):
+    llm = ChatVLLM(base_url=fault_server.url, top_k=0, min_p=0.0, skip_special_tokens=False, temperature=0)
+    llm.invoke("hi", priority=0)
+    body = fault_server.posts(CHAT)[0].json
+    assert (body["top_k"], body["min_p"], body["skip_special_tokens"]) == (0, 0.0, False)
+    assert (body["temperature"], body["priority"]) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["o1-mini", "gpt-5", "gpt-5.2-pro", "codex"])
+def test_served_names_that_remind_of_openai_change_nothing(make_fault_server, name):
+    server = make_fault_server(models=(name,))
+    ChatVLLM(base_url=server.url, model=name, temperature=0.3).invoke([("system", "be brief"), ("user", "hi")])
+    body = server.posts(CHAT)[0].json
+    assert (body["temperature"], body["messages"][0]["role"]) == (0.3, "system")
+
+
+def test_an_old_server_gets_its_own_names(make_fault_server):
+    server = make_fault_server(version="0.10.2")
+    llm = ChatVLLM(base_url=server.url, max_retries=0)
+    llm.invoke("yes", guided_choice=["yes", "no"])
+    llm.invoke("yes", structured_outputs={"choice": ["yes", "no"]})
+    for request in server.posts(CHAT):
+        assert request.json["guided_choice"] == ["yes", "no"]
+        assert "structured_outputs" not in request.json
+
+
+def test_refused_before_sending(llm, fault_server):
+    for call in (invoke, stream, ainvoke, astream):
+        with pytest.raises(e.UnknownParameter, match="Did you mean `top_k`") as caught:
+            call(llm, topk=1)
+        assert isinstance(caught.value, lc.ModelInvalidRequestError)
+    with pytest.raises(e.UnknownParameter, match="Did you mean `top_k`"):
+        ChatVLLM(topk=1)
+    with pytest.raises(ValidationError):
+        ChatVLLM(top_k="x")
+    with pytest.raises(e.InvalidRequest, match="top_k"):
+        invoke(llm, top_k="x")
+    with pytest.raises(e.UnknownParameter):
+        invoke(llm, extra_body={"plugin": 1})
+    assert not fault_server.requests
+    invoke(llm, extra_body={"plugin": 1}, allow_unknown=True)
+    ChatVLLM(base_url=fault_server.url, extra_body={"plugin": 1}, allow_unknown=True).invoke("hi")
+    assert [request.json["plugin"] for request in fault_server.posts(CHAT)] == [1, 1]
+    assert "allow_unknown" not in fault_server.posts(CHAT)[0].json
+
+
+def test_several_choices_cannot_be_one_stream(llm, fault_server):
+    with pytest.raises(e.InvalidRequest, match="n must be 1"):
+        stream(llm, n=2)
+
+
+def test_reasoning_is_replayed_on_request(fault_server):
+    fault_server.reply(faults.chat("six", reasoning="because"))
+    for replay in (False, True):
+        llm = ChatVLLM(base_url=fault_server.url, replay_reasoning=replay)
+        llm.invoke([("user", "why?"), llm.invoke("why?"), ("user", "really?")])
+    quiet, replayed = (request.json["messages"][1] for request in fault_server.posts(CHAT)[1::2])
+    assert "reasoning" not in quiet
+    assert replayed["reasoning"] == "because"
+
+
+@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
+@pytest.mark.parametrize("call", ["invoke", "stream"])
+def test_truncated_objects_raise(llm, fault_server, method, call):
+    call_ = wire.tool_call("Person", '{"name": "A', index=None if call == "invoke" else 0)
+    reply = {"tool_calls": [call_]} if method == "function_calling" else {"content": '{"name": "Ada", "a'}
+    fault_server.reply(faults.chat(**reply, finish_reason="length"))
+    structured = llm.with_structured_output(Person, method=method)
+    with pytest.raises(e.TruncatedOutput, match="max_tokens"):
+        structured.invoke("x") if call == "invoke" else list(structured.stream("x"))
+
+
+def test_include_raw_reports_instead_of_raising(llm, fault_server):
+    fault_server.reply(faults.chat('{"name": "Ada", "a', finish_reason="length"))
+    found = llm.with_structured_output(Person, include_raw=True).invoke("x")
+    assert isinstance(found["parsing_error"], e.TruncatedOutput)
+    assert found["raw"].text == '{"name": "Ada", "a'
+
+
+def test_a_forced_call_that_does_not_come(llm, fault_server):
+    fault_server.reply(faults.chat("I would rather not."))
+    with pytest.raises(e.ConstraintNotEnforced, match="forced call of `Person`"):
+        llm.with_structured_output(Person, method="function_calling").invoke("x")
+
+
+def test_a_server_object_instead_of_an_address(fault_server):
+    server = VLLMServer(fault_server.url, api_key="sk-of-the-server", max_retries=0)
+    assert ChatVLLM(server=server).invoke("hi").text == "hi"
+    assert fault_server.posts(CHAT)[0].headers["authorization"] == "Bearer sk-of-the-server"
+
+
+def test_two_servers_do_not_share_cached_answers():
+    one, two = ChatVLLM(base_url="http://a:1"), ChatVLLM(base_url="http://b:1")
+    assert one._get_llm_string() != two._get_llm_string()
+    assert ChatVLLM(top_k=1)._get_llm_string() != ChatVLLM(top_k=2)._get_llm_string()
+
+
+def test_no_key_anywhere(fault_server, caplog):
+    key = "sk-canary"
+    with caplog.at_level(logging.DEBUG):
+        llm = ChatVLLM(base_url=fault_server.url, api_key=key, default_headers={"X-Token": key}, max_retries=0, top_k=5)
+        llm.invoke("hi")
+        list(llm.stream("hi"))
+        shown = [repr(llm), str(llm), dumps(llm), str(llm.model_dump()), llm.model_dump_json(), llm._get_llm_string()]
+        shown += [repr(llm.bind(top_k=1)), repr(llm.root_client), str(vars(llm.server or object))]
+        fault_server.reply(faults.error(401, "Unauthorized", shape="string"))
+        try:
+            llm.invoke("hi")
+        except e.AuthenticationFailed as error:
+            shown += [str(error), repr(error), str(vars(error)), str(error.request.headers)]
+            shown += traceback.format_exception(error)
+            shown.append(repr(pickle.dumps(error)))
+        shown.append(repr(pickle.dumps(llm)))
+    assert fault_server.posts(CHAT)[0].headers["x-token"] == key
+    for text in (*shown, caplog.text):
+        assert key not in text
+
+
+def test_a_pickle_reads_the_key_where_it_is_opened(make_fault_server, monkeypatch):
+    server = make_fault_server(api_key="sk-there")
+    packed = pickle.dumps(ChatVLLM(base_url=server.url, api_key="sk-there", top_k=5, max_retries=0))
+    monkeypatch.setenv("VLLM_API_KEY", "sk-there")
+    assert pickle.loads(packed).invoke("hi").text == "hi"
+    assert server.posts(CHAT)[0].json["top_k"] == 5
+
+
+def test_an_api_key_of_the_wrong_type_is_not_shown():
+    with pytest.raises(TypeError, match="must be a str") as caught:
+        ChatVLLM(api_key=["sk-canary"])
+    assert "canary" not in str(caught.value)

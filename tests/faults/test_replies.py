@@ -1,0 +1,176 @@
+"""A reply that was not streamed is an answer or a typed error, with the way out in its text."""
+
+import openai
+import pytest
+
+from vllm_adapters import VLLMClient, VLLMServer
+from vllm_adapters import errors as e
+from vllm_adapters.testing import faults, wire
+
+CHAT = "/v1/chat/completions"
+OVERFLOW = (
+    "This model's maximum context length is 4096 tokens. However, your prompt contains at least 4097 input tokens, "
+    "which exceeds this limit even without any output tokens."
+)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error", "text"),
+    [
+        (faults.html(200), e.InvalidResponse, "text/html"),
+        (faults.html(502), e.ServerFailed, "502.*Gateway"),
+        (faults.reply(b""), e.InvalidResponse, "HTTP 200"),
+        (faults.reply(b'{"id": "x", "cho'), e.InvalidResponse, "HTTP 200"),
+        (faults.truncate(faults.chat("hi"), after=40), e.ServerUnreachable, "No answer"),
+        (faults.json_reply(wire.error("broken inside", code=500)), e.ServerFailed, "broken inside"),
+        (faults.json_reply({"error": "just text"}), e.ServerFailed, "just text"),
+        (faults.empty_choices(), e.InvalidResponse, "no choices"),
+        (faults.json_reply({"hello": "world"}), e.InvalidResponse, "no choices"),
+        (faults.json_reply([1, 2]), e.InvalidResponse, "HTTP 200"),
+        (faults.error(401, "Unauthorized", shape="string"), e.AuthenticationFailed, "VLLM_API_KEY"),
+        (faults.error(403, "no"), e.PermissionDenied, "no"),
+        (faults.error(404, "Not Found", shape="detail"), e.WrongAddress, "no such task"),
+        (faults.error(405, "Method Not Allowed", shape="detail"), e.WrongAddress, "base_url"),
+        (faults.error(404, "The model `z` does not exist.", param="model"), e.ModelNotServed, "It serves: stub"),
+        (faults.error(400, OVERFLOW, param="input_tokens"), e.ContextLengthExceeded, "--max-model-len"),
+        (faults.error(400, OVERFLOW, shape="flat"), e.ContextLengthExceeded, "--max-model-len"),
+        (faults.error(400, "top_p must be in (0, 1]", param="top_p"), e.InvalidRequest, "top_p must be"),
+        (
+            faults.error(400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser'),
+            e.FeatureNotEnabled,
+            "Add --enable-auto-tool-choice --tool-call-parser to `vllm serve`",
+        ),
+        (faults.error(429, "slow down", retry_after=600), e.RateLimited, "slow down"),
+        (faults.loading(), e.ServerNotReady, "wait_until_ready"),
+        (faults.error(500, "EngineCore died"), e.ServerFailed, "EngineCore died"),
+        (faults.hang_up(), e.ServerUnreachable, "Is it running"),
+        (faults.reset(), e.ServerUnreachable, "Is it running"),
+    ],
+)
+def test_typed_and_with_the_way_out(ask, fault_server, behaviour, error, text):
+    fault_server.reply(behaviour)
+    with pytest.raises(error, match=text) as caught:
+        ask(fault_server.url)
+    assert fault_server.url in str(caught.value)
+    assert isinstance(caught.value, openai.OpenAIError)
+
+
+def test_details_are_attributes(ask, fault_server):
+    fault_server.reply(faults.error(400, OVERFLOW, param="input_tokens"))
+    with pytest.raises(openai.BadRequestError) as overflow:
+        ask(fault_server.url)
+    assert (overflow.value.max_model_len, overflow.value.requested) == (4096, 4097)
+    assert overflow.value.param == "input_tokens"
+    fault_server.reply(faults.error(429, retry_after=600))
+    with pytest.raises(openai.RateLimitError) as limited:
+        ask(fault_server.url)
+    assert limited.value.retry_after == 600
+
+
+@pytest.mark.parametrize(
+    "first",
+    [faults.error(500), faults.error(429, retry_after=0.1), faults.loading(), faults.hang_up()],
+    ids=["500", "429", "503", "hang-up"],
+)
+def test_transient_failures_are_retried(ask, fault_server, first):
+    fault_server.script(CHAT, [first])
+    reply = ask(fault_server.url, client={"max_retries": 1})
+    assert reply.choices[0].message.content == "one two three four five"
+    assert len(fault_server.posts(CHAT)) == 2
+
+
+@pytest.mark.parametrize("max_retries", [0, 2])
+def test_at_most_one_plus_max_retries_requests(ask, fault_server, max_retries):
+    fault_server.reply(faults.error(500))
+    with pytest.raises(e.ServerFailed):
+        ask(fault_server.url, client={"max_retries": max_retries})
+    assert len(fault_server.posts(CHAT)) == 1 + max_retries
+
+
+@pytest.mark.parametrize("asked", [{"choice": ["yes", "no"]}, {"regex": r"\d+"}, {"json": {"type": "object"}}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_that_breaks_its_constraint_raises(ask, fault_server, asked, stream):
+    fault_server.reply(faults.chat("Certainly! Here you are."))
+    with pytest.raises(e.ConstraintNotEnforced, match="reasoning parser") as caught:
+        ask(fault_server.url, stream=stream, extra_body={"structured_outputs": asked})
+    assert caught.value.reply == "Certainly! Here you are."
+    assert caught.value.constraint == next(iter(asked))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_that_keeps_its_constraint_passes(ask, fault_server, stream):
+    fault_server.reply(faults.chat('{"a": 1}'))
+    schema = {"type": "object", "required": ["a"]}
+    format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert ask(fault_server.url, stream=stream, response_format=format)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_cut_by_length_is_not_judged(ask, fault_server, stream):
+    fault_server.reply(faults.chat('{"a', finish_reason="length"))
+    assert ask(fault_server.url, stream=stream, response_format={"type": "json_object"})
+
+
+def test_old_reasoning_name_is_read(ask, fault_server):
+    fault_server.reply(faults.chat("six", reasoning="because", legacy_reasoning=True))
+    assert ask(fault_server.url).choices[0].message.reasoning == "because"
+
+
+def test_no_model_named_and_several_served(ask, make_fault_server):
+    server = make_fault_server(models=("a", "b"))
+    with pytest.raises(e.ModelNotServed, match="a, b"):
+        ask(server.url, model="")
+    lora = {"id": "lora", "object": "model", "parent": "base", "root": "/x", "max_model_len": None}
+    alias = {"id": "alias", "object": "model", "parent": None, "root": "base", "max_model_len": 8}
+    one = make_fault_server(models=("base", alias, lora))
+    assert ask(one.url, model="")
+    assert one.posts(CHAT)[0].json["model"] == "base"
+
+
+def test_a_missing_route_tells_what_there_is(ask, make_fault_server):
+    server = make_fault_server(routes=["/version", "/openapi.json", "/v1/models", "/v1/embeddings"])
+    with pytest.raises(e.WrongAddress, match=r"vLLM 0\.32\.0.*offers /v1/embeddings"):
+        ask(server.url)
+
+
+def test_errors_hold_no_key_and_no_headers(ask, fault_server):
+    fault_server.reply(faults.error(400, "no"))
+    with pytest.raises(e.InvalidRequest) as caught:
+        ask(fault_server.url, client={"api_key": "sk-canary", "default_headers": {"X-Token": "sk-canary"}})
+    error = caught.value
+    assert "sk-canary" not in f"{error!r} {error.request.headers} {error.response.request.headers} {vars(error)}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("missing", "2 results for 3"),
+        ("extra", "4 results for 3"),
+        ("nan", "NaN"),
+        ("dims", "dimensions"),
+        ("null", "lacks something|dimensions"),
+    ],
+)
+def test_wrong_embeddings(fault_server, fault, text):
+    fault_server.reply(faults.wrong_embeddings(fault))
+    with pytest.raises(e.InvalidResponse, match=text):
+        VLLMServer(fault_server.url, max_retries=0).embed(["a", "b", "c"])
+    with pytest.raises(e.InvalidResponse):
+        VLLMClient(fault_server.url, max_retries=0).embeddings.create(model="stub", input=["a", "b", "c"])
+
+
+def test_shuffled_embeddings_are_put_in_order(fault_server):
+    texts = ["a", "b", "c"]
+    server = VLLMServer(fault_server.url, max_retries=0)
+    right = server.embed(texts)
+    fault_server.reply(faults.wrong_embeddings("shuffled"))
+    assert (server.embed(texts) == right).all()
+    made = server.client.embeddings.create(model="stub", input=texts)
+    assert [item.embedding for item in made.data] == right.tolist()
+
+
+@pytest.mark.parametrize("fault", ["short", "bad-index", "negative-index", "duplicate", "nan"])
+def test_wrong_rankings(fault_server, fault):
+    fault_server.reply(faults.wrong_rerank(fault))
+    with pytest.raises(e.InvalidResponse):
+        VLLMServer(fault_server.url, max_retries=0).rerank("q", ["a", "b", "c"])

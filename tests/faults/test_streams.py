@@ -1,0 +1,241 @@
+"""A stream is whole or it raises, says why, and hands over what had arrived; on both openai majors."""
+
+import time
+
+import openai
+import pytest
+
+from vllm_adapters import errors as e
+from vllm_adapters.testing import faults, wire
+
+CHAT = "/v1/chat/completions"
+WORDS = wire.chat_chunks("one two three four five", finish_reason=None)
+
+
+def text_of(chunks):
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_cut_cleanly_without_a_finish_reason(ask, fault_server, framing):
+    fault_server.reply(faults.sse(*WORDS[:4], end="clean", framing=framing))
+    arrived = []
+    with pytest.raises(e.IncompleteStream, match="without a finish reason") as caught:
+        ask(fault_server.url, chunks=arrived, stream=True)
+    assert caught.value.partial == text_of(arrived) == "one two three"
+    assert isinstance(caught.value, openai.APIConnectionError)
+    assert len(fault_server.posts(CHAT)) == 1
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_cut_abruptly(ask, fault_server, end):
+    fault_server.reply(faults.sse(*WORDS[:3], end=end))
+    with pytest.raises(e.IncompleteStream) as caught:
+        ask(fault_server.url, stream=True, client={"max_retries": 2})
+    assert caught.value.partial == "one two"
+    assert len(fault_server.posts(CHAT)) == 1, "never retried after the first token"
+
+
+def test_done_without_a_finish_reason(ask, fault_server):
+    fault_server.reply(faults.sse(*WORDS))
+    with pytest.raises(e.IncompleteStream) as caught:
+        ask(fault_server.url, stream=True)
+    assert caught.value.partial == "one two three four five"
+
+
+def test_finish_reason_without_done_is_whole(ask, fault_server):
+    fault_server.reply(faults.sse(*wire.chat_chunks("one two"), end="clean"))
+    assert text_of(ask(fault_server.url, stream=True)) == "one two"
+
+
+def test_one_of_two_choices_unfinished(ask, fault_server):
+    second = [{**chunk, "choices": [{**c, "index": 1} for c in chunk["choices"]]} for chunk in WORDS[:2]]
+    fault_server.reply(faults.sse(*wire.chat_chunks("whole"), *second))
+    with pytest.raises(e.IncompleteStream) as caught:
+        ask(fault_server.url, stream=True, n=2)
+    assert caught.value.partials == {0: "whole", 1: "one"}
+
+
+def test_hang_in_the_middle_is_an_idle_timeout_with_the_partial_text(ask, fault_server):
+    fault_server.reply(faults.sse(*WORDS[:3], end="hang"))
+    with pytest.raises(e.ServerTimeout, match=r"idle limit of 0\.5 s") as caught:
+        ask(fault_server.url, stream=True, client={"timeout": openai.Timeout(5, read=0.5)})
+    assert caught.value.kind == "idle"
+    assert caught.value.partial == "one two"
+
+
+def test_dribble_ends_at_the_total_limit(ask, fault_server):
+    fault_server.reply(faults.drip(0.05))
+    started = time.monotonic()
+    with pytest.raises(e.ServerTimeout) as caught:
+        ask(fault_server.url, stream=True, client={"timeout": 1, "max_retries": 2})
+    assert caught.value.kind == "total"
+    assert caught.value.seconds == 1
+    assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize("shape", ["object", "string"])
+@pytest.mark.parametrize("after", [0, 3])
+def test_error_event_is_a_typed_error(ask, fault_server, shape, after):
+    fault_server.reply(faults.error_event("EngineCore died", after=after, shape=shape))
+    with pytest.raises(e.ServerFailed, match="EngineCore died") as caught:
+        ask(fault_server.url, stream=True)
+    assert isinstance(caught.value, openai.InternalServerError)
+    assert caught.value.partial == "one two"[: 8 * (after > 0)]
+
+
+def test_error_event_of_a_bad_request(ask, fault_server):
+    fault_server.reply(faults.error_event("Invalid grammar specification: x", code=400))
+    with pytest.raises(e.InvalidRequest, match="Invalid grammar") as caught:
+        ask(fault_server.url, stream=True)
+    assert caught.value.status_code == 400
+
+
+def test_reasoning_and_content_in_one_chunk_lose_nothing(ask, fault_server):
+    fault_server.reply(
+        faults.deltas(
+            {"role": "assistant", "reasoning": "because ", "content": "six"},
+            {"reasoning_content": "old name", "content": " seven"},
+        )
+    )
+    chunks = ask(fault_server.url, stream=True)
+    found = [
+        (kind, getattr(chunk.choices[0].delta, kind))
+        for chunk in chunks
+        for kind in ("reasoning", "content")
+        if getattr(chunk.choices[0].delta, kind, None)
+    ]
+    assert found == [
+        ("reasoning", "because "),
+        ("content", "six"),
+        ("reasoning", "old name"),
+        ("content", " seven"),
+    ]
+    assert chunks[0].choices[0].delta.role == "assistant"
+
+
+def test_tool_calls_in_one_chunk_with_content_and_finish_reason(ask, fault_server):
+    calls = [wire.tool_call("add", '{"a": 1}', index=0), wire.tool_call("mul", '{"b": 2}', index=1)]
+    chunk = wire.chunk({"content": "so:", "tool_calls": calls}, finish_reason="tool_calls")
+    chunk["choices"][0]["stop_reason"] = 7
+    fault_server.reply(faults.sse(chunk))
+    chunks = ask(fault_server.url, stream=True)
+    assert [bool(c.choices[0].delta.content) for c in chunks] == [True, False, False]
+    assert [[t.function.name for t in c.choices[0].delta.tool_calls or []] for c in chunks] == [[], ["add"], ["mul"]]
+    assert [c.choices[0].finish_reason for c in chunks] == [None, None, "tool_calls"]
+    assert chunks[-1].choices[0].stop_reason == 7
+
+
+@pytest.mark.parametrize("reason", ["abort", "repetition", "error", "length"])
+def test_finish_reasons_that_openai_does_not_know(ask, fault_server, reason):
+    fault_server.reply(faults.sse(*wire.chat_chunks("one", finish_reason=reason)))
+    chunks = ask(fault_server.url, stream=True)
+    assert chunks[-1].choices[0].finish_reason == reason
+    assert type(chunks[-1]).__name__ == "ChatCompletionChunk"
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        faults.sse(*wire.chat_chunks("héllo wörld"), newline="\r\n"),
+        faults.sse(*wire.chat_chunks("héllo wörld"), newline="\r"),
+        faults.split(faults.sse(*wire.chat_chunks("héllo wörld"), newline="\r\n"), size=1),
+        faults.sse(": ping", "retry: 10\nid: 3", *wire.chat_chunks("héllo wörld"), ": bye"),
+    ],
+    ids=["crlf", "cr", "crlf-split-everywhere", "comments-retry-id"],
+)
+def test_every_form_of_events(ask, fault_server, behaviour):
+    fault_server.reply(behaviour)
+    assert text_of(ask(fault_server.url, stream=True)) == "héllo wörld"
+
+
+def test_event_over_several_data_lines(ask, fault_server):
+    head, tail = '{"id":"x","object":"chat.completion.chunk","created":1,"model":"stub",', None
+    tail = '"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}'
+    fault_server.reply(faults.sse(f"data: {head}\ndata: {tail}"))
+    assert text_of(ask(fault_server.url, stream=True)) == "hi"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "text"),
+    [
+        (faults.html(), "not a stream of events"),
+        (faults.reply(b""), "not a stream of events"),
+        (faults.sse(end="clean"), "without a finish reason"),
+        (faults.sse("data: {broken"), "is not JSON"),
+    ],
+    ids=["html", "empty", "no-events", "broken-json"],
+)
+def test_a_200_that_is_no_stream(ask, fault_server, behaviour, text):
+    fault_server.reply(behaviour)
+    with pytest.raises((e.InvalidResponse, e.IncompleteStream), match=text):
+        ask(fault_server.url, stream=True)
+
+
+def test_json_error_in_a_200_instead_of_a_stream(ask, fault_server):
+    fault_server.reply(faults.json_reply(wire.error("no such thing", code=400)))
+    with pytest.raises(e.InvalidRequest, match="no such thing"):
+        ask(fault_server.url, stream=True)
+
+
+def test_leaving_the_loop_disconnects_within_a_second(fault_server, life):
+    fault_server.reply(faults.chat("word " * 400, pause=0.05))
+    life(fault_server.url)
+    assert fault_server.wait_for(lambda: fault_server.posts(CHAT)[0].disconnected_at is not None, timeout=1.0)
+
+
+def break_sync(url):
+    from vllm_adapters import VLLMClient
+
+    client = VLLMClient(url, max_retries=0)
+    stream = client.chat.completions.create(model="stub", messages=[{"role": "user", "content": "x"}], stream=True)
+    for _ in stream:
+        break
+    return client, stream  # both stay alive: leaving the loop alone must do it
+
+
+def break_async(url):
+    import asyncio
+
+    from vllm_adapters import AsyncVLLMClient
+
+    async def run():
+        client = AsyncVLLMClient(url, max_retries=0)
+        stream = await client.chat.completions.create(
+            model="stub", messages=[{"role": "user", "content": "x"}], stream=True
+        )
+        async for _ in stream:
+            break
+        await asyncio.sleep(0.2)
+        return client, stream
+
+    return asyncio.run(run())
+
+
+def cancel_async(url):
+    import asyncio
+
+    from vllm_adapters import AsyncVLLMClient
+
+    async def run():
+        client = AsyncVLLMClient(url, max_retries=0)
+
+        async def read():
+            async for _ in await client.chat.completions.create(
+                model="stub", messages=[{"role": "user", "content": "x"}], stream=True
+            ):
+                pass
+
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+
+
+@pytest.fixture(params=[break_sync, break_async, cancel_async], ids=lambda f: f.__name__)
+def life(request):
+    kept = []
+    return lambda url: kept.append(request.param(url))

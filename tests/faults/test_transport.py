@@ -1,0 +1,236 @@
+"""How requests travel: limits, pools, loops, forks, redirects, proxies, the environment."""
+
+import asyncio
+import multiprocessing
+import threading
+import time
+
+import openai
+import pytest
+
+from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
+from vllm_adapters import errors as e
+from vllm_adapters.testing import faults
+from vllm_adapters.transport import Timeouts
+
+CHAT = "/v1/chat/completions"
+
+
+def hello(text="hi"):
+    return {"model": "stub", "messages": [{"role": "user", "content": text}]}
+
+
+def answer(client, text="hi"):
+    return client.chat.completions.create(**hello(text)).choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "timeout", "kind"),
+    [
+        (faults.hang(), Timeouts(idle=0.4), "idle"),
+        (faults.hang(), 0.4, "total"),
+        (faults.drip(0.05, sse=False), Timeouts(idle=5, total=0.5), "total"),
+        (faults.drip(0.05, sse=False), 0.5, "total"),
+    ],
+)
+def test_every_limit_ends_a_call(ask, fault_server, behaviour, timeout, kind):
+    fault_server.reply(behaviour)
+    started = time.monotonic()
+    with pytest.raises(e.ServerTimeout) as caught:
+        ask(fault_server.url, client={"timeout": timeout})
+    assert isinstance(caught.value, openai.APITimeoutError)
+    assert caught.value.kind == kind
+    assert time.monotonic() - started < 3
+
+
+def test_total_limit_covers_all_attempts(ask, fault_server):
+    fault_server.reply(faults.hang())
+    started = time.monotonic()
+    with pytest.raises(e.ServerTimeout):
+        ask(fault_server.url, client={"timeout": Timeouts(idle=0.4, total=1.0), "max_retries": 50})
+    assert time.monotonic() - started < 4
+
+
+def test_limit_of_one_request(fault_server):
+    fault_server.reply(faults.hang())
+    with pytest.raises(e.ServerTimeout), VLLMClient(fault_server.url, max_retries=0) as client:
+        client.chat.completions.create(**hello(), timeout=0.3)
+
+
+def test_nobody_there(ask):
+    with pytest.raises(e.ServerUnreachable, match=r"http://127\.0\.0\.1:9/v1.*Is it running"):
+        ask("http://127.0.0.1:9")
+
+
+def test_redirect_to_another_origin_is_refused(ask, fault_server, make_fault_server):
+    other = make_fault_server()
+    fault_server.reply(faults.redirect(f"{other.url}/chat/completions?token=secret"))
+    with pytest.raises(e.WrongAddress, match="redirects to") as caught:
+        ask(fault_server.url)
+    assert "secret" not in str(caught.value)
+    assert not other.requests
+
+
+def test_redirect_within_the_origin_is_followed(ask, fault_server):
+    fault_server.script(CHAT, [faults.redirect(f"{fault_server.url}/chat/completions?moved=1")])
+    assert ask(fault_server.url).choices[0].message.content == "one two three four five"
+
+
+def test_no_proxy_of_the_environment_for_loopback(ask, fault_server, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert ask(fault_server.url)
+
+
+def test_nothing_of_openais_environment_reaches_the_wire(ask, fault_server, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID", "WEBHOOK_SECRET"):
+        monkeypatch.setenv(f"OPENAI_{name}", "sk-canary")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Canary: sk-canary")
+    monkeypatch.setenv("VLLM_BASE_URL", fault_server.url)
+    ask(None)
+    request = fault_server.posts(CHAT)[0]
+    assert "canary" not in str(dict(request.headers))
+    assert request.headers["authorization"] == "Bearer EMPTY"
+    assert not {name for name in request.headers if name.startswith("openai")}
+
+
+def test_key_of_the_environment(ask, make_fault_server, monkeypatch):
+    server = make_fault_server(api_key="sk-right")
+    monkeypatch.setenv("VLLM_API_KEY", "sk-right\n")
+    assert ask(server.url)
+    with pytest.raises(e.AuthenticationFailed, match="VLLM_API_KEY"):
+        ask(server.url, client={"api_key": "sk-wrong"})
+
+
+def test_a_key_no_header_can_carry_is_not_shown():
+    with pytest.raises(e.AuthenticationFailed) as caught:
+        VLLMClient("http://h:1", api_key="sk-canary\r\nX-Evil: 1")
+    assert "canary" not in str(caught.value)
+
+
+def test_one_client_in_three_event_loops(fault_server):
+    client = AsyncVLLMClient(fault_server.url, max_retries=0)
+
+    async def run():
+        return (await client.chat.completions.create(**hello())).choices[0].message.content
+
+    assert [asyncio.run(run()) for _ in range(3)] == ["hi"] * 3
+    assert len(fault_server.posts(CHAT)) == 3
+
+
+def test_one_client_in_two_loops_at_once(fault_server):
+    client = AsyncVLLMClient(fault_server.url, max_retries=0)
+    found = []
+
+    async def run(name):
+        for turn in range(10):
+            reply = await client.chat.completions.create(**hello(f"{name}{turn}"))
+            found.append(reply.choices[0].message.content == f"{name}{turn}")
+
+    threads = [threading.Thread(target=lambda n=name: asyncio.run(run(n))) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 20
+
+
+def test_threads_share_a_client(fault_server):
+    client = VLLMClient(fault_server.url, max_retries=0)
+    found = []
+
+    def run(name):
+        found.extend(answer(client, f"{name}-{turn}") == f"{name}-{turn}" for turn in range(4))
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 128
+
+
+def _child(client, name, queue):
+    try:
+        queue.put([answer(client, f"{name}-{turn}") == f"{name}-{turn}" for turn in range(5)])
+    except Exception as error:  # told to the parent, which fails the test
+        queue.put(repr(error))
+
+
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_fork_after_use(fault_server):
+    client = VLLMClient(fault_server.url, max_retries=0)
+    assert answer(client) == "hi"
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    children = [context.Process(target=_child, args=(client, f"child{n}", queue)) for n in range(3)]
+    for child in children:
+        child.start()
+    mine = [answer(client, f"parent-{turn}") == f"parent-{turn}" for turn in range(5)]
+    assert [queue.get(timeout=20) for _ in children] == [[True] * 5] * 3
+    assert mine == [True] * 5
+    for child in children:
+        child.join(10)
+    assert len({request.connection for request in fault_server.posts(CHAT)}) == 4
+
+
+def test_five_hundred_calls_at_once(make_fault_server):
+    server = make_fault_server(delay=1.0)
+    client = AsyncVLLMClient(server.url, max_retries=0)
+
+    async def run():
+        calls = [client.chat.completions.create(**hello(str(number))) for number in range(500)]
+        return [reply.choices[0].message.content for reply in await asyncio.gather(*calls)]
+
+    assert asyncio.run(run()) == [str(number) for number in range(500)]
+    assert server.peak > 400, "they were at the server together"
+
+
+def test_connections_are_reused(fault_server):
+    with VLLMClient(fault_server.url) as client:
+        for _ in range(5):
+            answer(client)
+    assert fault_server.connections == 1
+
+
+def test_a_connection_that_went_stale(fault_server):
+    fault_server.script(CHAT, [faults.stale(faults.chat("hi"))])
+    with VLLMClient(fault_server.url) as client:
+        assert [answer(client), answer(client)] == ["hi", "hi"]
+
+
+def test_facts_are_asked_once_and_only_when_needed(fault_server):
+    client = VLLMClient(fault_server.url, max_retries=0)
+    for _ in range(3):
+        client.chat.completions.create(**hello(), extra_body={"top_k": 1})
+    assert [request.route for request in fault_server.requests] == [CHAT] * 3
+    fault_server.requests.clear()
+    client = VLLMClient(fault_server.url, max_retries=0)
+    for _ in range(3):
+        client.chat.completions.create(
+            model="", messages=hello("yes")["messages"], extra_body={"structured_outputs": {"choice": ["yes"]}}
+        )
+    asked = [request.route for request in fault_server.requests]
+    assert asked == ["/v1/models", "/version", CHAT, CHAT, CHAT]
+
+
+def test_copies_share_connections_and_facts(fault_server):
+    client = VLLMClient(fault_server.url, api_key="sk-1", default_headers={"X-A": "1"})
+    answer(client)
+    copy = client.with_options(max_retries=7, default_headers={"X-B": "2"})
+    answer(copy)
+    assert fault_server.connections == 1
+    assert copy.max_retries == 7
+    headers = fault_server.posts(CHAT)[-1].headers
+    assert (headers["x-a"], headers["x-b"], headers["authorization"]) == ("1", "2", "Bearer sk-1")
+
+
+def test_wait_until_ready(fault_server):
+    server = VLLMServer(fault_server.url)
+    fault_server.script("/health", [faults.loading(), faults.hang_up()])
+    assert server.wait_until_ready(10, every=0.05) is server
+    assert len(fault_server.requests) == 3
+    fault_server.reply(faults.loading(), "/health")
+    with pytest.raises(e.ServerTimeout, match=r"0\.3 s"):
+        asyncio.run(server.await_until_ready(0.3, every=0.05))

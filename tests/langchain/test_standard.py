@@ -1,0 +1,62 @@
+"""LangChain's own standard suites, run as they are."""
+
+import pytest
+
+pytest.importorskip("langchain_tests")
+
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests
+
+from vllm_adapters.langchain import ChatVLLM
+
+
+class TestChatVLLMUnit(ChatModelUnitTests):
+    @property
+    def chat_model_class(self):
+        return ChatVLLM
+
+    @property
+    def chat_model_params(self):
+        return {"model": "tiny"}
+
+    @property
+    def init_from_env_params(self):
+        env = {"VLLM_API_KEY": "key-of-the-environment", "VLLM_BASE_URL": "http://gpu:8000"}
+        return env, {"model": "tiny"}, {"openai_api_base": "http://gpu:8000/v1"}
+
+
+@pytest.mark.vllm("tiny")
+class TestChatVLLM(ChatModelIntegrationTests):
+    @property
+    def chat_model_class(self):
+        return ChatVLLM
+
+    @property
+    def chat_model_params(self):
+        return {"temperature": 0, "max_retries": 0, "max_tokens": 200}
+
+    @property
+    def model_override_value(self):
+        return "tiny"
+
+    @property
+    def supported_usage_metadata_details(self):
+        return {way: ["reasoning_output", "cache_read_input"] for way in ("invoke", "stream")}
+
+    def invoke_with_reasoning_output(self, *, stream=False):
+        return self._ask("What is the capital of Japan?", stream, chat_template_kwargs={"enable_thinking": True})
+
+    def invoke_with_cache_read_input(self, *, stream=False):
+        long = "The sea is blue and wide. " * 60  # vLLM caches whole blocks of 128 tokens
+        self._ask(long, stream)
+        return self._ask(long, stream)
+
+    def _ask(self, text, stream, **parameters):
+        llm = ChatVLLM(**self.chat_model_params, **parameters)
+        if not stream:
+            return llm.invoke(text)
+        chunks = list(llm.stream(text))
+        message = chunks[0]
+        for chunk in chunks[1:]:
+            message += chunk
+        return message

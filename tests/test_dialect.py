@@ -1,0 +1,195 @@
+"""One request, any version: what is sent to each, and what is refused with the way out."""
+
+import pytest
+from packaging.version import Version
+from pydantic import BaseModel
+
+from vllm_adapters import VLLMClient, params
+from vllm_adapters import errors as e
+from vllm_adapters.dialect import checked, needs_version, parse_version, speak
+from vllm_adapters.failures import Call
+from vllm_adapters.testing import FaultServer
+
+CALL = Call("http://h:8000/v1", "/v1/chat/completions", "m")
+CHAT = "/v1/chat/completions"
+
+
+def say(body, version="0.32.0", endpoint="chat", **how):
+    return speak(endpoint, body, version=Version(version) if version else None, call=CALL, **how)
+
+
+class Person(BaseModel):
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("version", "given", "said"),
+    [
+        ("0.32.0", {"guided_choice": ["a"]}, {"structured_outputs": {"choice": ["a"]}}),
+        ("0.12.0", {"guided_regex": "x"}, {"structured_outputs": {"regex": "x"}}),
+        ("0.12.0", {"guided_json": {"type": "object"}}, {"structured_outputs": {"json": {"type": "object"}}}),
+        ("0.11.2", {"guided_choice": ["a"]}, {"guided_choice": ["a"]}),
+        ("0.10.2", {"structured_outputs": {"choice": ["a"]}}, {"guided_choice": ["a"]}),
+        ("0.10.2", {"structured_outputs": {"grammar": "g"}}, {"guided_grammar": "g"}),
+        ("0.10.2", {"structured_outputs": {"json_object": True}}, {"response_format": {"type": "json_object"}}),
+        (
+            "0.9.0.1",
+            {"structured_outputs": {"json": Person, "whitespace_pattern": " "}},
+            {"guided_json": Person.model_json_schema(), "guided_whitespace_pattern": " "},
+        ),
+        (
+            "0.32.0",
+            {"structured_outputs": {"json": Person}},
+            {"structured_outputs": {"json": Person.model_json_schema()}},
+        ),
+        (None, {"guided_choice": ["a"]}, {"structured_outputs": {"choice": ["a"]}}),
+        ("0.8.4", {"top_k": 1, "guided_choice": ["a"]}, {"top_k": 1, "guided_choice": ["a"]}),
+        ("0.32.0", {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}, {}),
+    ],
+)
+def test_chat_is_said_as_the_version_understands_it(version, given, said):
+    assert say(given, version) == said
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "version", "given", "said"),
+    [
+        ("embeddings", "0.10.1", {"use_activation": True}, {"normalize": True}),
+        ("embeddings", "0.32.0", {"normalize": False}, {"use_activation": False}),
+        ("rerank", "0.10.1", {"use_activation": False}, {"activation": False}),
+        ("score", "0.32.0", {"activation": True}, {"use_activation": True}),
+        ("completions", "0.32.0", {"max_completion_tokens": 5}, {"max_tokens": 5}),
+    ],
+)
+def test_renamed_parameters(endpoint, version, given, said):
+    assert say(given, version, endpoint) == said
+
+
+@pytest.mark.parametrize(
+    ("version", "name"), [("0.10.2", "reasoning_content"), ("0.11.1", "reasoning"), ("0.32.0", "reasoning")]
+)
+@pytest.mark.parametrize("given", ["reasoning", "reasoning_content"])
+def test_replayed_reasoning_has_the_versions_name(version, name, given):
+    body = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", given: "because"}]}
+    assert say(body, version)["messages"][1] == {"role": "assistant", "content": "y", name: "because"}
+    assert given in body["messages"][1], "the caller's messages stay as they were"
+
+
+def test_forced_tools_are_strict():
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    loose = {"type": "function", "function": {"name": "mul", "strict": False}}
+    named = {"type": "function", "function": {"name": "add"}}
+    for choice in ("required", named):
+        tools = say({"tools": [tool, loose], "tool_choice": choice})["tools"]
+        assert [t["function"]["strict"] for t in tools] == [True, False]
+    assert "strict" not in say({"tools": [tool], "tool_choice": "auto"})["tools"][0]["function"]
+    assert "strict" not in tool["function"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name", "hint"),
+    [
+        ("chat", "topk", "Did you mean `top_k`"),
+        ("chat", "repetition_penality", "Did you mean `repetition_penalty`"),
+        ("chat", "store", "OpenAI's own"),
+        ("chat", "functions", "Use tools"),
+        ("chat", "zzz", "allow_unknown=True"),
+        ("rerank", "return_documents", "allow_unknown|Did you mean"),
+    ],
+)
+def test_unknown_names_are_refused(endpoint, name, hint):
+    with pytest.raises(e.UnknownParameter, match=hint) as caught:
+        say({name: 1}, endpoint=endpoint)
+    assert caught.value.param == name
+    assert isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("version", "given", "text"),
+    [
+        ("0.10.2", {"thinking_token_budget": 5}, r"vLLM 0\.10\.2.*from 0\.19\.0.*Update the server"),
+        ("0.32.0", {"best_of": 2}, r"from 0\.8\.5 to 0\.11\.2.*Use n"),
+        ("0.32.0", {"guided_decoding_backend": "x"}, "--structured-outputs-config"),
+        ("0.32.0", {"logits_processors": []}, "--logits-processors"),
+        ("0.10.2", {"structured_outputs": {"disable_any_whitespace": True}}, r"from 0\.11\.0"),
+        ("0.32.0", {"structured_outputs": {"choice": ["a"], "disable_fallback": True}}, r"to 0\.17\.1"),
+    ],
+)
+def test_what_a_version_does_not_have_is_refused(version, given, text):
+    with pytest.raises(e.UnsupportedParameter, match=text):
+        say(given, version)
+
+
+def test_none_is_not_given():
+    assert say({"thinking_token_budget": None, "top_k": None}, "0.10.2") == {"top_k": None}
+
+
+def test_nested_names_are_checked():
+    with pytest.raises(e.UnknownParameter, match="`regx`"):
+        say({"structured_outputs": {"regx": "a"}})
+    with pytest.raises(e.UnknownParameter):
+        say({"stream_options": {"include_usages": True}})
+
+
+def test_two_names_of_one_thing():
+    with pytest.raises(e.InvalidRequest, match="same parameter"):
+        say({"guided_choice": ["a"], "structured_outputs": {"choice": ["b"]}})
+    assert say({"guided_choice": ["a"], "structured_outputs": {"choice": ["a"]}})
+
+
+def test_the_escape_hatch():
+    assert say({"plugin": 1, "allow_unknown": True}) == {"plugin": 1}
+    assert say({"plugin": 1}, allow_unknown=True) == {"plugin": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("0.32.0", "0.32.0"),
+        ("0.11.1rc2.dev3+gabc", "0.11.1"),
+        ("vllm-0.32.0-44994631", "0.32.0"),
+        ("0.1.dev1+g123", None),
+        ("gateway", None),
+        ("None", None),
+    ],
+)
+def test_versions(text, version):
+    assert parse_version(text) == (Version(version) if version else None)
+
+
+def test_only_some_requests_need_the_version():
+    plain = {"model": "m", "messages": [{"role": "user", "content": "x"}], "top_k": 1, "temperature": 0, "stream": True}
+    assert not needs_version("chat", plain)
+    for name in ("structured_outputs", "guided_choice", "bad_words", "use_activation"):
+        assert needs_version("chat", {**plain, name: ["x"]}), name
+    assert needs_version("chat", {"messages": [{"role": "assistant", "reasoning": "x"}]})
+
+
+def test_parameters_of_one_call_are_checked():
+    assert checked(params.RerankParams, {"truncate_prompt_tokens": -1, "user": None}, endpoint="rerank") == {
+        "truncate_prompt_tokens": -1
+    }
+    with pytest.raises(e.InvalidRequest, match="truncate_prompt_tokens") as caught:
+        checked(params.RerankParams, {"truncate_prompt_tokens": -2}, endpoint="rerank")
+    assert caught.value.param == "truncate_prompt_tokens"
+    with pytest.raises(e.UnknownParameter):
+        checked(params.RerankParams, {"top": 1}, endpoint="rerank")
+
+
+@pytest.mark.parametrize(
+    ("reported", "stated", "sent"),
+    [
+        ("0.10.2", None, {"guided_choice": ["yes", "no"]}),
+        ("0.32.0", None, {"structured_outputs": {"choice": ["yes", "no"]}}),
+        (None, None, {"structured_outputs": {"choice": ["yes", "no"]}}),
+        (None, "0.10.2", {"guided_choice": ["yes", "no"]}),
+    ],
+)
+@pytest.mark.parametrize("given", [{"guided_choice": ["yes", "no"]}, {"structured_outputs": {"choice": ["yes", "no"]}}])
+def test_on_the_wire(reported, stated, sent, given):
+    with FaultServer(version=reported) as server:
+        client = VLLMClient(server.url, server_version=stated, max_retries=0)
+        message = {"role": "user", "content": "yes"}
+        client.chat.completions.create(model="stub", messages=[message], extra_body=given)
+        body = server.posts(CHAT)[0].json
+    assert {k: v for k, v in body.items() if k not in ("model", "messages")} == sent

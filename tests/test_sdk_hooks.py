@@ -1,0 +1,55 @@
+"""A canary: the places of the OpenAI SDK that the clients stand on. When one moves, this says so first."""
+
+import inspect
+
+import openai
+import pytest
+from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
+
+from vllm_adapters._compat import OPENAI_MAJOR, http
+
+MOVED = f"openai {openai.__version__} moved a hook that client.py, streaming.py or asking.py overrides: "
+
+
+@pytest.mark.parametrize("client", [OpenAI, AsyncOpenAI])
+@pytest.mark.parametrize(
+    ("hook", "parameters"),
+    [
+        ("request", {"cast_to", "options", "stream", "stream_cls"}),
+        ("_prepare_options", {"options"}),
+        ("_process_response", {"cast_to", "options", "response", "stream", "stream_cls", "retries_taken"}),
+        ("_make_status_error", {"err_msg", "body", "response"}),
+        ("_process_response_data", {"data", "cast_to", "response"}),
+    ],
+)
+def test_hooks(client, hook, parameters):
+    method = getattr(client, hook, None)
+    assert method is not None, MOVED + hook
+    found = set(inspect.signature(method).parameters) - {"self"}
+    assert found == parameters, f"{MOVED}{hook} has {sorted(found)}"
+    assert inspect.iscoroutinefunction(method) == (
+        client is AsyncOpenAI and hook in ("request", "_prepare_options", "_process_response")
+    )
+
+
+@pytest.mark.parametrize("stream", [Stream, AsyncStream])
+def test_streams(stream):
+    assert "__stream__" in vars(stream), MOVED + "__stream__"
+    assert {"cast_to", "response", "client", "options"} <= set(inspect.signature(stream).parameters)
+
+
+def test_what_is_imported_from_private_modules():
+    from openai._constants import RAW_RESPONSE_HEADER
+    from openai._legacy_response import LegacyAPIResponse
+    from openai._models import FinalRequestOptions
+    from openai._types import NotGiven
+
+    assert RAW_RESPONSE_HEADER
+    assert not inspect.iscoroutinefunction(LegacyAPIResponse.parse), MOVED + "LegacyAPIResponse.parse"
+    assert {"json_data", "extra_json", "url", "method", "timeout"} <= set(FinalRequestOptions.model_fields)
+    assert NotGiven
+
+
+def test_the_transport_of_this_major():
+    assert http.__name__ == ("httpx2" if OPENAI_MAJOR >= 3 else "httpx")
+    assert issubclass(openai.DefaultHttpxClient, http.Client)

@@ -1,0 +1,361 @@
+"""One test, two lives: each test here is a project, recorded from a server and replayed without it."""
+
+import socket
+
+import pytest
+from vllm_adapters.testing.cassette import audit
+
+ONE = """
+@pytest.mark.vllm("tiny")
+def test_chat(vllm_url, sent):
+    answer = ask(vllm_url, top_p=0.5)
+    assert answer.choices[0].message.content == "hi"
+    assert sent.last.json["top_p"] == 0.5
+    assert sent.bodies("/v1/chat/completions")[0]["model"] == "tiny"
+    assert sent[-1].headers["authorization"] == "Bearer canary-key"
+    assert "canary-key" not in repr(sent[-1])
+"""
+
+
+def test_recorded_then_replayed(project):
+    project.write(ONE)
+    project.record().assert_outcomes(passed=1)
+    asked = len(project.server.requests)
+    assert project.cassette("chat/test_one/test_chat").is_file()
+    result = project.run()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["vllm: recorded; cassettes: 1 of vLLM 0.32.0", "openai * (httpx*"])
+    assert len(project.server.requests) == asked
+
+
+def test_live_captures_and_writes_nothing(project):
+    project.write(ONE)
+    result = project.live()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"vllm: live, {project.server.url}; cassettes: none"])
+    assert not project.pytester.path.joinpath("cassettes").exists()
+
+
+def test_every_way_of_talking(project):
+    project.write(
+        """
+@pytest.mark.vllm
+class TestAll:
+    def test_stream(self, vllm_url):
+        chunks = list(ask(vllm_url, "a b\u2028é", stream=True, stream_options={"include_usage": True}))
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "a b\u2028é"
+        assert chunks[-1].usage.prompt_tokens
+
+    async def test_async(self, vllm_url, sent):
+        async with openai.AsyncOpenAI(base_url=vllm_url, api_key="x") as client:
+            ask = lambda text, **more: client.chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": text}], **more)
+            answers = await asyncio.gather(*(ask(f"q{i}") for i in range(5)))
+            assert [a.choices[0].message.content for a in answers] == [f"q{i}" for i in range(5)]
+            text = [c.choices[0].delta.content or "" async for c in await ask("s t", stream=True)]
+            assert "".join(text) == "s t"
+        assert len(sent) == 6
+
+    @pytest.mark.parametrize("encoding", ["float", "base64"])
+    def test_embeddings(self, vllm_url, encoding):
+        with openai.OpenAI(base_url=vllm_url, api_key="x") as client:
+            found = client.embeddings.create(model="tiny", input=["a", "b"], encoding_format=encoding)
+        assert len(found.data) == 2
+
+    def test_errors(self, vllm_url):
+        with openai.OpenAI(base_url=vllm_url, api_key="x") as client:
+            with pytest.raises(openai.NotFoundError) as error:
+                client.get("/nowhere", cast_to=dict[str, object])
+        assert error.value.body == {"detail": "Not Found"}
+
+    def test_upload(self, vllm_url):
+        with openai.OpenAI(base_url=vllm_url, api_key="x") as client, pytest.raises(openai.NotFoundError):
+            client.audio.transcriptions.create(model="tiny", file=("a.wav", b"\\xff\\x00RIFF"))
+"""
+    )
+    project.record().assert_outcomes(passed=6)
+    assert project.cassette("chat/test_one/TestAll.test_embeddings[float]").is_file()
+    for _ in range(2):  # a multipart boundary is drawn anew in every run
+        project.run().assert_outcomes(passed=6)
+
+
+def test_another_body_fails_and_says_where(project):
+    project.write(ONE)
+    project.record().assert_outcomes(passed=1)
+    project.write(ONE.replace("top_p=0.5", "top_k=1").replace("ask(vllm_url, top_k=1)", "ask(vllm_url, seed=1)"))
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*POST /v1/chat/completions has no answer in cassettes/chat/test_one/test_chat.yaml*",
+            "*sent: {*",
+            "*nearest: #1 of 1, POST /v1/chat/completions, not played yet*",
+            "*body.top_p: recorded 0.5, not sent*",
+            "*body.seed: not recorded, sent 1*",
+        ]
+    )
+
+
+def test_a_mismatch_cannot_be_swallowed(project):
+    project.write(
+        """
+@pytest.mark.vllm
+def test_swallows(vllm_url):
+    try:
+        ask(vllm_url, "other" if os.environ.get("OTHER") else "hi")
+    except BaseException:
+        pass
+
+@pytest.mark.xfail
+@pytest.mark.vllm
+def test_expects_to_fail(vllm_url):
+    ask(vllm_url, "other" if os.environ.get("OTHER") else "hi")
+    assert False
+
+@pytest.mark.vllm
+def test_in_a_thread(vllm_url):
+    import threading
+    text = "other" if os.environ.get("OTHER") else "hi"
+    def work():
+        try:
+            ask(vllm_url, text)
+        except BaseException:
+            pass
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+@pytest.mark.vllm
+def test_ends_otherwise(vllm_url):
+    try:
+        ask(vllm_url, "other" if os.environ.get("OTHER") else "hi")
+    except BaseException:
+        raise ValueError("something else")
+"""
+    )
+    project.record().assert_outcomes(passed=3, xfailed=1)
+    project.run().assert_outcomes(passed=3, xfailed=1)
+    project.monkeypatch.setenv("OTHER", "1")
+    result = project.run()
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(["*the test then ended with ValueError: something else*"])
+
+
+def test_each_answer_is_played_once_and_must_be_played(project):
+    body = "@pytest.mark.vllm\ndef test_n(vllm_url):\n    for _ in range({}): ask(vllm_url)\n"
+    project.write(body.format(2))
+    project.record().assert_outcomes(passed=1)
+    project.run().assert_outcomes(passed=1)
+    project.write(body.format(1))
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*recorded in cassettes/*, but not sent:*", "*#2 POST /v1/chat/completions*"])
+    project.write(body.format(3))
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the same request: it was recorded fewer times*"])
+
+
+def test_no_cassette(project):
+    project.write(ONE)
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*no cassette cassettes/chat/test_one/test_chat.yaml: record with make record*"])
+
+
+def test_no_network(project):
+    project.write(
+        """
+import socket
+
+@pytest.fixture(scope="module")
+def early():
+    with pytest.raises(RuntimeError, match="Network is disabled"):
+        socket.create_connection(("127.0.0.1", 9))
+
+@pytest.mark.vllm
+def test_marked(early, vllm_url):
+    with pytest.raises(RuntimeError, match="Network is disabled"):
+        socket.create_connection(("127.0.0.1", 9))
+
+def test_unmarked(fault_server):
+    assert ask(fault_server.url).choices
+"""
+    )
+    project.run().assert_outcomes(passed=2)
+
+
+def test_here_other_tests_reach_this_machine_only(fault_server):
+    with socket.create_connection(("127.0.0.1", int(fault_server.root.rpartition(":")[2]))):
+        pass
+    with pytest.raises(RuntimeError, match="Network is disabled"):
+        socket.create_connection(("192.0.2.1", 9), timeout=1)
+
+
+def test_environment_knows_only_this_server(project):
+    project.write(
+        """
+@pytest.mark.vllm
+def test_env(vllm_url):
+    assert os.environ["VLLM_BASE_URL"] == vllm_url
+    assert not [name for name in os.environ if name.startswith("OPENAI_")]
+    assert os.environ.get("VLLM_API_KEY") == os.environ["EXPECTED"]  if "EXPECTED" in os.environ else True
+
+def test_unmarked():
+    assert os.environ["OPENAI_API_KEY"] == "another"
+"""
+    )
+    project.monkeypatch.setenv("OPENAI_API_KEY", "another")
+    project.monkeypatch.setenv("VLLM_API_KEY", "for-the-live-server")
+    project.run().assert_outcomes(passed=2)
+    project.monkeypatch.setenv("EXPECTED", "for-the-live-server")
+    project.live().assert_outcomes(passed=2)
+
+
+def test_what_is_written_down(project, tmp_path):
+    lora = tmp_path / "loras" / "sql"
+    project.write(
+        f"""
+@pytest.mark.vllm
+def test_models(vllm_url):
+    with openai.OpenAI(base_url=vllm_url, api_key="canary-key") as client:
+        assert list(client.models.list())
+        client.chat.completions.create(
+            model="tiny", messages=[{{"role": "user", "content": "two\\nlines from {project.server.root}"}}],
+            extra_body={{"lora_path": {str(lora)!r}}},
+        )
+"""
+    )
+    project.monkeypatch.setenv("VLLM_API_KEY", "canary-key")
+    project.record().assert_outcomes(passed=1)
+    text = project.cassette("chat/test_one/test_models").read_text(encoding="utf-8")
+    assert audit(text, ["canary-key"]) == []
+    assert "root: tiny" in text
+    assert "lora_path: sql" in text
+    assert "from http://localhost:8000" in text
+    assert "vllm: 0.32.0" in text
+    assert "uri: http://localhost:8000/v1/models" in text
+    project.write(project.pytester.path.joinpath("tests/chat/test_one.py").read_text(encoding="utf-8"))
+    project.monkeypatch.delenv("VLLM_API_KEY")
+
+
+def test_a_failing_test_keeps_its_old_cassette(project):
+    project.write(ONE)
+    project.record().assert_outcomes(passed=1)
+    before = project.cassette("chat/test_one/test_chat").read_bytes()
+    project.write(ONE.replace('== "hi"', '== "never"'))
+    project.record().assert_outcomes(failed=1)
+    assert project.cassette("chat/test_one/test_chat").read_bytes() == before
+
+
+def test_recording_starts_from_scratch_and_cleans_up(project):
+    project.write(ONE + ONE.replace("test_chat", "test_other"))
+    project.record().assert_outcomes(passed=2)
+    project.write(
+        ONE.replace("ask(vllm_url, top_p=0.5)", "(ask(vllm_url), ask(vllm_url, top_p=0.5))[1]").replace(
+            "[0]", "[-1]", 1
+        )
+    )
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*cassettes/chat/test_one/test_other.yaml: no test has this name*"])
+    project.write(ONE)
+    assert project.run().ret == 1  # the orphan alone fails the run ...
+    assert project.run("tests/chat/test_one.py::test_chat").ret == 0  # ... when the whole module was looked at
+    assert project.record().ret == 0
+    assert not project.cassette("chat/test_one/test_other").exists()
+    assert project.run().ret == 0
+    project.write("@pytest.mark.vllm\ndef test_chat(vllm_url): pass\n")
+    project.record().assert_outcomes(passed=1)
+    assert not project.cassette("chat/test_one/test_chat").exists()
+
+
+def test_only_a_vllm_can_be_recorded(project, make_fault_server):
+    project.server = make_fault_server(version=None)
+    project.write(
+        """
+@pytest.mark.vllm
+def test_models(vllm_url):
+    with openai.OpenAI(base_url=vllm_url, api_key="x") as client:
+        client.models.list()
+"""
+    )
+    result = project.record()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*only a real vLLM can be recorded*"])
+    assert project.run("--record").ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_other_servers_and_late_requests_are_refused_in_both_lives(project):
+    project.write(
+        """
+@pytest.mark.vllm
+def test_elsewhere(vllm_url):
+    ask("http://192.0.2.1:1/v1", "elsewhere")
+
+@pytest.fixture
+def late(vllm_url):
+    yield
+    ask(vllm_url, "late")
+
+@pytest.mark.vllm
+def test_late(late):
+    pass
+"""
+    )
+    for result in (project.live(), project.run()):
+        result.assert_outcomes(failed=1, passed=1, errors=1)
+        result.stdout.fnmatch_lines(["*was sent after the test had ended*"])
+
+
+def test_requests_of_fixtures_belong_to_the_test(project):
+    project.write(
+        """
+@pytest.fixture
+async def asked(vllm_url):
+    async with openai.AsyncOpenAI(base_url=vllm_url, api_key="x") as client:
+        return (await client.models.list()).data
+
+@pytest.mark.vllm
+async def test_asked(asked, sent):
+    assert sent[0].path == "/v1/models"
+"""
+    )
+    project.record().assert_outcomes(passed=1)
+    project.run().assert_outcomes(passed=1)
+
+
+def test_markers_of_other_recorders_do_not_nest(project):
+    project.write(
+        """
+@pytest.mark.vcr
+@pytest.mark.vllm
+def test_chat(vllm_url):
+    assert ask(vllm_url).choices
+"""
+    )
+    project.record().assert_outcomes(passed=1)
+    project.run().assert_outcomes(passed=1)
+    assert [p.name for p in project.pytester.path.rglob("*.yaml")] == ["test_chat.yaml"]
+
+
+def test_behind_a_gateway_with_a_path(project, make_fault_server):
+    from vllm_adapters.testing import faults
+
+    def mounted(exchange):
+        exchange.request.path = exchange.request.path.removeprefix("/team")
+        return faults.chat()(exchange)
+
+    project.server.reply(mounted, "/team/v1/chat/completions")
+    project.server.reply(faults.json_reply({"version": "0.32.0"}), "/team/version")
+    project.write(ONE)
+    project.monkeypatch.setenv("VLLM_BASE_URL", f"{project.server.root}/team")
+    project.pytester.runpytest("--live", "--record").assert_outcomes(passed=1)
+    project.run().assert_outcomes(passed=1)
+
+
+def test_fixtures_without_the_marker(project):
+    project.write("def test_a(vllm_url): pass\ndef test_b(sent): pass\n")
+    result = project.run()
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["*vllm_url needs @pytest.mark.vllm*"])
