@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from importlib import import_module
 from typing import Any
 
 import pytest
 from rich.console import Console
+
 from vllm_adapters._compat import http
-from vllm_adapters.demo import jobs, on_client, on_langchain, show
+from vllm_adapters.demo import jobs, on_client, show
 from vllm_adapters.demo.jobs import City, Column, NotThere
 from vllm_adapters.demo.servers import Place, by_task
 from vllm_adapters.demo.show import Room
@@ -203,14 +205,15 @@ def test_a_flag_that_a_foreign_server_lacks_is_no_failure(visit):
     assert "--enable-auto-tool-choice" in cell.note
 
 
-def test_every_room_names_itself_as_its_column_does():
-    columns = {on_client.__name__: on_client.COLUMN, on_langchain.__name__: on_langchain.COLUMN}
-    assert [room.title for room in show.ROOMS] == [columns[room.module].title for room in show.ROOMS]
+@pytest.mark.parametrize("room", show.ROOMS, ids=lambda room: room.title)
+def test_a_room_and_its_column_have_one_name(room):
+    pytest.importorskip(room.needs)
+    assert import_module(room.module).COLUMN.title == room.title
 
 
-def test_langchain_has_no_embeddings_and_no_reranker_yet():
+def test_what_a_room_does_not_have_is_a_dash():
     with pytest.raises(NotThere, match="—"):
-        on_langchain.COLUMN.embed(TapedServer("http://gpu:8000"), ["a"])
+        Column().embed(TapedServer("http://gpu:8000"), ["a"])
 
 
 def test_the_tape_has_the_body_that_was_sent_and_no_key():
