@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel
+
 from vllm_adapters import VLLMClient
 from vllm_adapters.errors import ConstraintNotEnforced
 

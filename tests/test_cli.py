@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from vllm_adapters import __version__
 from vllm_adapters.cli import main
 from vllm_adapters.demo import show

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import vllm_adapters
 
 PACKAGE = Path(vllm_adapters.__file__).parent
@@ -23,7 +24,7 @@ LAYERS = [
     {"failures", "params", "params_table"},
     {"dialect", "constraints", "transport"},
     {"answers"},
-    {"streaming", "replies"},
+    {"streaming", "replies", "pools"},
     {"speaker"},
     {"client"},
     {"asking"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vllm_adapters.demo.jobs import JOBS, Job
 from vllm_adapters.demo.servers import Place
 from vllm_adapters.demo.show import ROOMS, Room, visit

@@ -6,6 +6,7 @@ import io
 
 import pytest
 from rich.console import Console
+
 from vllm_adapters._compat import http
 from vllm_adapters.demo import servers as module
 from vllm_adapters.demo.servers import CHAT, POOLING, by_task, look, servers
