@@ -15,7 +15,7 @@ FRAMEWORK = {"langchain": "langchain_openai"}
 def examples():
     for module in pkgutil.walk_packages(vllm_adapters.__path__, "vllm_adapters."):
         room = module.name.split(".")[1]
-        if room in ("local", "testing", "__main__", "cli") or ".make." in module.name:
+        if room in ("local", "testing", "demo", "__main__", "cli") or ".make." in module.name:
             continue  # these have no server to talk to: their own tests run them
         if room in FRAMEWORK:
             try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
+
 from vllm_adapters import params_table
 from vllm_adapters.params import (
     CONSTRAINTS,

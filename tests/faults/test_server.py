@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
+
 from vllm_adapters.testing import FaultServer, faults, wire
 
 CHAT = "/v1/chat/completions"

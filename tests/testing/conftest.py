@@ -2,6 +2,7 @@
 
 import openai  # noqa: F401 (here, so that the projects, which run in this process, do not each import it anew)
 import pytest
+
 from vllm_adapters.testing import wire
 
 HEAD = """

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 from vllm_adapters.testing.cassette import Interaction, Origin, audit, dump, load, recorded_versions
 from vllm_adapters.testing.tape import differences
 

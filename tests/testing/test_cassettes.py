@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from vllm_adapters.testing.cassette import audit, load
 
 ROOT = Path(__file__).parents[2]

@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+
 from vllm_adapters.testing.cassette import audit
 
 ONE = """

@@ -1,6 +1,7 @@
 """Which server a test gets in a live run, and when it is stopped."""
 
 import pytest
+
 from vllm_adapters.errors import LocalVLLMError
 from vllm_adapters.testing import FaultServer
 from vllm_adapters.testing.servers import Kind, NoServer, Servers

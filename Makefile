@@ -1,0 +1,65 @@
+# Everything here needs only Python 3.11 or newer and pip; each target installs what it needs, once.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo "$$python" && break; done)
+VENV := .venv
+OPENAI3 := .venv-openai3
+RUN := $(VENV)/bin/python
+PIP := -m pip --disable-pip-version-check install --quiet --editable
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test live record lint test-openai3 params bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
+		printf '  make %-14s %s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/.installed ## A tour of what works, against a real vLLM (VLLM_BASE_URL, or started here)
+	@$(VENV)/bin/vllm-adapters demo
+
+test: $(VENV)/.installed ## The recorded tests, offline; ARGS="-k tools -x" goes to pytest
+	$(RUN) -m pytest $(ARGS)
+
+live: $(VENV)/.installed ## The same tests against a real vLLM
+	$(RUN) -m pytest --live $(ARGS)
+
+record: $(VENV)/.installed ## The same, and write the cassettes anew
+	$(RUN) -m pytest --live --record $(ARGS)
+
+lint: $(VENV)/.installed ## Format, lint and types
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m mypy recipes
+
+test-openai3: $(OPENAI3)/.installed ## The recorded tests on openai 3, where LangChain alone ends up
+	$(OPENAI3)/bin/python -m pytest $(ARGS)
+
+params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
+	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }
+	$(RUN) adapters/scripts/make_params_table.py $(SPEC) $(ARGS)
+
+bench: $(VENV)/.installed ## Side by side with the frameworks' stock classes
+	$(RUN) benchmarks/run.py $(ARGS)
+
+clean: ## Remove the virtual environments
+	rm -rf $(VENV) $(OPENAI3)
+
+$(VENV)/.installed: pyproject.toml
+	$(call fresh,$(VENV))
+	@echo "Installing the package and its tools into $(VENV) (a few minutes, once) ..."
+	@$(VENV)/bin/python $(PIP) '.[all,dev]'
+	@touch $@
+
+$(OPENAI3)/.installed: pyproject.toml
+	$(call fresh,$(OPENAI3))
+	@echo "Installing the package on openai 3 into $(OPENAI3) (a few minutes, once) ..."
+	@$(OPENAI3)/bin/python $(PIP) '.[langchain,dev]' 'openai>=3'
+	@touch $@
+
+define fresh
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with the venv module found (on Debian and Ubuntu: apt install python3-venv); or say make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(1)/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(1)
+endef

@@ -1,0 +1,62 @@
+"""``vllm-adapters``: the command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vllm_adapters._version import __version__
+
+INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
+
+_DEMO_ENVIRONMENT = """\
+environment:
+  VLLM_BASE_URL        a chat server of yours; then the tour starts none
+  VLLM_EMBED_BASE_URL  a server of yours for embeddings and rerank
+  VLLM_API_KEY         the key of both, if they ask for one
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        from vllm_adapters.errors import VLLMError
+
+        if not isinstance(error, VLLMError):
+            raise
+        sys.stderr.write(f"vllm-adapters: {error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from vllm_adapters.local.command import add_serve_parser, run_serve
+
+    parser = argparse.ArgumentParser(
+        prog="vllm-adapters", description="The OpenAI SDK client, taught to speak vLLM, plugged into LangChain."
+    )
+    parser.add_argument("--version", action="version", version=f"vllm-adapters {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_serve_parser(commands)
+    commands.choices["serve"].set_defaults(run=run_serve)
+    demo = commands.add_parser(
+        "demo",
+        help="a tour of what works, against a real vLLM",
+        description="Asks a real vLLM the same things through the client and through each framework that is installed, "
+        "checks the answers, and shows a table of what worked. Starts two small servers on this machine's CPU.",
+        epilog=_DEMO_ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from vllm_adapters.demo.show import run
+
+    return run()

@@ -1,0 +1,48 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["vllm-adapters"]
+# ///
+"""Bind a reply to a choice, a regex or a JSON schema. vLLM enforces it while it generates: no retries, no repair.
+
+Server: vllm serve MODEL   (or: vllm-adapters serve)
+Run:    VLLM_BASE_URL=http://localhost:8000 python recipes/constrain_a_reply.py
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from vllm_adapters import VLLMClient
+from vllm_adapters.errors import ConstraintNotEnforced
+
+
+class City(BaseModel):
+    city: str
+    n: int
+
+
+def ask(client: VLLMClient, prompt: str, **constraint: Any) -> str:
+    reply = client.chat.completions.create(
+        model="",  # the one model that is served
+        messages=[{"role": "user", "content": prompt}],
+        temperature=0,
+        extra_body={"structured_outputs": constraint},
+    )
+    return reply.choices[0].message.content or ""
+
+
+def main() -> None:
+    client = VLLMClient()
+    try:
+        print("choice:", ask(client, "Tea or coffee?", choice=["tea", "coffee"]))
+        print("regex:", ask(client, "In which year did the war end?", regex=r"(18|19)\d\d"))
+        text = ask(client, "Give me Rome as json", json=City.model_json_schema())
+        print("json:", repr(City.model_validate_json(text)))
+    except ConstraintNotEnforced as error:  # some servers ignore constraints, and answer 200
+        print("not enforced:", error)
+
+
+if __name__ == "__main__":
+    main()

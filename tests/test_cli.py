@@ -1,0 +1,78 @@
+"""The command line: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from vllm_adapters import __version__
+from vllm_adapters.cli import main
+from vllm_adapters.demo import show
+from vllm_adapters.errors import ServerUnreachable
+
+
+def test_tells_its_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"vllm-adapters {__version__}\n"
+
+
+def test_help_lists_the_commands(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert "serve" in printed
+    assert "demo" in printed
+
+
+def test_wants_a_command(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "COMMAND" in capsys.readouterr().err
+
+
+def test_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "vllm_adapters", "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == f"vllm-adapters {__version__}"
+
+
+def test_the_demo_gives_its_exit_code(monkeypatch):
+    monkeypatch.setattr(show, "run", lambda: 1)
+    assert main(["demo"]) == 1
+
+
+def test_our_errors_are_one_line_and_exit_code_1(monkeypatch, capsys):
+    def fail():
+        raise ServerUnreachable("No answer", hint="Is it running?", address="http://gpu:8000/v1")
+
+    monkeypatch.setattr(show, "run", fail)
+    assert main(["demo"]) == 1
+    assert capsys.readouterr().err == "vllm-adapters: No answer (server: http://gpu:8000/v1). Is it running?\n"
+
+
+def test_other_errors_keep_their_stack(monkeypatch):
+    monkeypatch.setattr(show, "run", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["demo"])
+
+
+def test_control_c_is_130_without_a_stack(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(show, "run", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_the_demo_says_which_server_does_not_answer(monkeypatch, capsys):
+    monkeypatch.setenv("VLLM_BASE_URL", "http://127.0.0.1:9")
+    assert main(["demo"]) == 1
+    said = capsys.readouterr().err
+    assert "no server is started" in said
+    assert "No answer from the server" in said
+    assert "http://127.0.0.1:9/v1" in said

@@ -1,0 +1,117 @@
+"""Imports point one way, and what nobody asked for is not loaded."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vllm_adapters
+
+PACKAGE = Path(vllm_adapters.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = frozenset({"langchain", "llamaindex", "haystack"})
+
+# Each may import what stands in a line above its own; modules of one package may import each other.
+LAYERS = [
+    {"_version", "_optional", "_compat", "merging"},
+    {"errors"},
+    {"failures", "params", "params_table"},
+    {"dialect", "constraints", "transport"},
+    {"answers"},
+    {"streaming", "replies", "pools"},
+    {"speaker"},
+    {"client"},
+    {"asking"},
+    {"server"},
+    {*ROOMS, "doctor", "local"},
+    {"testing"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+]
+HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+HEAVY = {"openai", "pydantic", "httpx", "httpx2", "rich", "numpy", "langchain_core", "llama_index", "haystack"}
+
+
+def part(file: Path) -> str:
+    """The part of the house a file belongs to: a module of the package, or a package in it."""
+    first = file.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and part of each import of this package, inside functions and for type checkers too."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import"
+            module = node.module or ""
+            modules = [f"{module}.{alias.name}" for alias in node.names] if module == "vllm_adapters" else [module]
+        for module in modules:
+            if module.split(".")[0] == "vllm_adapters":
+                yield node.lineno, module.removeprefix("vllm_adapters.").split(".")[0]
+
+
+def id_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("file", FILES, ids=id_of)
+def test_imports_point_one_way(file):
+    here = part(file)
+    if here == "__init__":  # the front door names everything, and imports it when it is asked for
+        assert "cli" not in {there for _, there in imported(file)}
+        return
+    assert here in HEIGHT, f"{here} has no layer yet: give it one in LAYERS"
+    wrong = [
+        f"{id_of(file)}:{line} imports {there}"
+        for line, there in imported(file)
+        if there != here and HEIGHT.get(there, len(LAYERS)) >= HEIGHT[here]
+    ]
+    assert wrong == []
+
+
+def test_only_the_tour_visits_the_rooms():
+    visitors = {part(file) for file in FILES for _, there in imported(file) if there in ROOMS and there != part(file)}
+    assert visitors <= {"demo"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=id_of)
+def test_no_module_is_too_long(file):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def modules_after(code: str) -> set[str]:
+    """The top-level names of all modules that a fresh Python has loaded after running ``code``."""
+    report = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    program = f"{code}\n{report}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import vllm_adapters; vllm_adapters.__version__; dir(vllm_adapters)",
+        "from vllm_adapters.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from vllm_adapters.cli import main\ntry: main(['serve', '--help'])\nexcept SystemExit: pass",
+    ],
+    ids=["import", "help", "serve-help"],
+)
+def test_loads_nothing_heavy(code):
+    loaded = modules_after(code)
+    assert "vllm_adapters" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_the_core_loads_no_framework():
+    loaded = modules_after("from vllm_adapters import AsyncVLLMClient, LocalVLLM, VLLMClient, VLLMError, VLLMServer")
+    assert loaded & {"langchain_core", "langchain_openai", "llama_index", "haystack"} == set()

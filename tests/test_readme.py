@@ -1,0 +1,62 @@
+"""The README's code: it compiles, and what is marked so runs, and prints what it says it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCK = re.compile(r"^(?:<!-- run against: (?P<model>\S+) -->\n)?```python\n(?P<code>.*?)^```$", re.M | re.S)
+PRINTS = re.compile(r"^\s*print\(.*\)  # (.+)$", re.M)
+
+
+class Block(NamedTuple):
+    """One block of Python, and the model it is run against, if it is run."""
+
+    line: int
+    code: str
+    model: str | None
+
+
+def blocks() -> list[Block]:
+    text = README.read_text(encoding="utf-8")
+    return [Block(text.count("\n", 0, m.start("code")) + 1, m["code"], m["model"]) for m in BLOCK.finditer(text)]
+
+
+def first_import(block: Block) -> str:
+    """A name for a block that survives new text above it."""
+    return "_".join(re.findall(r"^from vllm_adapters\S* import (\w+)", block.code, re.M))
+
+
+def test_every_block_is_found():
+    assert README.read_text(encoding="utf-8").count("```python") == len(blocks())
+    assert {block.model for block in blocks()} == {"tiny", "minilm", None}
+
+
+@pytest.mark.parametrize("block", blocks(), ids=first_import)
+def test_compiles(block):
+    compile("\n" * (block.line - 1) + block.code, str(README), "exec")
+
+
+def run(block: Block) -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile("\n" * (block.line - 1) + block.code, str(README), "exec"), {"__name__": "readme"})
+    assert printed.getvalue().splitlines() == PRINTS.findall(block.code)
+
+
+@pytest.mark.vllm("tiny")
+@pytest.mark.parametrize("block", [b for b in blocks() if b.model == "tiny"], ids=first_import)
+def test_chat_examples(block):
+    run(block)
+
+
+@pytest.mark.vllm("minilm")
+@pytest.mark.parametrize("block", [b for b in blocks() if b.model == "minilm"], ids=first_import)
+def test_embedding_examples(block):
+    run(block)
