@@ -191,6 +191,8 @@ def test_missing_v1(vllm_url, sent):
 
 @pytest.mark.vllm("tiny", api_key="sk-of-the-test")
 def test_a_wrong_key(vllm_url):
-    with VLLMClient(vllm_url, api_key="sk-wrong", max_retries=0) as client:
-        with pytest.raises(e.AuthenticationFailed, match="VLLM_API_KEY"):
-            ask(client)
+    with (
+        VLLMClient(vllm_url, api_key="sk-wrong", max_retries=0) as client,
+        pytest.raises(e.AuthenticationFailed, match="VLLM_API_KEY"),
+    ):
+        ask(client)

@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from vllm_adapters.local import environment, models, server
 
 HERE = Path(__file__).parent

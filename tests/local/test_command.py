@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+
 from vllm_adapters.errors import LocalVLLMError
 from vllm_adapters.local.command import add_serve_parser, run_serve
 

@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+
 from vllm_adapters.errors import LocalVLLMError
 from vllm_adapters.local import environment
 from vllm_adapters.local.progress import Progress

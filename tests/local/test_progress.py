@@ -2,6 +2,7 @@ import io
 
 import pytest
 from rich.console import Console
+
 from vllm_adapters.local.progress import Progress
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from vllm_adapters.errors import LocalVLLMError
 from vllm_adapters.local import LocalVLLM, server
 from vllm_adapters.local.models import TINY_DIR
