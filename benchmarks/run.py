@@ -323,6 +323,7 @@ def main() -> int:
             for side in (pair.stock, pair.ours):
                 if isinstance(side, Crowd):
                     print(f"    {'stock' if side is pair.stock else 'ours'}: {side.failed} failures")
+    loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
     if not asked.only:
         imports(1 if asked.quick else 5)

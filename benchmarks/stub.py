@@ -146,26 +146,21 @@ async def _main() -> None:
     server = await asyncio.start_server(_serve, "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
-        parent_left = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-        await parent_left
+        await server.serve_forever()
 
 
 class Stub:
     """The server in its own process, as long as the ``with`` block lasts."""
 
     def __enter__(self) -> str:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._process = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         return f"http://127.0.0.1:{int(self._process.stdout.readline())}/v1"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.terminate()
+        self._process.kill()
         self._process.wait()
 
 
