@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import openai
@@ -135,11 +136,8 @@ class Speaker:
         """What ``options`` asks for, for the texts of errors."""
         if options is None:
             return Call(self.address)
-        path = http.URL(options.url).path
-        if http.URL(options.url).is_relative_url:
-            path = "/v1/" + path.lstrip("/")
         body = options.json_data if isinstance(options.json_data, Mapping) else {}
-        return Call(self.address, path, cast("str | None", body.get("model")) or self.facts.model)
+        return Call(self.address, _path_of(options.url), cast("str | None", body.get("model")) or self.facts.model)
 
     def _begin(self, options: FinalRequestOptions) -> Deadline:
         given = options.timeout
@@ -157,7 +155,7 @@ class Speaker:
         if not merged.get("model") and "model" in params_table.names(endpoint):
             merged["model"] = yield from self._served_model()
         version = (yield from self._server_version()) if dialect.needs_version(endpoint, merged) else self.facts.version
-        call = Call(self.address, self.call_of(options).path, merged.get("model"))
+        call = Call(self.address, _path_of(options.url), merged.get("model"))
         options.json_data = dialect.speak(
             endpoint, merged, version=version, call=call, allow_unknown=self.allow_unknown
         )
@@ -300,6 +298,13 @@ class Speaker:
             "allow_unknown": self.allow_unknown,
         }
         return _unpickle, (type(self), self.address, config)
+
+
+@lru_cache(maxsize=256)
+def _path_of(url: str) -> str:
+    """The path of a request to ``url``, which the SDK gives whole or relative to the server's ``/v1``."""
+    found = http.URL(url)
+    return "/v1/" + found.path.lstrip("/") if found.is_relative_url else found.path
 
 
 def is_event_stream(response: http.Response) -> bool:
