@@ -22,7 +22,7 @@ from openai._types import NotGiven
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from vllm_adapters import dialect, failures, params_table
 from vllm_adapters._compat import http
@@ -277,7 +277,8 @@ class Speaker:
         if isinstance(answer, LegacyAPIResponse):
             with self.reading(response):
                 parsed = answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
-        self._learn(getattr(parsed, "system_fingerprint", None))
+        fields = parsed if isinstance(parsed, Mapping) else vars(parsed) if isinstance(parsed, BaseModel) else {}
+        self._learn(fields.get("system_fingerprint"))
         check_answer(parsed, options.json_data, call=self.call_of(options), response=response)
 
     def _failed(self, failure: openai.OpenAIError) -> VLLMError:

@@ -29,6 +29,7 @@ from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.langchain.structured import Schema, structured
 from vllm_adapters.merging import merged
 from vllm_adapters.params import ChatParams, wire
+from vllm_adapters.plain import PlainCompletions
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
@@ -139,8 +140,8 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
             aclient = AsyncVLLMClient(
                 self.openai_api_base, **options, http_client=self.http_async_client, facts=client.facts
             )
-        self.root_client, self.client = client, client.chat.completions
-        self.root_async_client, self.async_client = aclient, aclient.chat.completions
+        self.root_client, self.client = client, PlainCompletions(client)
+        self.root_async_client, self.async_client = aclient, PlainCompletions(aclient)
 
     def __getstate__(self) -> dict[Any, Any]:
         # No key, header or connection leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
@@ -208,6 +209,7 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
         for generation, choice in zip(result.generations, reply["choices"], strict=True):
             info = {"finish_reason": choice.get("finish_reason"), **added_fields(choice, (*CHOICE_FIELDS, "logprobs"))}
             generation.generation_info = {**(generation.generation_info or {}), **info}
+            generation.message.additional_kwargs.setdefault("refusal", choice["message"].get("refusal"))
             if thought := choice["message"].get("reasoning"):
                 generation.message.additional_kwargs["reasoning_content"] = thought
         added = {k: v for k, v in (result.llm_output or {}).items() if v not in (None, "")}
@@ -217,6 +219,8 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
+        if chunk.get("choices") and chunk["choices"][0].get("delta") is None:
+            return None
         made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
         if made is None:
             return None
