@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from openai.types import Completion, CreateEmbeddingResponse
@@ -135,21 +135,24 @@ def _finite(vector: Sequence[float]) -> bool:
         return False
 
 
-CHOICE_FIELDS = ("stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts")
+CHOICE_FIELDS = frozenset({"stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts"})
 """What vLLM adds to a choice of a reply."""
 
-REPLY_FIELDS = (
-    "prompt_logprobs",
-    "prompt_token_ids",
-    "prompt_text",
-    "kv_transfer_params",
-    "ec_transfer_params",
-    "metrics",
-    "system_fingerprint",
+REPLY_FIELDS = frozenset(
+    {
+        "prompt_logprobs",
+        "prompt_token_ids",
+        "prompt_text",
+        "kv_transfer_params",
+        "ec_transfer_params",
+        "metrics",
+        "system_fingerprint",
+    }
 )
 """What vLLM adds to a reply as a whole (and ``system_fingerprint``, which is OpenAI's)."""
 
 
-def added_fields(reply: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def added_fields(reply: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
     """Those of ``names`` that a reply, as a dict, holds."""
-    return {name: reply[name] for name in names if reply.get(name) is not None}
+    # Chunks hold few of many names, so look through the chunk.
+    return {name: value for name, value in reply.items() if name in names and value is not None}

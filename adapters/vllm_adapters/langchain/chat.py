@@ -207,7 +207,7 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
         result = super()._create_chat_result(response, generation_info)
         reply = response if isinstance(response, dict) else response.model_dump(warnings=False)
         for generation, choice in zip(result.generations, reply["choices"], strict=True):
-            info = {"finish_reason": choice.get("finish_reason"), **added_fields(choice, (*CHOICE_FIELDS, "logprobs"))}
+            info = {"finish_reason": choice.get("finish_reason"), **added_fields(choice, CHOICE_FIELDS | {"logprobs"})}
             generation.generation_info = {**(generation.generation_info or {}), **info}
             generation.message.additional_kwargs.setdefault("refusal", choice["message"].get("refusal"))
             if thought := choice["message"].get("reasoning"):
@@ -219,20 +219,18 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
-        if chunk.get("choices") and chunk["choices"][0].get("delta") is None:
+        choice = chunk["choices"][0] if chunk.get("choices") else {}
+        if choice and choice.get("delta") is None:
             return None
         made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
         if made is None:
             return None
-        choice = chunk["choices"][0] if chunk.get("choices") else {}
-        info = {**(made.generation_info or {}), **added_fields(choice, CHOICE_FIELDS)}
-        info.update(added_fields(chunk, REPLY_FIELDS))
-        if choice and not choice.get("finish_reason"):
-            # Chunks are added up, text to text: what every chunk repeats may stand on one of them only.
-            info.pop("system_fingerprint", None)
-        elif self.stream_usage and choice:
-            info.pop("system_fingerprint", None)  # the usage chunk behind this one has it too
-        made.generation_info = info or None
+        if added := added_fields(choice, CHOICE_FIELDS) | added_fields(chunk, REPLY_FIELDS):
+            made.generation_info = {**(made.generation_info or {}), **added}
+        if made.generation_info and choice and (self.stream_usage or not choice.get("finish_reason")):
+            # Chunks are added up, text to text: what every chunk repeats may stand on one of them only,
+            # the usage chunk behind the choice's last if there is one.
+            made.generation_info.pop("system_fingerprint", None)
         if thought := (choice.get("delta") or {}).get("reasoning"):
             made.message.additional_kwargs["reasoning_content"] = thought
         made.message.response_metadata["model_provider"] = "vllm"
