@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from openai.types import Completion, CreateEmbeddingResponse
@@ -12,6 +12,7 @@ from openai.types.chat import ChatCompletion
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
 from vllm_adapters.failures import Call
+from vllm_adapters.params_table import endpoint_of
 
 
 def check_answer(answer: object, body: object, *, call: Call, response: http.Response) -> None:
@@ -35,33 +36,37 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
         raise failures.from_event({"error": fields["error"]}, call=call, response=response)
     asked = body if isinstance(body, Mapping) else {}
     if isinstance(answer, ChatCompletion | Completion):
-        _check_choices(answer, asked, call, response)
+        _check_choices(answer.choices, asked, call, response)
+    elif isinstance(answer, Mapping) and endpoint_of(call.path) in ("chat", "completions"):
+        choices = answer.get("choices")
+        whole = isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices)
+        _check_choices(choices if whole else None, asked, call, response)
     elif isinstance(answer, CreateEmbeddingResponse):
         answer.data = in_order(answer.data, count_inputs(asked.get("input")), call=call, response=response)
         check_vectors([item.embedding for item in answer.data], call=call, response=response)
 
 
-def _check_choices(
-    answer: ChatCompletion | Completion, body: Mapping[str, Any], call: Call, response: http.Response
-) -> None:
-    if not answer.choices:
+def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
+    if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
     constraint = constraints.asked_for(body)
-    for choice in answer.choices:
-        message: Any = getattr(choice, "message", None)
+    for choice in choices:
+        message = _field(choice, "message")
         if message is not None:
-            extra = message.model_extra or {}
-            if extra.get("reasoning_content") and not extra.get("reasoning"):
-                message.reasoning = extra["reasoning_content"]  # 0.15.1 and older
-            if message.tool_calls:
+            old = _field(message, "reasoning_content")  # 0.15.1 and older
+            if old and not _field(message, "reasoning"):
+                if isinstance(message, dict):
+                    message["reasoning"] = old
+                else:
+                    message.reasoning = old
+            if _field(message, "tool_calls"):
                 continue
         if constraint is not None:
-            text = message.content if message is not None else getattr(choice, "text", "")
             constraints.check(
                 constraint,
-                text or "",
-                finish_reason=choice.finish_reason,
-                stop_reason=getattr(choice, "stop_reason", None),
+                (_field(choice, "text") if message is None else _field(message, "content")) or "",
+                finish_reason=_field(choice, "finish_reason"),
+                stop_reason=_field(choice, "stop_reason"),
                 call=call,
             )
 
@@ -75,8 +80,12 @@ def count_inputs(value: object) -> int | None:
     return None
 
 
+def _field(part: Any, name: str) -> Any:
+    return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
+
+
 def _index_of(item: Any) -> Any:
-    return item.get("index") if isinstance(item, Mapping) else getattr(item, "index", None)
+    return _field(item, "index")
 
 
 def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, response: http.Response) -> list[Any]:
@@ -126,21 +135,24 @@ def _finite(vector: Sequence[float]) -> bool:
         return False
 
 
-CHOICE_FIELDS = ("stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts")
+CHOICE_FIELDS = frozenset({"stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts"})
 """What vLLM adds to a choice of a reply."""
 
-REPLY_FIELDS = (
-    "prompt_logprobs",
-    "prompt_token_ids",
-    "prompt_text",
-    "kv_transfer_params",
-    "ec_transfer_params",
-    "metrics",
-    "system_fingerprint",
+REPLY_FIELDS = frozenset(
+    {
+        "prompt_logprobs",
+        "prompt_token_ids",
+        "prompt_text",
+        "kv_transfer_params",
+        "ec_transfer_params",
+        "metrics",
+        "system_fingerprint",
+    }
 )
 """What vLLM adds to a reply as a whole (and ``system_fingerprint``, which is OpenAI's)."""
 
 
-def added_fields(reply: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def added_fields(reply: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
     """Those of ``names`` that a reply, as a dict, holds."""
-    return {name: reply[name] for name in names if reply.get(name) is not None}
+    # Chunks hold few of many names, so look through the chunk.
+    return {name: value for name, value in reply.items() if name in names and value is not None}

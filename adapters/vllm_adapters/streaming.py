@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import openai
 from openai import AsyncStream, Stream
-from openai.types import Completion
-from openai.types.chat import ChatCompletionChunk
-from pydantic import ValidationError
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
@@ -216,16 +213,6 @@ def _expected_choices(body: Mapping[str, Any]) -> int:
     return batch * int(body.get("n") or 1)
 
 
-def _make(chunk: dict[str, Any], cast_to: Any, client: Any, response: http.Response) -> Any:
-    if cast_to is ChatCompletionChunk or cast_to is Completion:
-        try:
-            # The SDK's generic constructor costs ten times as much as Pydantic's own.
-            return cast_to.model_validate(chunk)
-        except ValidationError:
-            pass  # vLLM has finish reasons that OpenAI's types do not list; the SDK's constructor is lenient
-    return client._process_response_data(data=chunk, cast_to=cast_to, response=response)
-
-
 class _Reading(Generic[T]):
     """What both streams share: everything but the ``await``."""
 
@@ -241,7 +228,7 @@ class _Reading(Generic[T]):
 
     def _chunks(self, reader: ChunkReader, received: bytes) -> Iterator[T]:
         for chunk in reader.feed(received, self.response):
-            yield cast(T, _make(chunk, self._cast_to, self._client, self.response))
+            yield self._client._process_response_data(data=chunk, cast_to=self._cast_to, response=self.response)
 
     def _broken(self, reader: ChunkReader, failure: Exception) -> VLLMError:
         if isinstance(failure, ServerTimeout):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
@@ -24,11 +24,13 @@ from vllm_adapters._version import __version__
 from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest
+from vllm_adapters.langchain import chunks
 from vllm_adapters.langchain.binding import BoundChatVLLM
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.langchain.structured import Schema, structured
 from vllm_adapters.merging import merged
 from vllm_adapters.params import ChatParams, wire
+from vllm_adapters.plain import PlainCompletions
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
@@ -143,8 +145,8 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
             aclient = AsyncVLLMClient(
                 self.openai_api_base, **options, http_client=self.http_async_client, facts=client.facts
             )
-        self.root_client, self.client = client, client.chat.completions
-        self.root_async_client, self.async_client = aclient, aclient.chat.completions
+        self.root_client, self.client = client, PlainCompletions(client)
+        self.root_async_client, self.async_client = aclient, PlainCompletions(aclient)
 
     def __getstate__(self) -> dict[Any, Any]:
         # No key, header or connection leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
@@ -210,8 +212,9 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
         result = super()._create_chat_result(response, generation_info)
         reply = response if isinstance(response, dict) else response.model_dump(warnings=False)
         for generation, choice in zip(result.generations, reply["choices"], strict=True):
-            info = {"finish_reason": choice.get("finish_reason"), **added_fields(choice, (*CHOICE_FIELDS, "logprobs"))}
+            info = {"finish_reason": choice.get("finish_reason"), **added_fields(choice, CHOICE_FIELDS | {"logprobs"})}
             generation.generation_info = {**(generation.generation_info or {}), **info}
+            generation.message.additional_kwargs.setdefault("refusal", choice["message"].get("refusal"))
             if thought := choice["message"].get("reasoning"):
                 generation.message.additional_kwargs["reasoning_content"] = thought
         added = {k: v for k, v in (result.llm_output or {}).items() if v not in (None, "")}
@@ -221,22 +224,33 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
-        made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        choice = chunk["choices"][0] if chunk.get("choices") else {}
+        if choice and choice.get("delta") is None:
+            return None
+        made: ChatGenerationChunk | None
+        if choice and not base_generation_info and chunks.is_text_only(chunk, choice, default_chunk_class):
+            made = chunks.like(self._text_chunk, choice["delta"].get("content") or "")
+        else:
+            made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
         if made is None:
             return None
-        choice = chunk["choices"][0] if chunk.get("choices") else {}
-        info = {**(made.generation_info or {}), **added_fields(choice, CHOICE_FIELDS)}
-        info.update(added_fields(chunk, REPLY_FIELDS))
-        if choice and not choice.get("finish_reason"):
-            # Chunks are added up, text to text: what every chunk repeats may stand on one of them only.
-            info.pop("system_fingerprint", None)
-        elif self.stream_usage and choice:
-            info.pop("system_fingerprint", None)  # the usage chunk behind this one has it too
-        made.generation_info = info or None
+        if added := added_fields(choice, CHOICE_FIELDS) | added_fields(chunk, REPLY_FIELDS):
+            made.generation_info = {**(made.generation_info or {}), **added}
+        if made.generation_info and choice and (self.stream_usage or not choice.get("finish_reason")):
+            # Chunks are added up, text to text: what every chunk repeats may stand on one of them only,
+            # the usage chunk behind the choice's last if there is one.
+            made.generation_info.pop("system_fingerprint", None)
         if thought := (choice.get("delta") or {}).get("reasoning"):
             made.message.additional_kwargs["reasoning_content"] = thought
         made.message.response_metadata["model_provider"] = "vllm"
         return made
+
+    @property
+    def _text_chunk(self) -> ChatGenerationChunk:
+        if self.output_version not in _TEXT_CHUNKS:
+            made = super()._convert_chunk_to_generation_chunk(chunks.PATTERN, AIMessageChunk, None)
+            _TEXT_CHUNKS[self.output_version] = cast(ChatGenerationChunk, made)
+        return _TEXT_CHUNKS[self.output_version]
 
     def _generate(
         self,
@@ -340,6 +354,9 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
             ConstraintNotEnforced: The server ignored the schema.
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
+
+
+_TEXT_CHUNKS: dict[str | None, ChatGenerationChunk] = {}
 
 
 @functools.cache

@@ -1,0 +1,334 @@
+"""What the adapters cost beside the stock classes: ratios of CPU time, in one interleaved run.
+
+    python benchmarks/run.py [--quick] [--rounds N] [--only WORD]
+
+Both sides talk to the same stub server, which is a process of its own. Each round runs every contender once,
+stock and ours by turns; a pair's ratio is the median of its rounds' ratios. Only CPU time of this process
+counts (``time.process_time``): on a machine that does other things too, ratios hold and wall times do not.
+
+Exit code 1 when a promise is broken by more than 5 %, which is what two runs differ by:
+
+* streaming costs at most a third of stock ``ChatOpenAI``'s CPU per chunk (when chunks arrive in a burst),
+* a reply that is not streamed costs no more than stock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import openai
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from stub import CHUNKS, DIMENSIONS, Stub
+from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
+from vllm_adapters._compat import http
+from vllm_adapters.langchain import ChatVLLM
+
+NOISE = 1.05
+QUESTION = "What is the capital of France?"
+MESSAGES: Any = [{"role": "user", "content": QUESTION}]
+Work = Callable[[], object]
+
+
+@dataclass
+class Pair:
+    """The same work done by a stock class and by ours.
+
+    Args:
+        title: What is done.
+        unit: What the cost is given per.
+        count: How many units one pass has.
+        stock: One pass with the stock class.
+        ours: One pass with ours.
+        promise: The ratio that must not be exceeded.
+        rounds: Rounds to run at most.
+    """
+
+    title: str
+    unit: str
+    count: int
+    stock: Work
+    ours: Work
+    promise: float | None = None
+    rounds: int | None = None
+    costs: dict[str, list[float]] = field(default_factory=lambda: {"stock": [], "ours": []})
+
+    def run(self, turn: int) -> None:
+        """Each side once; who begins changes from round to round."""
+        for side in ("stock", "ours") if turn % 2 else ("ours", "stock"):
+            gc.collect()
+            start = time.process_time()
+            getattr(self, side)()
+            self.costs[side].append((time.process_time() - start) / self.count * 1e6)
+
+    @property
+    def ratio(self) -> float:
+        return median(ours / stock for ours, stock in zip(self.costs["ours"], self.costs["stock"], strict=True))
+
+    @property
+    def kept(self) -> bool:
+        return self.promise is None or self.ratio <= self.promise * NOISE
+
+    def row(self) -> str:
+        stock, ours = (median(self.costs[side]) for side in ("stock", "ours"))
+        verdict = "" if self.promise is None else f"  <= {self.promise:.2f} {'kept' if self.kept else 'BROKEN'}"
+        return f"{self.title:<52} {stock:9.0f} {ours:9.0f}  us/{self.unit:<8} {self.ratio:5.2f}{verdict}"
+
+
+def count(chunks: Iterable[Any], texts: Callable[[Any], str]) -> None:
+    """Read a stream to its end and see that it is whole: a cheap stream that loses text is not cheap."""
+    assert sum(1 for chunk in chunks if texts(chunk)) == CHUNKS
+
+
+async def acount(chunks: AsyncIterable[Any], texts: Callable[[Any], str]) -> None:
+    """``count`` for async streams."""
+    found = 0
+    async for chunk in chunks:
+        found += bool(texts(chunk))
+    assert found == CHUNKS
+
+
+def text_of_message(chunk: Any) -> str:
+    text: str = chunk.content
+    return text
+
+
+def text_of_chunk(chunk: Any) -> str:
+    return (chunk.choices[0].delta.content or "") if chunk.choices else ""
+
+
+def times(calls: int, call: Work) -> Work:
+    def work() -> None:
+        for _ in range(calls):
+            assert call()
+
+    return work
+
+
+def atimes(loop: asyncio.AbstractEventLoop, calls: int, call: Callable[[], Awaitable[object]]) -> Work:
+    async def work() -> None:
+        for _ in range(calls):
+            assert await call()
+
+    return lambda: loop.run_until_complete(work())
+
+
+def streams(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
+    """Chunks of a stream, through LangChain and bare."""
+    for arrival in ("burst", "paced"):
+        common: dict[str, Any] = {"model": arrival, "base_url": url, "api_key": "none", "temperature": 0}
+        stock, ours = ChatOpenAI(**common, stream_usage=True), ChatVLLM(**common)
+        yield Pair(
+            f"ChatVLLM.stream / ChatOpenAI.stream, {arrival}",
+            "chunk",
+            CHUNKS,
+            lambda m=stock: count(m.stream(QUESTION), text_of_message),
+            lambda m=ours: count(m.stream(QUESTION), text_of_message),
+            promise=1 / 3 if arrival == "burst" else None,
+        )
+        yield Pair(
+            f"ChatVLLM.astream / ChatOpenAI.astream, {arrival}",
+            "chunk",
+            CHUNKS,
+            lambda m=stock: loop.run_until_complete(acount(m.astream(QUESTION), text_of_message)),
+            lambda m=ours: loop.run_until_complete(acount(m.astream(QUESTION), text_of_message)),
+            promise=1 / 3 if arrival == "burst" else None,
+        )
+        create: dict[str, Any] = {
+            "model": arrival,
+            "messages": MESSAGES,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        bare, spoken = openai.OpenAI(base_url=url, api_key="none"), VLLMClient(url)
+        yield Pair(
+            f"VLLMClient / openai.OpenAI, stream, {arrival}",
+            "chunk",
+            CHUNKS,
+            lambda c=bare, a=create: count(c.chat.completions.create(**a), text_of_chunk),
+            lambda c=spoken, a=create: count(c.chat.completions.create(**a), text_of_chunk),
+        )
+        abare, aspoken = openai.AsyncOpenAI(base_url=url, api_key="none"), AsyncVLLMClient(url)
+
+        async def read(client: Any, a: dict[str, Any]) -> None:
+            await acount(await client.chat.completions.create(**a), text_of_chunk)
+
+        yield Pair(
+            f"AsyncVLLMClient / AsyncOpenAI, stream, {arrival}",
+            "chunk",
+            CHUNKS,
+            lambda c=abare, a=create: loop.run_until_complete(read(c, a)),
+            lambda c=aspoken, a=create: loop.run_until_complete(read(c, a)),
+        )
+
+
+def replies(url: str, loop: asyncio.AbstractEventLoop, calls: int) -> Iterator[Pair]:
+    """Replies that come in one piece, through LangChain and bare."""
+    common: dict[str, Any] = {"model": "burst", "base_url": url, "api_key": "none", "temperature": 0}
+    stock, ours = ChatOpenAI(**common), ChatVLLM(**common)
+    yield Pair(
+        "ChatVLLM.invoke / ChatOpenAI.invoke",
+        "reply",
+        calls,
+        times(calls, lambda: stock.invoke(QUESTION).content),
+        times(calls, lambda: ours.invoke(QUESTION).content),
+        promise=1.0,
+    )
+    yield Pair(
+        "ChatVLLM.ainvoke / ChatOpenAI.ainvoke",
+        "reply",
+        calls,
+        atimes(loop, calls, lambda: stock.ainvoke(QUESTION)),
+        atimes(loop, calls, lambda: ours.ainvoke(QUESTION)),
+        promise=1.0,
+    )
+    bare, spoken = openai.OpenAI(base_url=url, api_key="none"), VLLMClient(url)
+    yield Pair(
+        "VLLMClient / openai.OpenAI, create",
+        "reply",
+        calls,
+        times(calls, lambda: bare.chat.completions.create(model="burst", messages=MESSAGES).choices),
+        times(calls, lambda: spoken.chat.completions.create(model="burst", messages=MESSAGES).choices),
+        promise=1.0,
+    )
+    abare, aspoken = openai.AsyncOpenAI(base_url=url, api_key="none"), AsyncVLLMClient(url)
+    yield Pair(
+        "AsyncVLLMClient / AsyncOpenAI, create",
+        "reply",
+        calls,
+        atimes(loop, calls, lambda: abare.chat.completions.create(model="burst", messages=MESSAGES)),
+        atimes(loop, calls, lambda: aspoken.chat.completions.create(model="burst", messages=MESSAGES)),
+        promise=1.0,
+    )
+
+
+def embeddings(url: str) -> Iterator[Pair]:
+    """Vectors of 1,000 texts in one request."""
+    texts = [f"Text number {place}" for place in range(1000)]
+    stock = OpenAIEmbeddings(
+        model="stub", base_url=url, api_key="none", check_embedding_ctx_length=False, chunk_size=len(texts)
+    )
+    server = VLLMServer(url, model="stub")
+
+    def block() -> None:
+        assert server.embed(texts).shape == (len(texts), DIMENSIONS)
+
+    def lists(vectors: list[list[float]]) -> None:
+        assert (len(vectors), len(vectors[0])) == (len(texts), DIMENSIONS)
+
+    for title, ours in (
+        ("VLLMServer.embed / OpenAIEmbeddings, one block", block),
+        ("VLLMServer.embed / OpenAIEmbeddings, lists of floats", lambda: lists(server.embed(texts).tolist())),
+    ):
+        yield Pair(title, "text", len(texts), lambda: lists(stock.embed_documents(texts)), ours)
+
+
+class Crowd:
+    """Many calls at once, each answered after a second; remembers how many fail."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, model: Any, size: int) -> None:
+        self._loop, self._model, self._size = loop, model, size
+        self.failed = 0
+
+    def __call__(self) -> None:
+        self._loop.run_until_complete(self._all())
+
+    async def _all(self) -> None:
+        calls = (self._model.ainvoke(QUESTION) for _ in range(self._size))
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        self.failed += sum(isinstance(answer, BaseException) for answer in answers)
+
+
+def crowds(url: str, loop: asyncio.AbstractEventLoop, size: int) -> Iterator[Pair]:
+    common: dict[str, Any] = {"model": "slow", "base_url": url, "api_key": "none", "max_retries": 0}
+    stock = Crowd(loop, ChatOpenAI(**common), size)
+    ours = Crowd(loop, ChatVLLM(**common), size)
+    yield Pair(f"ChatVLLM.ainvoke / ChatOpenAI.ainvoke, {size} at once", "reply", size, stock, ours, rounds=3)
+
+
+IMPORTS = (
+    "pass",
+    "import vllm_adapters",
+    "import openai",
+    "from vllm_adapters import VLLMClient",
+    "from langchain_openai import ChatOpenAI",
+    "from vllm_adapters.langchain import ChatVLLM",
+)
+
+
+def imports(rounds: int) -> None:
+    """CPU time of fresh processes, and how many modules they load."""
+    costs: dict[str, list[float]] = {statement: [] for statement in IMPORTS}
+    modules: dict[str, int] = {}
+    for _ in range(rounds + 1):  # the first one writes byte code
+        for statement in IMPORTS:
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            code = f"{statement}\nimport sys; print(len(sys.modules))"
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            costs[statement].append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+            modules[statement] = int(done.stdout)
+    base = median(costs["pass"][1:])
+    print("\nimport in a fresh process                                      CPU ms  x `pass`  modules")
+    for statement, spent in costs.items():
+        cost = median(spent[1:])
+        print(f"{statement:<56} {cost * 1e3:12.0f} {cost / base:9.1f} {modules[statement]:8}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="CPU time beside the stock classes.")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of the interleaved run (default 9)")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, fewer calls in each")
+    parser.add_argument("--only", default="", metavar="WORD", help="only pairs whose title has this word")
+    return parser.parse_args()
+
+
+def main() -> int:
+    asked = arguments()
+    rounds = 3 if asked.quick else asked.rounds
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "VLLM_", "LANGSMITH_", "LANGCHAIN_"))]:
+        del os.environ[name]
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        os.environ.pop(name, None)
+        os.environ.pop(name.lower(), None)
+    print(f"openai {openai.__version__} on {http.__name__}, Python {sys.version.split()[0]}, {rounds} rounds")
+    loop = asyncio.new_event_loop()
+    with Stub() as url:
+        pairs = [
+            *streams(url, loop),
+            *replies(url, loop, 20 if asked.quick else 50),
+            *embeddings(url),
+            *crowds(url, loop, 500),
+        ]
+        pairs = [pair for pair in pairs if asked.only in pair.title]
+        for pair in pairs:  # connections, caches
+            pair.run(0)
+            pair.costs = {"stock": [], "ours": []}
+        for turn in range(rounds):
+            for pair in pairs:
+                if turn < (pair.rounds or rounds):
+                    pair.run(turn)
+        print(f"\n{'ours / stock':<52} {'stock':>9} {'ours':>9}  {'':<11} ratio")
+        for pair in pairs:
+            print(pair.row())
+            for side in (pair.stock, pair.ours):
+                if isinstance(side, Crowd):
+                    print(f"    {'stock' if side is pair.stock else 'ours'}: {side.failed} failures")
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    if not asked.only:
+        imports(1 if asked.quick else 5)
+    return 0 if all(pair.kept for pair in pairs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
