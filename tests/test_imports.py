@@ -27,7 +27,7 @@ LAYERS = [
     {"streaming", "replies", "pools"},
     {"speaker"},
     {"client"},
-    {"asking"},
+    {"asking", "plain"},
     {"server"},
     {*ROOMS, "doctor", "local"},
     {"testing"},

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, SecretStr
 
@@ -146,7 +146,7 @@ class VLLMServer:
         except VLLMError as error:
             return _not_ready(error)
 
-    def wait_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> VLLMServer:
+    def wait_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
         """Wait for the server to answer.
 
         Args:
@@ -162,7 +162,7 @@ class VLLMServer:
             time.sleep(every)
         raise self._too_long(timeout)
 
-    async def await_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> VLLMServer:
+    async def await_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
         """``wait_until_ready``, to await."""
         for _ in self._patience(timeout, every):
             if await self.ais_ready():
@@ -382,7 +382,7 @@ class VLLMServer:
         """Close the connections of the sync client."""
         self.client.close()
 
-    def __enter__(self) -> VLLMServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

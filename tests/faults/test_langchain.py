@@ -309,6 +309,13 @@ def test_a_server_object_instead_of_an_address(fault_server):
     assert fault_server.posts(CHAT)[0].headers["authorization"] == "Bearer sk-of-the-server"
 
 
+def test_the_model_of_a_server_object(make_fault_server):
+    server = make_fault_server(models=("one", "two"))
+    ChatVLLM(server=VLLMServer(server.url, model="two")).invoke("hi")
+    ChatVLLM(server=VLLMServer(server.url, model="two"), model="one").invoke("hi")
+    assert [request.json["model"] for request in server.posts(CHAT)] == ["two", "one"]
+
+
 def test_two_servers_do_not_share_cached_answers():
     one, two = ChatVLLM(base_url="http://a:1"), ChatVLLM(base_url="http://b:1")
     assert one._get_llm_string() != two._get_llm_string()

@@ -3,6 +3,7 @@
 import pytest
 from langchain_core.messages import AIMessageChunk, HumanMessageChunk
 from langchain_openai.chat_models.base import BaseChatOpenAI
+
 from vllm_adapters.langchain import ChatVLLM, chunks
 
 

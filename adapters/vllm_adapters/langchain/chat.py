@@ -130,6 +130,7 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
         if self.server is not None:
             client, aclient = self.server.client, self.server.async_client
             self.openai_api_base = client.address
+            self.model_name = self.model_name or self.server.model or ""
         else:
             self.openai_api_base = normal_address(self.openai_api_base)
             options: dict[str, Any] = {
