@@ -131,7 +131,7 @@ async def test_scores_of_a_cross_encoder(server, sent):
     assert np.allclose(await server.ascore("blue", TEXTS), scores, atol=1e-5)
     ranking = await server.arerank("blue", TEXTS)
     assert np.allclose([scores[d.index] for d in ranking], [d.score for d in ranking], atol=1e-4)
-    assert sent[0].json == {"model": "cross-encoder", "text_1": "blue", "text_2": TEXTS}
+    assert sent.bodies("/v1/score")[0] == {"model": "cross-encoder", "text_1": "blue", "text_2": TEXTS}
     with pytest.raises(e.UnknownParameter, match="`return_documents`"):
         server.rerank("blue", TEXTS, return_documents=False)
 

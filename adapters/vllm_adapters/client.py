@@ -26,6 +26,7 @@ from vllm_adapters.speaker import (
     ServerFacts,
     Speaker,
     Steps,
+    as_answer,
     clean_key,
     is_event_stream,
     normal_address,
@@ -114,11 +115,14 @@ class VLLMClient(Speaker, OpenAI):
             url = next(steps)
             while True:
                 try:
-                    answer = self.get(url, cast_to=dict[str, object])
+                    with self._transports.asking:
+                        if url not in self.facts.answers:
+                            self.facts.answers[url] = as_answer(self.get(url, cast_to=dict[str, object]))
+                        answer = self.facts.answers[url]
                 except VLLMError as error:
                     url = steps.throw(error)
                 else:
-                    url = steps.send(answer if isinstance(answer, dict) else {})
+                    url = steps.send(answer)
         except StopIteration as end:
             return cast(R, end.value)
 
@@ -215,11 +219,14 @@ class AsyncVLLMClient(Speaker, AsyncOpenAI):
             url = next(steps)
             while True:
                 try:
-                    answer = await self.get(url, cast_to=dict[str, object])
+                    async with self._transports.asking_async:
+                        if url not in self.facts.answers:
+                            self.facts.answers[url] = as_answer(await self.get(url, cast_to=dict[str, object]))
+                        answer = self.facts.answers[url]
                 except VLLMError as error:
                     url = steps.throw(error)
                 else:
-                    url = steps.send(answer if isinstance(answer, dict) else {})
+                    url = steps.send(answer)
         except StopIteration as end:
             return cast(R, end.value)
 

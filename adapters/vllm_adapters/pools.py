@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Generic, TypeVar, cast
 from urllib.request import getproxies
 
@@ -47,6 +48,24 @@ class Transports(Generic[C]):
         self._lock = threading.Lock()
         self._loopless: C | None = None
         self._of_loop: weakref.WeakKeyDictionary[Any, C] = weakref.WeakKeyDictionary()
+        self._asking = threading.Lock()
+        self._asking_in: weakref.WeakKeyDictionary[Any, asyncio.Lock] = weakref.WeakKeyDictionary()
+
+    @property
+    def asking(self) -> threading.Lock:
+        """Held while the server is asked what all calls need to know, so that only the first of them asks."""
+        self.current()
+        return self._asking
+
+    @property
+    def asking_async(self) -> AbstractAsyncContextManager[Any]:
+        """``asking``, for coroutines of the running event loop."""
+        self.current()
+        loop = _running_loop()
+        if loop is None:
+            return nullcontext()  # trio: then several calls may ask
+        with self._lock:
+            return self._asking_in.setdefault(loop, asyncio.Lock())
 
     def current(self) -> C:
         """The HTTP client for here and now: this process, this event loop."""

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -58,6 +58,8 @@ class ServerFacts:
     stated: bool = False
     fingerprint: str | None = None
     model: str | None = None
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the server answered, by URL, until there is a reason to ask again."""
 
 
 _REPLIES = (ChatCompletionChunk, ChatCompletion, Completion)
@@ -209,6 +211,7 @@ class Speaker:
         """``error`` with what the server can add to it: the names it serves, the routes it has."""
         if isinstance(error, ModelNotServed):
             self.facts.model = None  # it may have been replaced: ask again next time
+            self.facts.answers.clear()
             if not error.served and error.status_code == 404:
                 cards = (yield f"{self.address}/models").get("data") or []
                 served = tuple(str(card["id"]) for card in cards)
@@ -238,6 +241,7 @@ class Speaker:
             return
         if facts.fingerprint is not None:
             facts.version_known = False
+            facts.answers.clear()
         facts.fingerprint = fingerprint
         if facts.version is None:
             facts.version = self._version_in_fingerprint()
@@ -328,6 +332,11 @@ def _path_of(url: str) -> str:
     """The path of a request to ``url``, which the SDK gives whole or relative to the server's ``/v1``."""
     found = http.URL(url)
     return "/v1/" + found.path.lstrip("/") if found.is_relative_url else found.path
+
+
+def as_answer(reply: object) -> dict[str, Any]:
+    """What a GET returned, if it is a JSON object; a gateway may answer anything."""
+    return reply if isinstance(reply, dict) else {}
 
 
 def is_event_stream(response: http.Response) -> bool:

@@ -215,6 +215,23 @@ def test_facts_are_asked_once_and_only_when_needed(fault_server):
     assert asked == ["/v1/models", "/version", CHAT, CHAT, CHAT]
 
 
+def test_calls_at_once_ask_once(fault_server):
+    sync, several = VLLMClient(fault_server.url), AsyncVLLMClient(fault_server.url)
+    request = {**hello("yes"), "model": "", "extra_body": {"structured_outputs": {"choice": ["yes"]}}}
+    threads = [threading.Thread(target=lambda: sync.chat.completions.create(**request)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    async def run():
+        await asyncio.gather(*(several.chat.completions.create(**request) for _ in range(8)))
+
+    asyncio.run(run())
+    asked = [received.route for received in fault_server.requests]
+    assert (asked.count("/v1/models"), asked.count("/version"), asked.count(CHAT)) == (2, 2, 16)
+
+
 def test_a_reply_tells_when_the_server_was_replaced(fault_server):
     versions = ("0.10.2", "0.10.2", "0.32.0", "0.32.0")
     replies = [{**wire.chat("hi"), "system_fingerprint": f"vllm-{version}-x"} for version in versions]

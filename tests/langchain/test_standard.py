@@ -1,5 +1,8 @@
 """LangChain's own standard suites, run as they are."""
 
+import itertools
+import uuid
+
 import pytest
 
 pytest.importorskip("langchain_tests")
@@ -25,6 +28,14 @@ class TestChatVLLMUnit(ChatModelUnitTests):
         return env, {"model": "tiny"}, {"openai_api_base": "http://gpu:8000/v1"}
 
 
+@pytest.fixture
+def same_ids(monkeypatch):
+    """Ids that the suite draws at random are sent to the server: a recording needs the same ones again."""
+    numbers = itertools.count(1)
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=next(numbers)))
+
+
+@pytest.mark.usefixtures("same_ids")
 @pytest.mark.vllm("tiny")
 class TestChatVLLM(ChatModelIntegrationTests):
     @property

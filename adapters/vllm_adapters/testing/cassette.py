@@ -168,7 +168,7 @@ def audit(text: str, secrets: Iterable[str] = ()) -> list[str]:
 
 
 _FORBIDDEN = {
-    "authorization": re.compile(r"(?i)authorization\s*:|bearer\s+[a-z0-9]"),
+    "authorization": re.compile(r"(?i)authorization[ \t]*:[ \t]*[^\s{]|bearer\s+[a-z0-9]"),  # not a name in a schema
     "noise of a client": re.compile(r"(?i)x-stainless-|user-agent:"),
     "path": re.compile(r"(?<![\w+/.])/(?:home|Users|root|tmp|var/folders)/"),
     "address": re.compile(r"127\.0\.0\.1|localhost:(?!8000\b)\d+"),
