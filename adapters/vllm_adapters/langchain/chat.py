@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
@@ -24,6 +24,7 @@ from vllm_adapters._version import __version__
 from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest
+from vllm_adapters.langchain import chunks
 from vllm_adapters.langchain.binding import BoundChatVLLM
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.langchain.structured import Schema, structured
@@ -222,7 +223,11 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
         choice = chunk["choices"][0] if chunk.get("choices") else {}
         if choice and choice.get("delta") is None:
             return None
-        made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        made: ChatGenerationChunk | None
+        if choice and not base_generation_info and chunks.is_text_only(chunk, choice, default_chunk_class):
+            made = chunks.like(self._text_chunk, choice["delta"].get("content") or "")
+        else:
+            made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
         if made is None:
             return None
         if added := added_fields(choice, CHOICE_FIELDS) | added_fields(chunk, REPLY_FIELDS):
@@ -235,6 +240,13 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
             made.message.additional_kwargs["reasoning_content"] = thought
         made.message.response_metadata["model_provider"] = "vllm"
         return made
+
+    @property
+    def _text_chunk(self) -> ChatGenerationChunk:
+        if self.output_version not in _TEXT_CHUNKS:
+            made = super()._convert_chunk_to_generation_chunk(chunks.PATTERN, AIMessageChunk, None)
+            _TEXT_CHUNKS[self.output_version] = cast(ChatGenerationChunk, made)
+        return _TEXT_CHUNKS[self.output_version]
 
     def _generate(
         self,
@@ -337,6 +349,9 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
             ConstraintNotEnforced: The server ignored the schema.
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
+
+
+_TEXT_CHUNKS: dict[str | None, ChatGenerationChunk] = {}
 
 
 @functools.cache
