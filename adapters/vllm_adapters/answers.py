@@ -81,7 +81,10 @@ def count_inputs(value: object) -> int | None:
 
 
 def _field(part: Any, name: str) -> Any:
-    return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
+    if isinstance(part, Mapping):
+        return part.get(name)
+    fields = vars(part)  # getattr would raise, and Pydantic word an error, for each name that is not there
+    return fields[name] if name in fields else (part.model_extra or {}).get(name)
 
 
 def _index_of(item: Any) -> Any:

@@ -178,6 +178,8 @@ def checked(model: type[BaseModel], values: Mapping[str, Any], *, endpoint: str)
         if params_table.availability(endpoint, name) is None:
             raise unknown_parameter(endpoint, name)
     added = {name: value for name, value in given.items() if name in model.model_fields}
+    if not added:
+        return given
     try:
         return given | params.validated(model, added)
     except ValidationError as error:

@@ -366,7 +366,8 @@ def wire_value(name: str, value: Any) -> Any:
 def wire(params: BaseModel, model: type[BaseModel] | None = None) -> dict[str, Any]:
     """The parameters that are set, as a request has them; of a class that mixes ``model`` in, only those."""
     fields = (model or type(params)).model_fields
-    return {n: wire_value(n, value) for n in fields if (value := getattr(params, n)) is not None}
+    given = vars(params)  # getattr of a Pydantic object, field by field, takes four times as long
+    return {name: wire_value(name, given[name]) for name in fields if given.get(name) is not None}
 
 
 class _NothingElse(BaseModel):
