@@ -178,8 +178,17 @@ def test_a_port_that_was_asked_for_is_not_exchanged(fake_environment):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(LocalVLLMError, match="Address already in use"):
-            LocalVLLM("tiny", port=other.getsockname()[1], quiet=True, startup_timeout=20).start()
+        port = other.getsockname()[1]
+        with pytest.raises(LocalVLLMError, match=f"Port {port} is taken"):
+            LocalVLLM("tiny", port=port, quiet=True, startup_timeout=20).start()
+
+
+def test_another_server_on_the_port_is_not_mistaken_for_this_one(started, fake_environment, monkeypatch):
+    first, _ = started("tiny")
+    taken = int(first.base_url.removesuffix("/v1").rpartition(":")[2])
+    monkeypatch.setattr(server, "free_port", lambda: taken)
+    with pytest.raises(LocalVLLMError, match="Address already in use"):
+        LocalVLLM("tiny", quiet=True, startup_timeout=20).start()
 
 
 def test_stop_ends_the_server_and_all_its_children(started, tmp_path):

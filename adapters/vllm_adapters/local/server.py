@@ -6,7 +6,6 @@ import atexit
 import itertools
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.error
@@ -18,6 +17,7 @@ from typing import IO, TYPE_CHECKING
 
 from vllm_adapters.local.environment import Environment, cache_dir, clean_environ, prepare_environment
 from vllm_adapters.local.models import MODELS, BundledModel, prepare_lora, prepare_model
+from vllm_adapters.local.ports import free_port, is_taken, listens
 from vllm_adapters.local.progress import Progress
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ class LocalVLLM:
         """
         if self._guard is not None:
             raise _error(f"This server runs already, at {self.base_url}.")
+        if self._wanted_port is not None and is_taken(self._wanted_port):
+            raise _error(f"Port {self._wanted_port} is taken: choose another, or none for a free one.")
         environment = prepare_environment(self._version, self._progress)
         if self._bundled:
             model = str(prepare_model(self._bundled, environment, self._progress))
@@ -240,7 +242,10 @@ class LocalVLLM:
         self._progress.say(f"vLLM {self._version} serves {self.model} at {self.base_url} ({seconds:.0f} s)")
 
     def _answers(self) -> bool:
-        """Whether this very server answers: another one on the port would not serve our model's name."""
+        """Whether this very server answers, and not another one that had the port first."""
+        assert self._port is not None  # noqa: S101 - it was launched
+        if self._pid is None or not listens(self._pid, self._port):
+            return False
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
         request = urllib.request.Request(f"{self.base_url}/models", headers=headers)  # noqa: S310 - always http
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before this machine
@@ -284,13 +289,6 @@ class LocalVLLM:
 
     def _end_of_log(self) -> str:
         return f"The end of its log, {self._log_path}:\n{self.log_tail()}"
-
-
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def claim_core() -> tuple[int, IO[str] | None]:

@@ -1,0 +1,118 @@
+"""What the bundled models promise, asked of a real vLLM. Installs it on the first run: minutes, and 4 GB."""
+
+import json
+import math
+import urllib.error
+import urllib.request
+
+import pytest
+
+from vllm_adapters.local import LocalVLLM
+from vllm_adapters.local.models import TINY_DIR
+
+pytestmark = pytest.mark.live
+PROMISES = json.loads((TINY_DIR / "promises.json").read_text(encoding="utf-8"))
+
+
+def serve(*args, **kwargs):
+    local = LocalVLLM(*args, **kwargs)
+    try:
+        local.start()
+        yield local
+    finally:
+        local.stop()
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    yield from serve("tiny")
+
+
+def post(local, path, **body):
+    data = json.dumps({"model": local.model, **body}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(local.base_url.removesuffix("/v1") + path, data, headers)
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return json.loads(response.read().decode() or "null") if "json" in response.headers["Content-Type"] else None
+
+
+def ask(local, promise):
+    """What the server answers, in the shape in which promises say it."""
+    body = {"temperature": 0, "max_tokens": 450, **promise.get("request", {})}
+    if "prompt" in promise:
+        text = post(local, "/v1/completions", prompt=promise["prompt"], **body)["choices"][0]["text"]
+        return {"content": text.strip(), "calls": [], "reasoning": ""}
+    if "thinking" in promise:
+        body["chat_template_kwargs"] = {"enable_thinking": promise["thinking"]}
+    if "tools" in promise:
+        body["tools"] = promise["tools"]
+    reply = post(local, "/v1/chat/completions", messages=promise["messages"], **body)["choices"][0]["message"]
+    functions = [call["function"] for call in reply.get("tool_calls") or []]
+    found = {
+        "content": (reply.get("content") or "").strip(),
+        "calls": [[function["name"], json.loads(function["arguments"])] for function in functions],
+        "reasoning": (reply.get("reasoning") or "").strip(),
+    }
+    if "json" in promise["expect"]:
+        found["json"] = json.loads(found.pop("content"))
+    return found
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_tiny_keeps_its_promises(tiny, name):
+    promise = PROMISES[name]
+    nothing = {"calls": [], "reasoning": ""} | ({} if "json" in promise["expect"] else {"content": ""})
+    assert ask(tiny, promise) == nothing | promise["expect"]
+
+
+def test_two_servers_at_once(tiny):
+    for second in serve("minilm"):
+        data = post(second, "/v1/embeddings", input=["a cat", "a kitten", "a tax form"])["data"]
+        cat, kitten, form = (item["embedding"] for item in data)
+        assert len(cat) == 384
+
+        def cosine(a, b):
+            return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+        assert cosine(cat, kitten) > 0.6 > 0.3 > cosine(cat, form)
+        assert ask(tiny, PROMISES["hello"])["content"] == PROMISES["hello"]["expect"]["content"]
+
+
+def test_adapters_are_served_and_loaded():
+    promise = PROMISES["story"]
+    for local in serve("tiny", lora=True):
+        body = {"messages": promise["messages"], "temperature": 0, "max_tokens": 20}
+
+        def said(model, body=body, local=local):
+            return post(local, "/v1/chat/completions", **body | {"model": model})["choices"][0]["message"]["content"]
+
+        assert said("tiny") != said("tiny-lora")
+        post(local, "/v1/load_lora_adapter", lora_name="second", lora_path=str(local.make_lora(1)))
+        assert said("second") not in (said("tiny"), said("tiny-lora"))
+
+
+def test_the_key_is_asked_for():
+    for local in serve("tiny", api_key="open sesame"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            post(local, "/v1/chat/completions", messages=[{"role": "user", "content": "Hello"}])
+
+
+def test_smollm2_talks():
+    promise = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    for local in serve("smollm2"):
+        assert "Paris" in ask(local, promise | {"request": {"max_tokens": 20}, "expect": {}})["content"]
+
+
+def test_a_cross_encoder_ranks_and_scores():
+    for local in serve("cross-encoder"):
+        results = post(local, "/v1/rerank", query="a cat", documents=["a kitten", "a tax form"])["results"]
+        assert sorted(result["index"] for result in results) == [0, 1]
+        assert results[0]["relevance_score"] > results[1]["relevance_score"]
+        assert len(post(local, "/score", text_1="a cat", text_2=["a kitten", "a tax form"])["data"]) == 2
+
+
+def test_a_classifier_has_three_labels():
+    for local in serve("classifier"):
+        (found,) = post(local, "/classify", input="a cat")["data"]
+        assert found["label"] in ("NEGATIVE", "NEUTRAL", "POSITIVE")
+        assert found["num_classes"] == 3

