@@ -37,8 +37,8 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     asked = body if isinstance(body, Mapping) else {}
     if isinstance(answer, ChatCompletion | Completion):
         _check_choices(answer.choices, asked, call, response)
-    elif isinstance(answer, Mapping) and endpoint_of(call.path) in ("chat", "completions"):
-        choices = answer.get("choices")
+    elif isinstance(answer, Mapping | list) and endpoint_of(call.path) in ("chat", "completions"):
+        choices = fields.get("choices")
         whole = isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices)
         _check_choices(choices if whole else None, asked, call, response)
     elif isinstance(answer, CreateEmbeddingResponse):
