@@ -33,7 +33,11 @@ def post(local, path, **body):
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(local.base_url.removesuffix("/v1") + path, data, headers)
     with urllib.request.urlopen(request, timeout=120) as response:
-        return json.loads(response.read().decode() or "null") if "json" in response.headers["Content-Type"] else None
+        return (
+            json.loads(response.read().decode() or "null")
+            if "json" in (response.headers["Content-Type"] or "")
+            else None
+        )
 
 
 def ask(local, promise):

@@ -164,7 +164,8 @@ def prepare_lora(environment: Environment, progress: Progress, *, seed: int = 0)
         doing = "making a random LoRA adapter"
         _script(environment, "lora.py", TINY_DIR, out, str(seed), log=log, progress=progress, doing=doing)
 
-    shape = zlib.crc32((TINY_DIR / "config.json").read_bytes())  # an adapter fits one shape of model
+    recipe = (TINY_DIR / "config.json").read_bytes() + (_HERE / "make" / "lora.py").read_bytes()
+    shape = zlib.crc32(recipe)  # an adapter fits one shape of model
     return _once(f"tiny-lora-{seed}-{shape:08x}", make, progress)
 
 
