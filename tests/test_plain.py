@@ -1,6 +1,7 @@
 """Plain replies are checked as the SDK's objects are."""
 
 import pytest
+
 from vllm_adapters._compat import http
 from vllm_adapters.answers import check_answer
 from vllm_adapters.errors import ConstraintNotEnforced, InvalidResponse, VLLMError
