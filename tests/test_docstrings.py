@@ -29,7 +29,7 @@ def examples():
 
 
 @pytest.mark.vllm("tiny")
-@pytest.mark.parametrize("thing", examples())
+@pytest.mark.parametrize("thing", list(examples()))
 def test_example(thing, vllm_url):
     text = inspect.getdoc(thing).replace("http://localhost:8000", vllm_url.removesuffix("/v1"))
     test = doctest.DocTestParser().get_doctest(text, {}, thing.__qualname__, None, 0)

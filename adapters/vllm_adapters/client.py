@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, cast, get_args
+from typing import Any, Self, cast, get_args
 
 import openai
 from openai import AsyncOpenAI, OpenAI
@@ -36,7 +36,61 @@ from vllm_adapters.streaming import AsyncWholeStream, WholeStream
 from vllm_adapters.transport import DEADLINE, AsyncHTTP, SyncHTTP, Timeouts
 
 
-class VLLMClient(Speaker, OpenAI):
+class _Connected(Speaker):
+    """How both clients are made and copied."""
+
+    _http_class: type[SyncHTTP] | type[AsyncHTTP]
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | SecretStr | None = None,
+        timeout: float | Timeouts | http.Timeout | None = Timeouts(),  # noqa: B008  # frozen
+        max_retries: int = openai.DEFAULT_MAX_RETRIES,
+        max_connections: int = 1000,
+        server_version: str | Version | None = None,
+        allow_unknown: bool = False,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        http_client: Any = None,
+        facts: ServerFacts | None = None,
+        transports: Any = None,
+    ) -> None:
+        address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
+        self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
+        self.allow_unknown = allow_unknown
+        self._transports = transports or make_transports(self._http_class, http.URL(address).host, max_connections)
+        self._own_http = http_client
+        sdk: Any = super()
+        sdk.__init__(
+            api_key=clean_key(api_key),
+            base_url=address,
+            timeout=self.time_limits.transport(),
+            max_retries=max_retries,
+            http_client=self._client,
+        )
+        _forget_environment(self, default_headers, default_query)
+
+    @property
+    def _client(self) -> Any:
+        return self._own_http or self._transports.current()
+
+    @_client.setter
+    def _client(self, client: Any) -> None:
+        pass  # the SDK hands back what it was given
+
+    def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
+        return self._status_error(body, response)
+
+    def copy(self, **changes: Any) -> Self:
+        """The same client with other options; what is known of the server and the connections are shared."""
+        return type(self)(**_same_but(self, changes))
+
+    with_options = copy
+
+
+class VLLMClient(_Connected, OpenAI):
     """A drop-in ``openai.OpenAI`` for one vLLM server of any version from 0.8.5 on.
 
     >>> from vllm_adapters import VLLMClient
@@ -72,43 +126,7 @@ class VLLMClient(Speaker, OpenAI):
         VLLMError: On every failure, see ``vllm_adapters.errors``; nothing is sent by the constructor.
     """
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        api_key: str | SecretStr | None = None,
-        timeout: float | Timeouts | http.Timeout | None = Timeouts(),  # noqa: B008  # frozen
-        max_retries: int = openai.DEFAULT_MAX_RETRIES,
-        max_connections: int = 1000,
-        server_version: str | Version | None = None,
-        allow_unknown: bool = False,
-        default_headers: Mapping[str, str] | None = None,
-        default_query: Mapping[str, object] | None = None,
-        http_client: Any = None,
-        facts: ServerFacts | None = None,
-        transports: Any = None,
-    ) -> None:
-        address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
-        self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
-        self.allow_unknown = allow_unknown
-        self._transports = transports or make_transports(SyncHTTP, http.URL(address).host, max_connections)
-        self._own_http = http_client
-        super().__init__(
-            api_key=clean_key(api_key),
-            base_url=address,
-            timeout=self.time_limits.transport(),
-            max_retries=max_retries,
-            http_client=self._client,
-        )
-        _forget_environment(self, default_headers, default_query)
-
-    @property
-    def _client(self) -> Any:
-        return self._own_http or self._transports.current()
-
-    @_client.setter
-    def _client(self, client: Any) -> None:
-        pass  # the SDK hands back what it was given
+    _http_class = SyncHTTP
 
     def _run(self, steps: Steps[R]) -> R:
         try:
@@ -155,17 +173,8 @@ class VLLMClient(Speaker, OpenAI):
             self._check(answer, options, response)
         return answer
 
-    def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
-        return self._status_error(body, response)
 
-    def copy(self, **changes: Any) -> VLLMClient:
-        """The same client with other options; what is known of the server and the connections are shared."""
-        return type(self)(**_same_but(self, changes))
-
-    with_options = copy
-
-
-class AsyncVLLMClient(Speaker, AsyncOpenAI):
+class AsyncVLLMClient(_Connected, AsyncOpenAI):
     """``VLLMClient`` with ``await``: a drop-in ``openai.AsyncOpenAI`` for one vLLM server.
 
     One object serves any number of event loops, one after the other or side by side.
@@ -176,43 +185,7 @@ class AsyncVLLMClient(Speaker, AsyncOpenAI):
     Args and errors are those of ``VLLMClient``.
     """
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        api_key: str | SecretStr | None = None,
-        timeout: float | Timeouts | http.Timeout | None = Timeouts(),  # noqa: B008  # frozen
-        max_retries: int = openai.DEFAULT_MAX_RETRIES,
-        max_connections: int = 1000,
-        server_version: str | Version | None = None,
-        allow_unknown: bool = False,
-        default_headers: Mapping[str, str] | None = None,
-        default_query: Mapping[str, object] | None = None,
-        http_client: Any = None,
-        facts: ServerFacts | None = None,
-        transports: Any = None,
-    ) -> None:
-        address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
-        self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
-        self.allow_unknown = allow_unknown
-        self._transports = transports or make_transports(AsyncHTTP, http.URL(address).host, max_connections)
-        self._own_http = http_client
-        super().__init__(
-            api_key=clean_key(api_key),
-            base_url=address,
-            timeout=self.time_limits.transport(),
-            max_retries=max_retries,
-            http_client=self._client,
-        )
-        _forget_environment(self, default_headers, default_query)
-
-    @property
-    def _client(self) -> Any:
-        return self._own_http or self._transports.current()
-
-    @_client.setter
-    def _client(self, client: Any) -> None:
-        pass  # the SDK hands back what it was given
+    _http_class = AsyncHTTP
 
     async def _run(self, steps: Steps[R]) -> R:
         try:
@@ -259,15 +232,6 @@ class AsyncVLLMClient(Speaker, AsyncOpenAI):
         if not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url):
             self._check(answer, options, response)
         return answer
-
-    def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
-        return self._status_error(body, response)
-
-    def copy(self, **changes: Any) -> AsyncVLLMClient:
-        """The same client with other options; what is known of the server and the connections are shared."""
-        return type(self)(**_same_but(self, changes))
-
-    with_options = copy
 
 
 def _whole(stream_cls: Any, whole: Any) -> Any:
