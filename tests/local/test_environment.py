@@ -148,11 +148,11 @@ def hold(events, cache_home, name):
 
 def test_two_processes_do_not_install_at_once(tmp_path):
     context = multiprocessing.get_context("fork")
-    events = context.Queue()
+    events = context.SimpleQueue()  # writes at once: feeder threads would reorder events
     processes = [context.Process(target=hold, args=(events, str(tmp_path), name)) for name in "ab"]
     for process in processes:
         process.start()
-    seen = [events.get(timeout=20) for _ in range(4)]
+    seen = [events.get() for _ in range(4)]
     for process in processes:
         process.join()
     assert [event.split()[1] for event in seen] == ["in", "out", "in", "out"]
