@@ -54,6 +54,24 @@ class Ask(Generic[R]):
             method=method, url=self.path, json_data=self.body, headers=headers, **self.how
         )
 
+    def with_usage(self) -> Ask[tuple[R, dict[str, Any]]]:
+        """The same, answering with the reply's ``usage`` beside what it says."""
+        return Ask(
+            self.path,
+            lambda reply, call, response: (self.read(reply, call, response), dict(reply.get("usage") or {})),
+            self.body,
+            self.cast_to,
+            self.how,
+        )
+
+    def send(self, client: VLLMClient) -> R:
+        """Send it, and read the reply."""
+        return self.answer(client, client.request(self.cast_to, self.options()))
+
+    async def asend(self, client: AsyncVLLMClient) -> R:
+        """``send``, to await."""
+        return self.answer(client, await client.request(self.cast_to, self.options()))
+
     def answer(self, client: Speaker, raw: LegacyAPIResponse[Any]) -> R:
         """What the reply says."""
         response = raw.http_response
@@ -73,8 +91,7 @@ def in_sync(plan: Callable[Concatenate[S, P], Ask[R]]) -> Callable[Concatenate[S
 
     @wraps(plan)
     def send(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        ask = plan(self, *args, **kwargs)
-        return ask.answer(self.client, self.client.request(ask.cast_to, ask.options()))
+        return plan(self, *args, **kwargs).send(self.client)
 
     return _named(send, plan.__name__.lstrip("_"))
 
@@ -86,8 +103,7 @@ def in_async(
 
     @wraps(plan)
     async def send(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        ask = plan(self, *args, **kwargs)
-        return ask.answer(self.async_client, await self.async_client.request(ask.cast_to, ask.options()))
+        return await plan(self, *args, **kwargs).asend(self.async_client)
 
     return _named(send, "a" + plan.__name__.lstrip("_"))
 

@@ -15,7 +15,11 @@ from vllm_adapters.testing.cassette import Origin
 
 __all__ = ["Kind", "NoServer", "Running", "Servers", "launch_local"]
 
-_ADDRESS_OF = {"tiny": "VLLM_BASE_URL", "minilm": "VLLM_EMBED_BASE_URL"}
+_ADDRESS_OF = {
+    "tiny": "VLLM_BASE_URL",
+    "minilm": "VLLM_EMBED_BASE_URL",
+    "cross-encoder": "VLLM_RERANK_BASE_URL",
+}
 _SECRET_OPTIONS = ("api_key",)
 
 
@@ -72,8 +76,8 @@ class Servers:
     """Hands out the address for each kind.
 
     Args:
-        environ: where ``VLLM_BASE_URL`` (for ``tiny``), ``VLLM_EMBED_BASE_URL`` (for ``minilm``) and
-            ``VLLM_API_KEY`` may be given. A kind with options, or without a given address, is started here.
+        environ: where ``VLLM_BASE_URL`` (for ``tiny``), ``VLLM_EMBED_BASE_URL`` (for ``minilm``),
+            ``VLLM_RERANK_BASE_URL`` (for ``cross-encoder``) and ``VLLM_API_KEY`` may be given. A kind with options, or without a given address, is started here.
         launch: starts a server.
     """
 

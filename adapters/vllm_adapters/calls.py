@@ -1,0 +1,116 @@
+"""Tool calls as the model made them: whole, or visibly broken. Nothing is repaired.
+
+A call that a token limit has cut may still read as JSON once brackets are closed for it, with a shorter path
+or a smaller number than the model was about to write. Frameworks get each call with what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+WHOLE = frozenset({"stop", "tool_calls", "function_call", None})
+"""Finish reasons of replies that ended by themselves; others (``length``, ``abort``, ...) cut the last call."""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One tool call of a reply.
+
+    Args:
+        index: Its place among the calls of the reply.
+        id: The server's name for the call; empty if it gave none.
+        name: The tool's name; empty if the reply ended before it.
+        text: The arguments as they came.
+        arguments: The arguments as a dict; ``None`` for a broken call.
+        error: What is wrong with it; ``None`` for a whole call.
+    """
+
+    index: int
+    id: str
+    name: str
+    text: str
+    arguments: dict[str, Any] | None
+    error: str | None = None
+
+    @classmethod
+    def read(cls, index: int, id: str | None, name: str | None, text: str | None, *, cut: bool = False) -> ToolCall:
+        """A call from its parts.
+
+        Args:
+            index: Its place among the calls of the reply.
+            id: The server's name for the call.
+            name: The tool's name.
+            text: The arguments, JSON; nothing at all stands for no arguments.
+            cut: Whether the reply ended while this call was being made.
+        """
+        arguments: Any = None
+        error = None
+        text = text or ""
+        try:
+            arguments = json.loads(text) if text.strip() or cut else {}
+        except ValueError as reason:
+            error = f"The arguments are not JSON ({reason})"
+        if cut:
+            error = "The reply was cut short while this call was being made"
+        elif error is None and not isinstance(arguments, dict):
+            error = f"The arguments are not a JSON object but {type(arguments).__name__}"
+        elif not name:
+            error = "The call names no tool"
+        return cls(index, id or "", name or "", text, None if error else arguments, error)
+
+
+def read_calls(calls: Iterable[Any] | None, finish_reason: str | None) -> list[ToolCall]:
+    """The tool calls of a reply that was not streamed.
+
+    Args:
+        calls: ``tool_calls`` of the message, as dicts or as the SDK's objects.
+        finish_reason: The choice's; it tells whether the last call was cut.
+    """
+    found = StreamedCalls()
+    found.add({**_fields(call), "index": index} for index, call in enumerate(calls or ()))
+    return found.read(finish_reason)
+
+
+class StreamedCalls:
+    """Tool calls while they stream in, put together by their index.
+
+    >>> from vllm_adapters.calls import StreamedCalls
+    >>> calls = StreamedCalls()
+    >>> calls.add([{"index": 0, "id": "a", "function": {"name": "add", "arguments": '{"x": '}}])
+    >>> calls.add([{"index": 0, "function": {"arguments": "1}"}}])
+    >>> calls.read("tool_calls")[0].arguments
+    {'x': 1}
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[int, tuple[str, str, list[str]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, deltas: Iterable[Any] | None) -> None:
+        """Take in the ``tool_calls`` of one delta, as dicts or as the SDK's objects."""
+        for delta in deltas or ():
+            fields = _fields(delta)
+            function = _fields(fields.get("function") or {})
+            index = fields.get("index")
+            index = max(self._parts, default=0) if index is None else int(index)
+            id, name, text = self._parts.get(index, ("", "", []))
+            text.append(function.get("arguments") or "")
+            # Some servers say id and name again in every delta.
+            self._parts[index] = (id or fields.get("id") or "", name or function.get("name") or "", text)
+
+    def read(self, finish_reason: str | None) -> list[ToolCall]:
+        """The calls, in order of their index; the last is cut unless the reply ended by itself."""
+        last = max(self._parts, default=None)
+        return [
+            ToolCall.read(index, id, name, "".join(text), cut=index == last and finish_reason not in WHOLE)
+            for index, (id, name, text) in sorted(self._parts.items())
+        ]
+
+
+def _fields(part: Any) -> Mapping[str, Any]:
+    return part if isinstance(part, Mapping) else vars(part)
