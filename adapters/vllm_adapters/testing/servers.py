@@ -77,7 +77,8 @@ class Servers:
 
     Args:
         environ: where ``VLLM_BASE_URL`` (for ``tiny``), ``VLLM_EMBED_BASE_URL`` (for ``minilm``),
-            ``VLLM_RERANK_BASE_URL`` (for ``cross-encoder``) and ``VLLM_API_KEY`` may be given. A kind with options, or without a given address, is started here.
+            ``VLLM_RERANK_BASE_URL`` (for ``cross-encoder``) and ``VLLM_API_KEY`` may be given. A kind with
+            options, or without a given address, is started here.
         launch: starts a server.
     """
 
