@@ -46,6 +46,7 @@ class VLLMServer:
         base_url: As for ``VLLMClient``; default ``VLLM_BASE_URL``, else ``http://localhost:8000/v1``.
         api_key: As for ``VLLMClient``; default ``VLLM_API_KEY``.
         model: Served model name for every request; default: the one base model that is served.
+        async_http_client: As ``http_client`` of ``VLLMClient``, for coroutines.
         options: Further arguments of ``VLLMClient``, such as ``timeout`` and ``max_retries``.
 
     Raises:
@@ -58,11 +59,12 @@ class VLLMServer:
         *,
         api_key: str | SecretStr | None = None,
         model: str | None = None,
+        async_http_client: Any = None,
         **options: Any,
     ) -> None:
         self.model = model
         self.client = VLLMClient(base_url, api_key=api_key, **options)
-        self._options = options
+        self._options = {**options, "http_client": async_http_client}
 
     @cached_property
     def async_client(self) -> AsyncVLLMClient:
