@@ -27,16 +27,20 @@ class EventSplitter:
     """Server-sent events out of bytes that arrive in any pieces: the data of each event."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
         self._data: list[bytes] = []
 
     def feed(self, received: bytes) -> Iterator[bytes]:
         """The data of every event that ``received`` completes."""
-        text = self._rest + received
+        if b"\n" not in received and b"\r" not in received and not self._holds_return:
+            self._rest.append(received)  # a line of megabytes is put together once, not at each of its pieces
+            return
+        text = b"".join([*self._rest, received])
         if b"\r" in text:
             held = b"\r" if text.endswith(b"\r") else b""  # the \n of a \r\n may still be on its way
             text = text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
-        *lines, self._rest = text.split(b"\n")
+        *lines, rest = text.split(b"\n")
+        self._rest = [rest]
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[6:] if line[5:6] == b" " else line[5:])
@@ -45,6 +49,10 @@ class EventSplitter:
                 self._data = []
                 yield data
             # Comments, `event:`, `id:` and `retry:` lines carry nothing that vLLM's clients need.
+
+    @property
+    def _holds_return(self) -> bool:
+        return bool(self._rest) and self._rest[-1].endswith(b"\r")
 
 
 class ChunkReader:
