@@ -101,7 +101,7 @@ class ChunkReader:
                 continue
             for chunk in one_kind_each(event):
                 for choice in chunk["choices"]:
-                    self._note(choice)
+                    self._note(choice, response)
                 yield chunk
 
     def check_whole(self) -> None:
@@ -142,7 +142,7 @@ class ChunkReader:
         error.partial = self.partial
         return error
 
-    def _note(self, choice: dict[str, Any]) -> None:
+    def _note(self, choice: dict[str, Any], response: http.Response) -> None:
         index = choice.get("index") or 0
         delta = choice.get("delta")
         if isinstance(delta, dict):
@@ -158,6 +158,7 @@ class ChunkReader:
         if reason := choice.get("finish_reason"):
             self._open.discard(index)
             self._finished.add(index)
+            failures.refuse_given_up(reason, "".join(self._texts.get(index, [])), call=self._call, response=response)
             if self._constraint is not None and index not in self._with_tools:
                 constraints.check(
                     self._constraint,
@@ -260,6 +261,7 @@ class WholeStream(_Reading[T], Stream[T]):
 
     Raises:
         IncompleteStream: It ended before every choice had its finish reason.
+        ServerFailed: The server gave the reply up (finish reason ``abort`` or ``error``).
         VLLMError: The server sent an error event, or a time limit passed.
     """
 
