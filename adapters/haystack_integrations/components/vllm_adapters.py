@@ -2,6 +2,10 @@
 
 from vllm_adapters.haystack import (
     VLLMChatGenerator,
+    VLLMDocumentEmbedder,
+    VLLMRanker,
+    VLLMTextEmbedder,
+    VLLMTokenCounter,
 )
 
-__all__ = ["VLLMChatGenerator"]
+__all__ = ["VLLMChatGenerator", "VLLMDocumentEmbedder", "VLLMRanker", "VLLMTextEmbedder", "VLLMTokenCounter"]

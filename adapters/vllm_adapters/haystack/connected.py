@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import openai
-from haystack import default_from_dict, default_to_dict
+from haystack import Document, default_from_dict, default_to_dict
 from haystack.utils import Secret
 
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
+from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.speaker import NO_KEY, normal_address
 from vllm_adapters.transport import Timeouts
@@ -109,6 +111,10 @@ class Connected:
         if self._client is None and self._async_client is None:
             self._server = self._given_server
 
+    def _served(self) -> str | None:
+        """The model's name as far as it is known."""
+        return self.model or self._connect().client.facts.model
+
     def _saved(self) -> dict[str, Any]:
         """The constructor's arguments as they are saved."""
         saved = {}
@@ -127,3 +133,29 @@ class Connected:
     def from_dict(cls, data: dict[str, Any]) -> Any:
         """The component that ``to_dict`` saved."""
         return default_from_dict(cls, data)
+
+
+def refuse_own(parameters: Mapping[str, Any] | None, own: Collection[str]) -> None:
+    """Refuse extra parameters that the component has itself and that would quietly win over it.
+
+    Raises:
+        InvalidRequest: There is one.
+    """
+    for name in own:
+        if name in (parameters or {}):
+            raise InvalidRequest(
+                f"`{name}` is no extra parameter here", hint="The component sets it itself", param=name
+            )
+
+
+def with_meta(documents: Sequence[Document], fields: Sequence[str], separator: str) -> list[str]:
+    """The documents' texts, each behind its meta fields."""
+    return [
+        separator.join(
+            [
+                *(str(document.meta[field]) for field in fields if document.meta.get(field) is not None),
+                document.content or "",
+            ]
+        )
+        for document in documents
+    ]
