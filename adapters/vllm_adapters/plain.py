@@ -21,21 +21,21 @@ class PlainCompletions:
 
     Args:
         client: Of the sync client ``create`` returns a dict or a stream of dicts, of the async one an awaitable.
-        path: ``/chat/completions`` or ``/completions``.
         raw: Return the SDK's raw response, whose ``parse()`` is the dict or the stream.
+        path: ``"/completions"`` for what ``client.completions`` is.
     """
 
     def __init__(
-        self, client: VLLMClient | AsyncVLLMClient, path: str = "/chat/completions", *, raw: bool = False
+        self, client: VLLMClient | AsyncVLLMClient, *, raw: bool = False, path: str = "/chat/completions"
     ) -> None:
         self._client = client
-        self._path = path
         self._raw = raw
+        self._path = path
 
     @property
     def with_raw_response(self) -> PlainCompletions:
         """The same, returning raw responses, for those who want the headers."""
-        return PlainCompletions(self._client, self._path, raw=True)
+        return PlainCompletions(self._client, raw=True, path=self._path)
 
     def create(
         self,

@@ -27,11 +27,12 @@ class Reachable:
         *,
         api_key: str | SecretStr | None = None,
         model: str | None = None,
+        async_http_client: Any = None,
         **options: Any,
     ) -> None:
         self.model = model
         self.client = VLLMClient(base_url, api_key=api_key, **options)
-        self._options = options
+        self._options = {**options, "http_client": async_http_client}
 
     @cached_property
     def async_client(self) -> AsyncVLLMClient:

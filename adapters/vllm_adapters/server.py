@@ -41,6 +41,7 @@ class VLLMServer(Reachable):
         base_url: As for ``VLLMClient``; default ``VLLM_BASE_URL``, else ``http://localhost:8000/v1``.
         api_key: As for ``VLLMClient``; default ``VLLM_API_KEY``.
         model: Served model name for every request; default: the one base model that is served.
+        async_http_client: As ``http_client`` of ``VLLMClient``, for coroutines.
         options: Further arguments of ``VLLMClient``, such as ``timeout`` and ``max_retries``.
 
     Raises:
