@@ -25,7 +25,7 @@ class VLLMRanker(Connected):
     >>> from vllm_adapters.haystack import VLLMRanker
     >>> ranker = VLLMRanker(api_base_url="http://localhost:8000", top_k=1)  # vllm serve a reranker
     >>> documents = [Document(content="Bread is baked."), Document(content="Tokyo is the capital city of Japan.")]
-    >>> ranker.run("Which city is the capital of Japan?", documents)["documents"][0].content
+    >>> ranker.run("What is the capital of Japan?", documents)["documents"][0].content
     'Tokyo is the capital city of Japan.'
 
     Args:
