@@ -54,13 +54,16 @@ class _Connected(Speaker):
         default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, object] | None = None,
         http_client: Any = None,
+        http_options: Mapping[str, Any] | None = None,
         facts: ServerFacts | None = None,
         transports: Any = None,
     ) -> None:
         address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
         self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
         self.allow_unknown = allow_unknown
-        self._transports = transports or make_transports(self._http_class, http.URL(address).host, max_connections)
+        self._transports = transports or make_transports(
+            self._http_class, http.URL(address).host, max_connections, http_options
+        )
         self._own_http = http_client
         sdk: Any = super()
         sdk.__init__(
@@ -119,6 +122,7 @@ class VLLMClient(_Connected, OpenAI):
         default_headers: Headers of every request.
         default_query: Query parameters of every request.
         http_client: An own HTTP client of the SDK's kind; its pool, proxies and redirects are then its own.
+        http_options: Arguments for the HTTP clients that are made here, such as ``proxy`` or ``verify``.
         facts: What another client of the same server has learned of it already, to share.
         transports: The connections of another client, to share.
 

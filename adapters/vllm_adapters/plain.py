@@ -1,4 +1,4 @@
-"""Completions as plain dicts, for frameworks that make objects of their own.
+"""Completions, of chats and of texts, as plain dicts, for frameworks that make objects of their own.
 
 Turning a request into the SDK's types and back, and a reply into the SDK's objects and back into dicts, takes
 more CPU than everything else that a client does. What is checked and translated is the same either way.

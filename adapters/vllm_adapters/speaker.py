@@ -315,6 +315,9 @@ class Speaker:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self  # safe to share: nothing of it changes but what it learns of the server
 
+    def __copy__(self) -> Any:
+        return self  # not by way of __reduce__, which leaves the key behind
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickle holds no key and no headers: the process that opens it reads VLLM_API_KEY itself.
         config = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, cast
 
@@ -16,7 +14,6 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from openai.resources.chat.completions import Completions
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from vllm_adapters import dialect
@@ -183,14 +180,14 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
     @property
     def _default_params(self) -> dict[str, Any]:
         defaults = {k: v for k, v in super()._default_params.items() if k not in self.model_kwargs}
-        sdk, added = _sort(self.model_kwargs)
+        sdk, added = dialect.sdk_and_body(self.model_kwargs)
         body = merged(wire(self, ChatParams), self.extra_body, added)
         return {**defaults, **sdk, **({"extra_body": body} if body else {})}
 
     def _get_request_payload(
         self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        sdk, added = _sort(kwargs)
+        sdk, added = dialect.sdk_and_body(kwargs)
         payload = super()._get_request_payload(input_, stop=stop, **sdk)
         body = merged(self._default_params.get("extra_body"), added)
         if "response_format" in payload:
@@ -358,19 +355,6 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
 
 
 _TEXT_CHUNKS: dict[str | None, ChatGenerationChunk] = {}
-
-
-@functools.cache
-def _sdk_parameters() -> frozenset[str]:
-    return frozenset(inspect.signature(Completions.create).parameters) - {"self"}
-
-
-def _sort(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters of a call: those that the SDK's method takes, and those that go into ``extra_body``."""
-    sdk = {k: v for k, v in given.items() if k in _sdk_parameters() and k != "extra_body"}
-    added = {k: v for k, v in given.items() if k not in _sdk_parameters()}
-    allowed = {k: added.pop(k) for k in (dialect.ALLOW_UNKNOWN,) if k in added}
-    return sdk, merged(dialect.checked(ChatParams, added, endpoint="chat"), given.get("extra_body"), allowed)
 
 
 def _reasoning_of(message: BaseMessage) -> str:
