@@ -66,9 +66,13 @@ class Connection(BaseModel):
             address = normal_address(base_url or api_base)
         return {**fields, "api_base": address}
 
-    def _connect(self, http_client: Any = None, async_http_client: Any = None) -> None:
-        self._server = self.server or VLLMServer(
+    def _connect(self, model: str, http_client: Any = None, async_http_client: Any = None) -> None:
+        if self.server is not None:
+            self._server = self.server.serving(model) if model else self.server
+            return
+        self._server = VLLMServer(
             self.api_base,
+            model=model or None,
             api_key=self.api_key,
             timeout=self.timeout,
             max_retries=self.max_retries,

@@ -100,7 +100,7 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
         # Past OpenAI's own constructor, which fills in from the environment's OPENAI_* and by OpenAI's model names.
         super(OpenAI, self).__init__(**fields)
         self._client = self._aclient = self._http_client = self._async_http_client = None
-        self._connect(http_client, async_http_client)
+        self._connect(self.model, http_client, async_http_client)
 
     @classmethod
     def from_server(cls, server: VLLMServer | str | None = None, **fields: Any) -> Self:
