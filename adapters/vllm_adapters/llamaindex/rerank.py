@@ -25,10 +25,10 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
 
     >>> from llama_index.core.schema import NodeWithScore, TextNode
     >>> from vllm_adapters.llamaindex import VLLMRerank
-    >>> rerank = VLLMRerank(api_base="http://localhost:8000", top_n=1)  # vllm serve a reranker
+    >>> rerank = VLLMRerank(api_base="http://localhost:8000", top_n=1)  # vllm serve an embedding model or a reranker
     >>> texts = ["The Eiffel Tower is in Paris.", "Sourdough bread needs flour, water and salt."]
     >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in texts]
-    >>> rerank.postprocess_nodes(nodes, query_str="How is bread made?")[0].text
+    >>> rerank.postprocess_nodes(nodes, query_str="How is bread baked?")[0].text
     'Sourdough bread needs flour, water and salt.'
 
     Every parameter of vLLM is given flat, under vLLM's own name, such as ``truncate_prompt_tokens=-1`` for nodes
@@ -107,7 +107,7 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
         top_n = self.top_n or len(nodes)
         model = self._server.model or self._server.client.facts.model or ""
         dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=model))
-        payload = {
+        payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: model,
             EventPayload.QUERY_STR: query_bundle.query_str,
