@@ -29,7 +29,7 @@ class OnLlamaIndex(Column):
 
     def chat(self, server: TapedServer, prompt: str) -> str:
         """See ``Column``, as for the others."""
-        return self._llm(server).complete(prompt).text
+        return str(self._llm(server).complete(prompt).text)
 
     def stream(self, server: TapedServer, prompt: str) -> list[str]:
         """Deltas."""
@@ -57,7 +57,7 @@ class OnLlamaIndex(Column):
     def choose(self, server: TapedServer, prompt: str) -> str:
         """One parameter of the constructor, one of the call."""
         llm = VLLM(server=server, temperature=0, top_k=1)
-        return llm.complete(prompt, structured_outputs={"choice": list(CHOICES)}).text
+        return str(llm.complete(prompt, structured_outputs={"choice": list(CHOICES)}).text)
 
     def embed(self, server: TapedServer, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         """``get_text_embedding_batch``."""
