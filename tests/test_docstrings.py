@@ -9,7 +9,11 @@ import pytest
 
 import vllm_adapters
 
-FRAMEWORK = {"haystack": "haystack", "langchain": "langchain_openai"}
+FRAMEWORK = {
+    "haystack": "haystack",
+    "langchain": "langchain_openai",
+    "llamaindex": "llama_index.llms.openai_like",
+}
 SERVER = {"vllm serve an embedding model": "minilm", "vllm serve a reranker": "cross-encoder"}
 
 # Haystack's components bear the name under which pipelines find them.
