@@ -5,6 +5,8 @@ import base64
 import json
 import logging
 import pickle
+import subprocess
+import sys
 import time
 
 import openai
@@ -12,10 +14,14 @@ import pytest
 
 pytest.importorskip("haystack")
 
-from haystack import Document
+from haystack import Document, Pipeline
 from haystack.components.agents import Agent
+from haystack.components.builders import ChatPromptBuilder
 from haystack.components.generators.chat import FallbackChatGenerator
+from haystack.components.retrievers import InMemoryEmbeddingRetriever
+from haystack.components.writers import DocumentWriter
 from haystack.dataclasses import ChatMessage, FileContent, ImageContent, TextContent, ToolCall
+from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.tools import tool
 from haystack.utils import Secret
 
@@ -706,3 +712,43 @@ def test_failures_of_the_counter(fault_server):
     with pytest.raises(e.WrongAddress):
         VLLMTokenCounter(api_base_url=fault_server.url).count([ChatMessage.from_user("hi")])
     assert json.dumps(VLLMTokenCounter(api_base_url=fault_server.url).to_dict())
+
+
+# A pipeline in another process
+
+ELSEWHERE = """
+import json, sys
+from haystack import Document, Pipeline
+index, ask = (Pipeline.loads(text) for text in json.load(sys.stdin))
+index.run({"embedder": {"documents": [Document(content=text) for text in ("one", "two", "three")]}})
+asked = {"embedder": {"text": "two"}, "ranker": {"query": "two"}, "prompt": {"question": "two"}}
+print(ask.run(asked)["llm"]["replies"][0].text)
+"""
+
+
+def test_retrieval_in_a_fresh_process_with_nothing_set_up(fault_server):
+    there = {"api_base_url": fault_server.url, "max_retries": 0}
+    index, ask = Pipeline(), Pipeline()
+    index.add_component("embedder", VLLMDocumentEmbedder(**there, progress_bar=False))
+    index.add_component("writer", DocumentWriter(InMemoryDocumentStore(index="rag")))
+    index.connect("embedder.documents", "writer.documents")
+    ask.add_component("embedder", VLLMTextEmbedder(**there))
+    ask.add_component("retriever", InMemoryEmbeddingRetriever(InMemoryDocumentStore(index="rag"), top_k=1))
+    ask.add_component("ranker", VLLMRanker(**there))
+    template = [ChatMessage.from_user("{{ question }}: {{ documents[0].content }}")]
+    ask.add_component("prompt", ChatPromptBuilder(template, required_variables="*"))
+    ask.add_component("llm", VLLMChatGenerator(**there))
+    ask.connect("embedder.embedding", "retriever.query_embedding")
+    ask.connect("retriever.documents", "ranker.documents")
+    ask.connect("ranker.documents", "prompt.documents")
+    ask.connect("prompt.prompt", "llm.messages")
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE],
+        input=json.dumps([index.dumps(), ask.dumps()]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "two: two\n"), done.stderr
+    assert [request.route for request in fault_server.posts()] == [EMBED, EMBED, RERANK, CHAT]
