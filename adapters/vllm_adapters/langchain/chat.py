@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import openai
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from langchain_openai.chat_models.base import BaseChatOpenAI
 from openai.resources.chat.completions import Completions
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from vllm_adapters import dialect
 from vllm_adapters._version import __version__
-from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
-from vllm_adapters.errors import InvalidRequest
-from vllm_adapters.langchain import chunks
 from vllm_adapters.langchain.binding import BoundChatVLLM
 from vllm_adapters.langchain.errors import langchain_errors
+from vllm_adapters.langchain.replies import ChatReplies
 from vllm_adapters.langchain.structured import Schema, structured
 from vllm_adapters.merging import merged
 from vllm_adapters.params import ChatParams, wire
@@ -36,7 +31,7 @@ from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
 
 
-class ChatVLLM(ChatParams, BaseChatOpenAI):
+class ChatVLLM(ChatParams, ChatReplies):
     """LangChain's chat model for a vLLM server, with everything that vLLM adds to OpenAI's API.
 
     >>> from vllm_adapters.langchain import ChatVLLM
@@ -205,94 +200,6 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
                     sent["reasoning"] = thought
         return {**payload, "extra_body": body} if body else payload
 
-    # Replies
-
-    def _create_chat_result(
-        self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
-    ) -> ChatResult:
-        result = super()._create_chat_result(response, generation_info)
-        reply = response if isinstance(response, dict) else response.model_dump(warnings=False)
-        for generation, choice in zip(result.generations, reply["choices"], strict=True):
-            info = {"finish_reason": choice.get("finish_reason"), **added_fields(choice, CHOICE_FIELDS | {"logprobs"})}
-            generation.generation_info = {**(generation.generation_info or {}), **info}
-            generation.message.additional_kwargs.setdefault("refusal", choice["message"].get("refusal"))
-            if thought := choice["message"].get("reasoning"):
-                generation.message.additional_kwargs["reasoning_content"] = thought
-        added = {k: v for k, v in (result.llm_output or {}).items() if v not in (None, "")}
-        result.llm_output = {**added, **added_fields(reply, REPLY_FIELDS), "model_provider": "vllm"}
-        return result
-
-    def _convert_chunk_to_generation_chunk(
-        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
-    ) -> ChatGenerationChunk | None:
-        choice = chunk["choices"][0] if chunk.get("choices") else {}
-        if choice and choice.get("delta") is None:
-            return None
-        made: ChatGenerationChunk | None
-        if choice and not base_generation_info and chunks.is_text_only(chunk, choice, default_chunk_class):
-            made = chunks.like(self._text_chunk, choice["delta"].get("content") or "")
-        else:
-            made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
-        if made is None:
-            return None
-        if added := added_fields(choice, CHOICE_FIELDS) | added_fields(chunk, REPLY_FIELDS):
-            made.generation_info = {**(made.generation_info or {}), **added}
-        if made.generation_info and choice and (self.stream_usage or not choice.get("finish_reason")):
-            # Chunks are added up, text to text: what every chunk repeats may stand on one of them only,
-            # the usage chunk behind the choice's last if there is one.
-            made.generation_info.pop("system_fingerprint", None)
-        if thought := (choice.get("delta") or {}).get("reasoning"):
-            made.message.additional_kwargs["reasoning_content"] = thought
-        made.message.response_metadata["model_provider"] = "vllm"
-        return made
-
-    @property
-    def _text_chunk(self) -> ChatGenerationChunk:
-        if self.output_version not in _TEXT_CHUNKS:
-            made = super()._convert_chunk_to_generation_chunk(chunks.PATTERN, AIMessageChunk, None)
-            _TEXT_CHUNKS[self.output_version] = cast(ChatGenerationChunk, made)
-        return _TEXT_CHUNKS[self.output_version]
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        with langchain_errors():
-            return super()._generate(messages, stop, run_manager, **kwargs)
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        with langchain_errors():
-            return await super()._agenerate(messages, stop, run_manager, **kwargs)
-
-    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with langchain_errors():
-            self._one_choice(kwargs)
-            yield from super()._stream(*args, **kwargs)
-
-    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with langchain_errors():
-            self._one_choice(kwargs)
-            async for chunk in super()._astream(*args, **kwargs):
-                yield chunk
-
-    def _one_choice(self, kwargs: Mapping[str, Any]) -> None:
-        if (kwargs.get("n") or self.n or 1) > 1:
-            raise InvalidRequest(
-                "A LangChain stream is one message: n must be 1 when streaming",
-                hint="Use generate() for several choices",
-                address=self.openai_api_base,
-                param="n",
-            )
-
     # Bindings
 
     def bind(self, **kwargs: Any) -> BoundChatVLLM:
@@ -355,9 +262,6 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
             ConstraintNotEnforced: The server ignored the schema.
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
-
-
-_TEXT_CHUNKS: dict[str | None, ChatGenerationChunk] = {}
 
 
 @functools.cache
