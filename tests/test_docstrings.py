@@ -10,6 +10,7 @@ import pytest
 import vllm_adapters
 
 FRAMEWORK = {"langchain": "langchain_openai"}
+SERVER = {"vllm serve an embedding model": "minilm", "vllm serve a reranker": "cross-encoder"}
 
 
 def examples():
@@ -24,11 +25,13 @@ def examples():
                 continue
         found = importlib.import_module(module.name)
         for name, thing in vars(found).items():
-            if getattr(thing, "__module__", None) == module.name and ">>>" in (inspect.getdoc(thing) or ""):
-                yield pytest.param(thing, id=f"{module.name.removeprefix('vllm_adapters.')}.{name}")
+            text = inspect.getdoc(thing) or ""
+            if getattr(thing, "__module__", None) == module.name and ">>>" in text:
+                kind = next((kind for said, kind in SERVER.items() if said in text), "tiny")
+                name = f"{module.name.removeprefix('vllm_adapters.')}.{name}"
+                yield pytest.param(thing, id=name, marks=pytest.mark.vllm(kind))
 
 
-@pytest.mark.vllm("tiny")
 @pytest.mark.parametrize("thing", list(examples()))
 def test_example(thing, vllm_url):
     text = inspect.getdoc(thing).replace("http://localhost:8000", vllm_url.removesuffix("/v1"))

@@ -29,6 +29,7 @@ LAYERS = [
     {"client"},
     {"asking", "plain"},
     {"server"},
+    {"embedding", "tokens"},
     {*ROOMS, "doctor", "local"},
     {"testing"},
     {"demo"},

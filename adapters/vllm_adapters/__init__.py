@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     from vllm_adapters.errors import VLLMError
     from vllm_adapters.local import LocalVLLM
     from vllm_adapters.server import VLLMServer
+    from vllm_adapters.tokens import VLLMTokenizer
     from vllm_adapters.transport import Timeouts
 
-__all__ = ["AsyncVLLMClient", "LocalVLLM", "Timeouts", "VLLMClient", "VLLMError", "VLLMServer", "__version__"]
+__all__ = [
+    "AsyncVLLMClient",
+    "LocalVLLM",
+    "Timeouts",
+    "VLLMClient",
+    "VLLMError",
+    "VLLMServer",
+    "VLLMTokenizer",
+    "__version__",
+]
 
 _HOME = {
     "AsyncVLLMClient": "client",
@@ -27,6 +37,7 @@ _HOME = {
     "VLLMClient": "client",
     "VLLMError": "errors",
     "VLLMServer": "server",
+    "VLLMTokenizer": "tokens",
 }
 
 

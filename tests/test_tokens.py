@@ -1,0 +1,67 @@
+"""Token counts are the served model's own."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+
+import vllm_adapters.local
+from vllm_adapters import VLLMClient, VLLMServer, VLLMTokenizer
+from vllm_adapters.errors import InvalidRequest
+
+MODELS = Path(vllm_adapters.local.__file__).parent / "models"
+HELLO = [{"role": "user", "content": "Hello"}]
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
+@pytest.mark.vllm("tiny")
+def test_counts_are_those_of_usage(vllm_url):
+    tokenizer = VLLMTokenizer(VLLMServer(vllm_url))
+    client = VLLMClient(vllm_url)
+    chat = client.chat.completions.create(model="tiny", messages=HELLO, tools=[TOOL], max_tokens=1)
+    assert tokenizer.count_messages(HELLO, [TOOL]) == chat.usage.prompt_tokens
+    text = client.completions.create(model="tiny", prompt="Ein Fluß 🙂", max_tokens=1)
+    assert tokenizer.count("Ein Fluß 🙂") == text.usage.prompt_tokens
+
+
+@pytest.mark.vllm("tiny")
+def test_a_text_is_asked_for_once(vllm_url, sent):
+    tokenizer = VLLMTokenizer(VLLMServer(vllm_url), add_special_tokens=False)
+    ids = tokenizer("Hello")
+    ids.append(0)
+    assert tokenizer.encode("Hello") == ids[:-1], "what is remembered is not the caller's to change"
+    assert tokenizer.count("Hello") == len(ids) - 1
+    assert sent.bodies("/tokenize") == [{"model": "tiny", "prompt": "Hello", "add_special_tokens": False}]
+    assert tokenizer.count_messages(HELLO) == tokenizer.count_messages(HELLO) > 1
+    assert len(sent.bodies("/tokenize")) == 2
+
+
+@pytest.mark.vllm("tiny")
+def test_the_models_own_file_counts_here_after_one_question(vllm_url, sent):
+    asked = VLLMTokenizer(VLLMServer(vllm_url))
+    local = VLLMTokenizer(VLLMServer(vllm_url), tokenizer=MODELS / "tiny")
+    texts = ["Hello", " two  spaces", "Ελλάδα", "🙂🏽", "a\nb", "<|im_start|>user"]
+    counts = [asked.count(text) for text in texts]
+    before = len(sent.bodies("/tokenize"))
+    assert [local.count(text) for text in texts] == counts
+    assert len(sent.bodies("/tokenize")) == before + 1, "the proof"
+
+
+@pytest.mark.vllm("tiny")
+def test_another_models_file_is_refused(vllm_url, tmp_path):
+    other = (MODELS / "tiny" / "tokenizer.json").read_text(encoding="utf-8").replace('"▁', '"x', 1).replace('"Ġ', '"x')
+    (tmp_path / "tokenizer.json").write_text(other, encoding="utf-8")
+    tokenizer = VLLMTokenizer(VLLMServer(vllm_url), tokenizer=tmp_path)
+    with pytest.raises(InvalidRequest, match=r"not the tokenizer of the served model.*leave tokenizer= out"):
+        tokenizer.count("Hello")
+
+
+def test_it_travels(fault_server):
+    tokenizer = VLLMTokenizer(VLLMServer(fault_server.url, model="stub"), cache_size=7)
+    count = tokenizer.count("a b")
+    for twin in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
+        assert (twin.count("a b"), twin.cache_size) == (count, 7)
