@@ -290,6 +290,38 @@ def test_truncated_objects_raise(llm, fault_server, method, call):
         structured.invoke("x") if call == "invoke" else list(structured.stream("x"))
 
 
+# Stock ChatOpenAI yields Person(age=3), then Person(age=33).
+@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
+def test_no_object_from_half_a_number(llm, fault_server, method):
+    halves = ['{"name": "Ada", "age": 3', "3}"]
+    if method == "function_calling":
+        first = {**wire.tool_call("Person", halves[0], index=0)}
+        said = [{"tool_calls": [first]}, {"tool_calls": [{"index": 0, "function": {"arguments": halves[1]}}]}]
+    else:
+        said = [{"content": half} for half in halves]
+    fault_server.reply(faults.deltas(*said))
+    assert list(llm.with_structured_output(Person, method=method).stream("x")) == [Person(name="Ada", age=33)]
+
+
+@pytest.mark.parametrize("method", ["choice", "regex", "grammar", "structural_tag"])
+@pytest.mark.parametrize("call", ["invoke", "stream"])
+def test_truncated_texts_raise(llm, fault_server, method, call):
+    fault_server.reply(faults.chat("ye", finish_reason="length"))
+    chain = llm.with_structured_output(["yes", "no"] if method == "choice" else "yes", method=method)
+    with pytest.raises(e.TruncatedOutput) as caught:
+        chain.invoke("x") if call == "invoke" else list(chain.stream("x"))
+    assert caught.value.partial == "ye"
+
+
+def test_schemas_that_do_not_fit_the_method(llm, fault_server):
+    for schema, method in ((Person, "choice"), ([], "choice"), (Person, "regex"), (Person, "grammar"), (None, None)):
+        with pytest.raises(ValueError, match="needs"):
+            llm.with_structured_output(schema, method=method)
+    with pytest.raises(ValueError, match="method is one of"):
+        llm.with_structured_output(Person, method="json")
+    assert not fault_server.requests
+
+
 def test_include_raw_reports_instead_of_raising(llm, fault_server):
     fault_server.reply(faults.chat('{"name": "Ada", "a', finish_reason="length"))
     found = llm.with_structured_output(Person, include_raw=True).invoke("x")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import openai
 from langchain_core.language_models import LanguageModelInput
@@ -22,7 +22,7 @@ from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.langchain.binding import BoundChatVLLM
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.langchain.replies import ChatReplies
-from vllm_adapters.langchain.structured import Schema, structured
+from vllm_adapters.langchain.structured import Method, Schema, structured
 from vllm_adapters.merging import merged
 from vllm_adapters.params import ChatParams, wire
 from vllm_adapters.plain import PlainCompletions
@@ -240,22 +240,29 @@ class ChatVLLM(ChatParams, ChatReplies):
 
     def with_structured_output(
         self,
-        schema: Schema | None = None,
+        schema: Schema = None,
         *,
-        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        method: Method | None = None,
         include_raw: bool = False,
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
         """Replies as objects of ``schema``, which vLLM enforces while it generates.
 
+        Streams yield growing dicts for TypedDict classes and JSON schemas, pieces of text for grammars and
+        structural tags, and one whole object for all others.
+
         Args:
-            schema: A Pydantic class (replies are its instances), a TypedDict class or a JSON schema (dicts).
-            method: ``json_schema``; ``function_calling`` forces a strict tool call; ``json_mode`` only asks
-                for some JSON.
+            schema: A Pydantic class (replies are its instances), a TypedDict class or a JSON schema (dicts); an
+                Enum class (its members), a ``Literal`` or a list of choices (one of them); a compiled regex, or
+                what ``method`` says (text).
+            method: ``json_schema``, the default for classes and dicts; ``function_calling`` forces a strict tool
+                call; ``json_mode`` only asks for some JSON. vLLM's own: ``choice``, the default for choices;
+                ``regex``; ``grammar``, in EBNF; ``structural_tag``, as a dict or its JSON.
             include_raw: Return ``{"raw", "parsed", "parsing_error"}`` instead of raising parse errors.
             strict: For ``function_calling``: enforce the schema, default True.
-            kwargs: Parameters to bind, and ``tools`` for ``json_schema``.
+            kwargs: Parameters to bind, and ``tools`` to offer beside the schema. A reply that calls one of these
+                is None; ``include_raw=True`` has the call.
 
         Raises:
             TruncatedOutput: The token limit cut the reply; its text is in ``.partial``.
