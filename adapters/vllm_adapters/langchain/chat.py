@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import openai
-from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
@@ -18,20 +18,22 @@ from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from vllm_adapters import dialect
 from vllm_adapters._version import __version__
-from vllm_adapters.client import AsyncVLLMClient, VLLMClient
+from vllm_adapters.client import AsyncVLLMClient
 from vllm_adapters.langchain.binding import BoundChatVLLM
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.langchain.replies import ChatReplies
+from vllm_adapters.langchain.served import EVERY_MODEL, ServedModel, profile_of
 from vllm_adapters.langchain.structured import Method, Schema, structured
 from vllm_adapters.merging import merged
 from vllm_adapters.params import ChatParams, wire
 from vllm_adapters.plain import PlainCompletions
+from vllm_adapters.replies import ModelCard
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
 
 
-class ChatVLLM(ChatParams, ChatReplies):
+class ChatVLLM(ChatParams, ServedModel, ChatReplies):
     """LangChain's chat model for a vLLM server, with everything that vLLM adds to OpenAI's API.
 
     >>> from vllm_adapters.langchain import ChatVLLM
@@ -123,11 +125,11 @@ class ChatVLLM(ChatParams, ChatReplies):
 
     def _connect(self) -> None:
         if self.server is not None:
-            client, aclient = self.server.client, self.server.async_client
-            self.openai_api_base = client.address
+            if self.openai_api_base and normal_address(self.openai_api_base) != self.server.base_url:
+                raise ValueError("Give either server or base_url: these are two addresses.")
+            self._server = self.server
             self.model_name = self.model_name or self.server.model or ""
         else:
-            self.openai_api_base = normal_address(self.openai_api_base)
             options: dict[str, Any] = {
                 "api_key": self.openai_api_key,
                 "timeout": self.request_timeout,
@@ -137,10 +139,12 @@ class ChatVLLM(ChatParams, ChatReplies):
                 "server_version": self.server_version,
                 "allow_unknown": self.allow_unknown,
             }
-            client = VLLMClient(self.openai_api_base, **options, http_client=self.http_client)
-            aclient = AsyncVLLMClient(
-                self.openai_api_base, **options, http_client=self.http_async_client, facts=client.facts
+            self._server = VLLMServer(self.openai_api_base, **options, http_client=self.http_client)
+            self._server.async_client = AsyncVLLMClient(
+                self._server.base_url, **options, http_client=self.http_async_client, facts=self._server.client.facts
             )
+        self.openai_api_base = self._server.base_url
+        client, aclient = self._server.client, self._server.async_client
         self.root_client, self.client = client, PlainCompletions(client)
         self.root_async_client, self.async_client = aclient, PlainCompletions(aclient)
 
@@ -149,11 +153,49 @@ class ChatVLLM(ChatParams, ChatReplies):
         state = super().__getstate__()
         gone = ("client", "async_client", "root_client", "root_async_client", "openai_api_key", "default_headers")
         state["__dict__"] = {**state["__dict__"], **dict.fromkeys((*gone, "http_client", "http_async_client"))}
+        state["__pydantic_private__"] = {"_tokenizer": None}
         return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
         self._connect()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        clients = ("client", "async_client", "root_client", "root_async_client")
+        connected = (*clients, "server", "http_client", "http_async_client")
+        shared = {id(getattr(self, name)): getattr(self, name) for name in connected}
+        return super().__deepcopy__({**(memo or {}), **shared, id(self._server): self._server})
+
+    @classmethod
+    def from_server(cls, base_url: str | None = None, **arguments: Any) -> Self:
+        """Ask the server for its model's name and context length, and fill ``model`` and ``profile`` with them.
+
+        Middleware that summarises at a share of the context needs the profile. The constructor never asks.
+
+        Args:
+            base_url: As for the constructor.
+            arguments: The constructor's other arguments; ``model`` may name a LoRA adapter.
+
+        Raises:
+            ModelNotServed: The server does not serve ``model``, or several and none is named.
+        """
+        llm = cls(base_url=base_url, **arguments)
+        with langchain_errors():
+            llm.model_name = llm.model_name or llm.root_client._run(llm.root_client._served_model())
+            return llm._with_profile(llm._server.models())
+
+    @classmethod
+    async def afrom_server(cls, base_url: str | None = None, **arguments: Any) -> Self:
+        """``from_server``, to await."""
+        llm = cls(base_url=base_url, **arguments)
+        with langchain_errors():
+            llm.model_name = llm.model_name or await llm.root_async_client._run(llm.root_async_client._served_model())
+            return llm._with_profile(await llm._server.amodels())
+
+    def _with_profile(self, cards: Sequence[ModelCard]) -> Self:
+        told = profile_of(cards, self.model_name, self._server.base_url)
+        self.profile = ModelProfile(**{**told, **({} if self.profile == EVERY_MODEL else self.profile or {})})
+        return self
 
     # Who it is
 

@@ -1,0 +1,97 @@
+"""What a ``ChatVLLM`` asks its server beside replies: how long prompts may be, and how many tokens they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.language_models import ModelProfile
+from langchain_core.messages import BaseMessage
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_openai.chat_models.base import BaseChatOpenAI
+from pydantic import PrivateAttr
+
+from vllm_adapters.errors import ModelNotServed
+from vllm_adapters.langchain.errors import langchain_errors
+from vllm_adapters.params import TokenizeParams
+from vllm_adapters.replies import ModelCard
+from vllm_adapters.server import VLLMServer
+from vllm_adapters.tokens import VLLMTokenizer
+
+EVERY_MODEL = ModelProfile(
+    text_inputs=True,
+    text_outputs=True,
+    tool_calling=True,
+    tool_choice=True,
+    tool_call_streaming=True,
+    structured_output=True,
+    temperature=True,
+)
+"""What vLLM can do with every chat model; agents choose their ways by it."""
+
+
+def profile_of(cards: Sequence[ModelCard], name: str, address: str) -> ModelProfile:
+    """The profile of a served model; a LoRA adapter's is its base model's, with its own name.
+
+    Raises:
+        ModelNotServed: There is no model of this name.
+    """
+    by_name = {card.id: card for card in cards}
+    if name not in by_name:
+        served = tuple(by_name)
+        raise ModelNotServed(
+            f"The model `{name}` is not served", hint=f"It serves: {', '.join(served)}", address=address, served=served
+        )
+    card = by_name[name]
+    length = card.max_model_len
+    if length is None:
+        family = [other for other in cards if other.id == card.parent or other.root == card.parent]
+        length = next((other.max_model_len for other in family if other.max_model_len), None)
+    return ModelProfile(**EVERY_MODEL, name=name, **({"max_input_tokens": length} if length else {}))
+
+
+class ServedModel(BaseChatOpenAI):
+    """The part of ``ChatVLLM`` that knows what its server counts and allows."""
+
+    _server: VLLMServer = PrivateAttr()
+    _tokenizer: VLLMTokenizer | None = PrivateAttr(default=None)
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return EVERY_MODEL.copy()
+
+    @property
+    def _tokens(self) -> VLLMTokenizer:
+        model = self.model_name or None
+        if self._tokenizer is None or self._tokenizer.server.model != model:
+            server = VLLMServer.__new__(VLLMServer)
+            vars(server).update(vars(self._server), model=model)  # the same connections, another model
+            self._tokenizer = VLLMTokenizer(server, add_special_tokens=False)
+        return self._tokenizer
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The model's own token ids of a text, without those that its chat template adds. Asks the server once."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        with langchain_errors():
+            return self._tokens.encode(text)
+
+    def get_num_tokens_from_messages(
+        self,
+        messages: Sequence[BaseMessage],
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
+        **parameters: Any,
+    ) -> int:
+        """How many tokens the model's chat template makes of messages: what a reply's usage calls input tokens.
+
+        Args:
+            messages: The conversation.
+            tools: Tools that are offered with it.
+            parameters: As of a call; ``chat_template_kwargs`` and the like change the count.
+        """
+        payload = self._get_request_payload(list(messages), **parameters)
+        given = payload.get("extra_body") or {}
+        shown = {name: given[name] for name in TokenizeParams.model_fields if name in given}
+        offered = [convert_to_openai_tool(tool) for tool in tools or ()]
+        with langchain_errors():
+            return self._tokens.count_messages(payload["messages"], offered, **shown)
