@@ -20,6 +20,7 @@ from vllm_adapters import dialect
 from vllm_adapters._version import __version__
 from vllm_adapters.client import AsyncVLLMClient
 from vllm_adapters.langchain.binding import BoundChatVLLM
+from vllm_adapters.langchain.content import for_vllm
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.langchain.replies import ChatReplies
 from vllm_adapters.langchain.served import EVERY_MODEL, ServedModel, profile_of
@@ -228,7 +229,8 @@ class ChatVLLM(ChatParams, ServedModel, ChatReplies):
         self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         sdk, added = _sort(kwargs)
-        payload = super()._get_request_payload(input_, stop=stop, **sdk)
+        messages = [for_vllm(message) for message in self._convert_input(input_).to_messages()]
+        payload = super()._get_request_payload(messages, stop=stop, **sdk)
         body = merged(self._default_params.get("extra_body"), added)
         if "response_format" in payload:
             # Out of the SDK's parsing helpers, which lose reasoning and the text of a reply that is cut short.
@@ -237,7 +239,7 @@ class ChatVLLM(ChatParams, ServedModel, ChatReplies):
             body[dialect.ALLOW_UNKNOWN] = True
         payload.pop("extra_body", None)
         if self.replay_reasoning:
-            for message, sent in zip(self._convert_input(input_).to_messages(), payload["messages"], strict=True):
+            for message, sent in zip(messages, payload["messages"], strict=True):
                 if thought := _reasoning_of(message):
                     sent["reasoning"] = thought
         return {**payload, "extra_body": body} if body else payload

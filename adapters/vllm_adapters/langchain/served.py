@@ -89,9 +89,9 @@ class ServedModel(BaseChatOpenAI):
             tools: Tools that are offered with it.
             parameters: As of a call; ``chat_template_kwargs`` and the like change the count.
         """
-        payload = self._get_request_payload(list(messages), **parameters)
-        given = payload.get("extra_body") or {}
-        shown = {name: given[name] for name in TokenizeParams.model_fields if name in given}
         offered = [convert_to_openai_tool(tool) for tool in tools or ()]
         with langchain_errors():
+            payload = self._get_request_payload(list(messages), **parameters)
+            given = payload.get("extra_body") or {}
+            shown = {name: given[name] for name in TokenizeParams.model_fields if name in given}
             return self._tokens.count_messages(payload["messages"], offered, **shown)
