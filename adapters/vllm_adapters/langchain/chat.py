@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import openai
 from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from openai.resources.chat.completions import Completions
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
-from vllm_adapters import dialect
 from vllm_adapters._version import __version__
 from vllm_adapters.client import AsyncVLLMClient
+from vllm_adapters.dialect import unknown_parameter
 from vllm_adapters.langchain.binding import BoundChatVLLM
-from vllm_adapters.langchain.content import for_vllm
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.langchain.replies import ChatReplies
+from vllm_adapters.langchain.requests import ChatRequests, one_limit
 from vllm_adapters.langchain.served import EVERY_MODEL, ServedModel, profile_of
 from vllm_adapters.langchain.structured import Method, Schema, structured
-from vllm_adapters.merging import merged
-from vllm_adapters.params import ChatParams, wire
 from vllm_adapters.plain import PlainCompletions
 from vllm_adapters.replies import ModelCard
 from vllm_adapters.server import VLLMServer
@@ -34,7 +29,7 @@ from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
 
 
-class ChatVLLM(ChatParams, ServedModel, ChatReplies):
+class ChatVLLM(ChatRequests, ServedModel, ChatReplies):
     """LangChain's chat model for a vLLM server, with everything that vLLM adds to OpenAI's API.
 
     >>> from vllm_adapters.langchain import ChatVLLM
@@ -81,8 +76,6 @@ class ChatVLLM(ChatParams, ServedModel, ChatReplies):
     stream_chunk_timeout: float | None = None  # the client's idle limit does this, in sync and async
     server: VLLMServer | None = Field(default=None, exclude=True)
     server_version: str | None = None
-    allow_unknown: bool = False
-    replay_reasoning: bool = False
 
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
@@ -92,11 +85,13 @@ class ChatVLLM(ChatParams, ServedModel, ChatReplies):
     @classmethod
     def build_extra(cls, values: dict[str, Any]) -> Any:
         """Refuse keywords that are no parameter, instead of moving them to ``model_kwargs`` with a warning."""
+        if "max_completion_tokens" in values:  # OpenAI's younger name
+            values = one_limit(values)
         known = set(cls.model_fields) | {field.alias for field in cls.model_fields.values()}
         for name in values:
             if name not in known:
                 with langchain_errors():
-                    raise dialect.unknown_parameter("chat", name)
+                    raise unknown_parameter("chat", name)
         for name in ("api_key", "openai_api_key"):
             if not isinstance(values.get(name), str | SecretStr | None):
                 # Not left to Pydantic, whose error would show the value.
@@ -114,6 +109,8 @@ class ChatVLLM(ChatParams, ServedModel, ChatReplies):
         """Connect the clients; nothing is sent."""
         if self.n is not None and self.n > 1 and self.streaming:
             raise ValueError("n must be 1 when streaming.")
+        if self.use_responses_api or self.use_previous_response_id:
+            raise ValueError("ChatVLLM speaks chat completions: VLLMClient(...).responses speaks /v1/responses.")
         if self.openai_proxy:
             raise ValueError("openai_proxy is not supported: set HTTPS_PROXY, or give an http_client with a proxy.")
         self._connect()
@@ -213,37 +210,6 @@ class ChatVLLM(ChatParams, ServedModel, ChatReplies):
         # Part of the key of LangChain's cache: two servers may serve different models under one name.
         return {"base_url": self.openai_api_base, **super()._get_invocation_params(stop=stop, **kwargs)}
 
-    # Requests
-
-    def _use_responses_api(self, payload: dict[str, Any]) -> bool:
-        return self.use_responses_api is True
-
-    @property
-    def _default_params(self) -> dict[str, Any]:
-        defaults = {k: v for k, v in super()._default_params.items() if k not in self.model_kwargs}
-        sdk, added = _sort(self.model_kwargs)
-        body = merged(wire(self, ChatParams), self.extra_body, added)
-        return {**defaults, **sdk, **({"extra_body": body} if body else {})}
-
-    def _get_request_payload(
-        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        sdk, added = _sort(kwargs)
-        messages = [for_vllm(message) for message in self._convert_input(input_).to_messages()]
-        payload = super()._get_request_payload(messages, stop=stop, **sdk)
-        body = merged(self._default_params.get("extra_body"), added)
-        if "response_format" in payload:
-            # Out of the SDK's parsing helpers, which lose reasoning and the text of a reply that is cut short.
-            body["response_format"] = dialect.response_format(payload.pop("response_format"))
-        if self.allow_unknown:
-            body[dialect.ALLOW_UNKNOWN] = True
-        payload.pop("extra_body", None)
-        if self.replay_reasoning:
-            for message, sent in zip(messages, payload["messages"], strict=True):
-                if thought := _reasoning_of(message):
-                    sent["reasoning"] = thought
-        return {**payload, "extra_body": body} if body else payload
-
     # Bindings
 
     def bind(self, **kwargs: Any) -> BoundChatVLLM:
@@ -313,29 +279,3 @@ class ChatVLLM(ChatParams, ServedModel, ChatReplies):
             ConstraintNotEnforced: The server ignored the schema.
         """
         return structured(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
-
-
-@functools.cache
-def _sdk_parameters() -> frozenset[str]:
-    return frozenset(inspect.signature(Completions.create).parameters) - {"self"}
-
-
-def _sort(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters of a call: those that the SDK's method takes, and those that go into ``extra_body``."""
-    sdk = {k: v for k, v in given.items() if k in _sdk_parameters() and k != "extra_body"}
-    added = {k: v for k, v in given.items() if k not in _sdk_parameters()}
-    allowed = {k: added.pop(k) for k in (dialect.ALLOW_UNKNOWN,) if k in added}
-    return sdk, merged(dialect.checked(ChatParams, added, endpoint="chat"), given.get("extra_body"), allowed)
-
-
-def _reasoning_of(message: BaseMessage) -> str:
-    if not isinstance(message, AIMessage):
-        return ""
-    if thought := message.additional_kwargs.get("reasoning_content"):
-        return str(thought)
-    blocks = message.content if isinstance(message.content, list) else []
-    return "".join(
-        str(block.get("reasoning") or "")
-        for block in blocks
-        if isinstance(block, dict) and block.get("type") == "reasoning"
-    )
