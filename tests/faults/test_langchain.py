@@ -86,15 +86,6 @@ def test_failures_are_langchains_errors_too(llm, fault_server, call, behaviour, 
     assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
 
 
-@pytest.mark.parametrize("call", [stream, astream], ids=lambda f: f.__name__)
-def test_a_cut_stream(llm, fault_server, call):
-    fault_server.reply(faults.sse(*wire.chat_chunks("one two three", finish_reason=None), end="clean"))
-    with pytest.raises(lc.ModelConnectionError) as caught:
-        call(llm)
-    assert isinstance(caught.value, e.IncompleteStream)
-    assert caught.value.partial == "one two three"
-
-
 @every_way
 def test_an_ignored_constraint(llm, fault_server, call):
     fault_server.reply(faults.chat("Sure!"))
@@ -240,11 +231,6 @@ def test_refused_before_sending(llm, fault_server):
     ChatVLLM(base_url=fault_server.url, extra_body={"plugin": 1}, allow_unknown=True).invoke("hi")
     assert [request.json["plugin"] for request in fault_server.posts(CHAT)] == [1, 1]
     assert "allow_unknown" not in fault_server.posts(CHAT)[0].json
-
-
-def test_several_choices_cannot_be_one_stream(llm, fault_server):
-    with pytest.raises(e.InvalidRequest, match="n must be 1"):
-        stream(llm, n=2)
 
 
 def test_reasoning_is_replayed_on_request(fault_server):

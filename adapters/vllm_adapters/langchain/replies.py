@@ -42,6 +42,10 @@ class ChatReplies(BaseChatOpenAI):
                 message.usage_metadata = None  # one request, one usage: tracers add up all generations
         added = {k: v for k, v in (result.llm_output or {}).items() if v not in (None, "")}
         result.llm_output = {**added, **added_fields(reply, REPLY_FIELDS), "model_provider": "vllm"}
+        if len(result.generations) > 1:  # of one choice alone LangChain puts this on the message
+            told = {k: v for k, v in result.llm_output.items() if k != "token_usage"}
+            for generation in result.generations:
+                generation.message.response_metadata.update(told)
         return result
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
