@@ -9,7 +9,7 @@ import pytest
 
 import vllm_adapters
 
-FRAMEWORK = {"langchain": "langchain_openai"}
+FRAMEWORK = {"langchain": "langchain_openai", "llamaindex": "llama_index.llms.openai_like"}
 SERVER = {"vllm serve an embedding model": "minilm", "vllm serve a reranker": "cross-encoder"}
 
 

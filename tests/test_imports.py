@@ -28,6 +28,7 @@ LAYERS = [
     {"speaker"},
     {"client"},
     {"asking", "plain"},
+    {"reachable"},
     {"server"},
     {"embedding", "tokens"},
     {*ROOMS, "doctor", "local"},

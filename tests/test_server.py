@@ -1,5 +1,6 @@
 """VLLMServer on real servers: vLLM's own endpoints, checked and typed."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -171,3 +172,20 @@ def test_the_constructor_sends_nothing_and_shows_no_key():
         server = VLLMServer(stub.url, api_key="sk-canary")
         assert "canary" not in f"{server!r}{server.client!r}{server.async_client!r}"
         assert not stub.requests
+
+
+def test_copies_keep_the_key_that_pickles_leave_behind(make_fault_server):
+    stub = make_fault_server(api_key="canary")
+    server = VLLMServer(stub.url, api_key="canary", model="stub", max_retries=0)
+    for twin in (copy.copy(server), copy.deepcopy(server), server.serving("stub")):
+        assert twin.models()
+    assert copy.copy(server.client).models.list()
+    with pytest.raises(e.AuthenticationFailed):
+        pickle.loads(pickle.dumps(server)).models()
+
+
+def test_another_model_of_the_same_server(fault_server):
+    server = VLLMServer(fault_server.url, model="stub")
+    assert server.serving("lora").count_tokens("a b") > 0
+    assert fault_server.posts("/tokenize")[-1].json["model"] == "lora"
+    assert server.model == "stub"

@@ -49,6 +49,9 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
 def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
     if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
+    prompts = count_inputs(body.get("prompt")) or 1
+    if prompts > 1 and isinstance(choices, list):
+        choices[:] = in_order(choices, prompts * (body.get("n") or 1), call=call, response=response)
     constraint = constraints.asked_for(body)
     for choice in choices:
         message = _field(choice, "message")
@@ -72,7 +75,7 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
 
 
 def count_inputs(value: object) -> int | None:
-    """How many vectors an embeddings request asks for; ``None`` if its form does not tell."""
+    """How many inputs or prompts a request holds; ``None`` if its form does not tell."""
     if isinstance(value, str):
         return 1
     if isinstance(value, Sequence) and value:

@@ -54,13 +54,16 @@ class _Connected(Speaker):
         default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, object] | None = None,
         http_client: Any = None,
+        http_options: Mapping[str, Any] | None = None,
         facts: ServerFacts | None = None,
         transports: Any = None,
     ) -> None:
         address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
         self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
         self.allow_unknown = allow_unknown
-        self._transports = transports or make_transports(self._http_class, http.URL(address).host, max_connections)
+        self._transports = transports or make_transports(
+            self._http_class, http.URL(address).host, max_connections, http_options
+        )
         self._own_http = http_client
         sdk: Any = super()
         sdk.__init__(
@@ -119,6 +122,7 @@ class VLLMClient(_Connected, OpenAI):
         default_headers: Headers of every request.
         default_query: Query parameters of every request.
         http_client: An own HTTP client of the SDK's kind; its pool, proxies and redirects are then its own.
+        http_options: Arguments for the HTTP clients that are made here, such as ``proxy`` or ``verify``.
         facts: What another client of the same server has learned of it already, to share.
         transports: The connections of another client, to share.
 
@@ -144,6 +148,14 @@ class VLLMClient(_Connected, OpenAI):
         except StopIteration as end:
             return cast(R, end.value)
 
+    def served_model(self) -> str:
+        """The name of the one base model that is served, asked once; requests without a model go to it.
+
+        Raises:
+            ModelNotServed: There is not exactly one.
+        """
+        return self._run(self._served_model())
+
     def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """The SDK's one door of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._begin(options))
@@ -165,7 +177,8 @@ class VLLMClient(_Connected, OpenAI):
 
     def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
         if stream and not is_event_stream(response):
-            response.read()
+            with self.reading(response):
+                response.read()
             raise self._not_a_stream(response)
         with self.reading(response):
             answer = super()._process_response(options=options, response=response, stream=stream, **how)
@@ -203,6 +216,10 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
         except StopIteration as end:
             return cast(R, end.value)
 
+    async def served_model(self) -> str:
+        """The name of the one base model that is served, asked once; requests without a model go to it."""
+        return await self._run(self._served_model())
+
     async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """The SDK's one door of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._begin(options))
@@ -225,7 +242,8 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
 
     async def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
         if stream and not is_event_stream(response):
-            await response.aread()
+            with self.reading(response):
+                await response.aread()
             raise self._not_a_stream(response)
         with self.reading(response):
             answer = await super()._process_response(options=options, response=response, stream=stream, **how)

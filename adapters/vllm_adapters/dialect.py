@@ -6,6 +6,8 @@ tell that a parameter was misspelt, was removed (``guided_choice`` in 0.12.0) or
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_adapters import params, params_table
 from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
 from vllm_adapters.failures import Call
+from vllm_adapters.merging import merged
 
 ALLOW_UNKNOWN = "allow_unknown"
 """Key of a request body that lets unknown fields pass (for servers with plugins); it is never sent itself."""
@@ -188,6 +191,38 @@ def checked(model: type[BaseModel], values: Mapping[str, Any], *, endpoint: str)
         raise InvalidRequest(f"`{name}`: {first['msg']}", param=name) from None
 
 
+def sdk_and_body(
+    given: Mapping[str, Any], model: type[BaseModel] = params.ChatParams, *, endpoint: str = "chat"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flat parameters of one call in two: the arguments of the SDK's method, and what goes into ``extra_body``.
+
+    Args:
+        given: Parameters by vLLM's own names, flat or in an ``extra_body``, which wins; None takes back what a
+            weaker level said.
+        model: The parameters that vLLM adds to these requests.
+        endpoint: ``"chat"`` or ``"completions"``.
+
+    Raises:
+        UnknownParameter: No vLLM version has a parameter of that name here.
+        InvalidRequest: A value is of the wrong type or out of bounds.
+    """
+    known = _sdk_arguments(endpoint)
+    sdk = {name: value for name, value in given.items() if name in known and name != "extra_body"}
+    added = {name: value for name, value in given.items() if name not in known}
+    allowed = {ALLOW_UNKNOWN: added.pop(ALLOW_UNKNOWN)} if ALLOW_UNKNOWN in added else {}
+    taken_back = {name: None for name, value in added.items() if value is None}
+    return sdk, merged(taken_back, checked(model, added, endpoint=endpoint), given.get("extra_body"), allowed)
+
+
+@functools.cache
+def _sdk_arguments(endpoint: str) -> frozenset[str]:
+    from openai.resources import Completions
+    from openai.resources.chat import Completions as ChatCompletions
+
+    resource = ChatCompletions if endpoint == "chat" else Completions
+    return frozenset(inspect.signature(resource.create).parameters) - {"self"}
+
+
 def _has(version: Version, known: params_table.Availability) -> bool:
     # "0.8.5" in the table means 0.8.5 or earlier.
     born = known.first <= max(version, params_table.oldest())
@@ -262,11 +297,11 @@ def _translate_constraints(endpoint: str, said: dict[str, Any], version: Version
 
 
 def schema_of(value: Any) -> Any:
-    """``value`` with Pydantic classes, alone or as a dict's values, replaced by their JSON schema."""
+    """``value`` with Pydantic classes, alone or somewhere in a dict, replaced by their JSON schema."""
     if isinstance(value, type) and issubclass(value, BaseModel):
         return value.model_json_schema()
     if isinstance(value, Mapping):
-        return {key: schema_of(item) if isinstance(item, type) else item for key, item in value.items()}
+        return {key: schema_of(item) for key, item in value.items()}
     return value
 
 

@@ -1,4 +1,4 @@
-"""Chat completions as plain dicts, for frameworks that make objects of their own.
+"""Completions, of chats and of texts, as plain dicts, for frameworks that make objects of their own.
 
 Turning a request into the SDK's types and back, and a reply into the SDK's objects and back into dicts, takes
 more CPU than everything else that a client does. What is checked and translated is the same either way.
@@ -22,16 +22,20 @@ class PlainCompletions:
     Args:
         client: Of the sync client ``create`` returns a dict or a stream of dicts, of the async one an awaitable.
         raw: Return the SDK's raw response, whose ``parse()`` is the dict or the stream.
+        path: ``"/completions"`` for what ``client.completions`` is.
     """
 
-    def __init__(self, client: VLLMClient | AsyncVLLMClient, *, raw: bool = False) -> None:
+    def __init__(
+        self, client: VLLMClient | AsyncVLLMClient, *, raw: bool = False, path: str = "/chat/completions"
+    ) -> None:
         self._client = client
         self._raw = raw
+        self._path = path
 
     @property
     def with_raw_response(self) -> PlainCompletions:
         """The same, returning raw responses, for those who want the headers."""
-        return PlainCompletions(self._client, raw=True)
+        return PlainCompletions(self._client, raw=True, path=self._path)
 
     def create(
         self,
@@ -49,7 +53,7 @@ class PlainCompletions:
         )
         post: Any = self._client.post
         return post(
-            "/chat/completions",
+            self._path,
             body=body,
             options=options,
             cast_to=object,

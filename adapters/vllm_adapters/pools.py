@@ -8,7 +8,7 @@ import ipaddress
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Generic, TypeVar, cast
 from urllib.request import getproxies
@@ -75,7 +75,7 @@ class Transports(Generic[C]):
         loop = _running_loop() if self._per_loop else None
         with self._lock:
             client = self._loopless if loop is None else self._of_loop.get(loop)
-            if client is None:
+            if client is None or cast(Any, client).is_closed:  # who closes and then goes on, connects anew
                 client = self._make()
                 if loop is None:
                     self._loopless = client
@@ -193,18 +193,27 @@ class _AsyncLanes(http.AsyncBaseTransport):
             await lane.aclose()
 
 
-def make_transports(cls: type[C], host: str, max_connections: int) -> Transports[C]:
+def make_transports(
+    cls: type[C], host: str, max_connections: int, options: Mapping[str, Any] | None = None
+) -> Transports[C]:
     """Transports of ``cls`` (``SyncHTTP`` or ``AsyncHTTP``) for a server at ``host``.
 
     Args:
         cls: Which HTTP client to make.
         host: The server's host name; environment proxies are not asked for this machine's own.
         max_connections: Connections at once; all may be kept alive, as closing and reopening costs more.
+        options: The user's own arguments for ``cls``; limits may be a dict.
     """
     per_loop = issubclass(cls, AsyncHTTP)
+    given = dict(options or {})
+    if isinstance(given.get("limits"), Mapping):
+        given["limits"] = http.Limits(**given["limits"])
 
     def make() -> C:
         own = cast(Any, cls)
+        if given:
+            limits = http.Limits(max_connections=max_connections)
+            return cast(C, own(**{"limits": limits, "trust_env": not is_loopback(host), **given}))
         if not is_loopback(host) and getproxies():
             # Only the HTTP client itself knows how to go through the environment's proxies.
             limits = http.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 
 from vllm_adapters import params, replies
 from vllm_adapters._optional import require
 from vllm_adapters.asking import Ask, in_async, in_sync
-from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.dialect import checked
-from vllm_adapters.errors import InvalidRequest, ServerTimeout, ServerUnreachable, VLLMError
+from vllm_adapters.errors import InvalidRequest
+from vllm_adapters.reachable import Reachable
 from vllm_adapters.replies import Capabilities, Classified, ModelCard, Ranked, Tokens
-from vllm_adapters.transport import Timeouts
 
 if TYPE_CHECKING:
     import numpy as np
     from prometheus_client import Metric
 
 
-_QUICK = {"timeout": Timeouts(connect=5, idle=10, total=10), "max_retries": 0}
-
 Messages = Sequence[Mapping[str, Any]]
 
 
-class VLLMServer:
+class VLLMServer(Reachable):
     """One vLLM server: what it serves, and the endpoints that OpenAI's API does not have.
 
     >>> from vllm_adapters import VLLMServer
@@ -46,46 +41,12 @@ class VLLMServer:
         base_url: As for ``VLLMClient``; default ``VLLM_BASE_URL``, else ``http://localhost:8000/v1``.
         api_key: As for ``VLLMClient``; default ``VLLM_API_KEY``.
         model: Served model name for every request; default: the one base model that is served.
+        async_http_client: As ``http_client`` of ``VLLMClient``, for coroutines.
         options: Further arguments of ``VLLMClient``, such as ``timeout`` and ``max_retries``.
 
     Raises:
         VLLMError: Every method raises the errors of ``vllm_adapters.errors``; the constructor sends nothing.
     """
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        api_key: str | SecretStr | None = None,
-        model: str | None = None,
-        **options: Any,
-    ) -> None:
-        self.model = model
-        self.client = VLLMClient(base_url, api_key=api_key, **options)
-        self._options = options
-
-    @cached_property
-    def async_client(self) -> AsyncVLLMClient:
-        """The async client of this server; what one client learns of the server, the other knows."""
-        options = {**self._options, "facts": self.client.facts}
-        return AsyncVLLMClient(self.client.address, api_key=self.client.api_key, **options)
-
-    @property
-    def base_url(self) -> str:
-        """The server's base URL, ending in ``/v1``."""
-        return self.client.address
-
-    def __repr__(self) -> str:
-        return f"VLLMServer({self.base_url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # As for the client: a pickle holds no key, no headers, no connection.
-        kept = ("timeout", "max_retries", "max_connections", "server_version", "allow_unknown")
-        options = {name: self._options[name] for name in kept if name in self._options}
-        return partial(VLLMServer, model=self.model, **options), (self.base_url,)
-
-    def _at_root(self, path: str) -> str:
-        return f"{self.client.root}{path}"
 
     def _body(
         self, endpoint: str, model: type[BaseModel], fields: Mapping[str, Any], given: Mapping[str, Any]
@@ -103,7 +64,7 @@ class VLLMServer:
 
     def _read_version(self, /) -> Ask[str]:
         """The server's vLLM version, such as ``"0.32.0"``."""
-        return Ask(self._at_root("/version"), lambda reply, call, response: str(reply["version"]))
+        return Ask(self.at_root("/version"), lambda reply, call, response: str(reply["version"]))
 
     aversion = in_async(_read_version)
 
@@ -113,7 +74,7 @@ class VLLMServer:
         return in_sync(VLLMServer._read_version)(self)
 
     def _routes(self, /) -> Ask[dict[str, Any]]:
-        return Ask(self._at_root("/openapi.json"), lambda reply, call, response: dict(reply.get("paths") or {}))
+        return Ask(self.at_root("/openapi.json"), lambda reply, call, response: dict(reply.get("paths") or {}))
 
     def capabilities(self) -> Capabilities:
         """What the server can do: version, models, context length, tasks and routes.
@@ -126,65 +87,6 @@ class VLLMServer:
     async def acapabilities(self) -> Capabilities:
         """``capabilities``, to await."""
         return Capabilities.of(await self.aversion(), await self.amodels(), await in_async(VLLMServer._routes)(self))
-
-    # Is it there
-
-    def _health(self, /) -> Ask[bool]:
-        return Ask(self._at_root("/health"), lambda *reply: True, cast_to=str, how=_QUICK)
-
-    def is_ready(self) -> bool:
-        """Whether the server answers requests now; ``False`` while it loads and when nothing listens."""
-        try:
-            return in_sync(VLLMServer._health)(self)
-        except VLLMError as error:
-            return _not_ready(error)
-
-    async def ais_ready(self) -> bool:
-        """``is_ready``, to await."""
-        try:
-            return await in_async(VLLMServer._health)(self)
-        except VLLMError as error:
-            return _not_ready(error)
-
-    def wait_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
-        """Wait for the server to answer.
-
-        Args:
-            timeout: How long to wait, in seconds. Loading a large model takes minutes.
-            every: Seconds between two looks.
-
-        Raises:
-            ServerTimeout: It is still not ready.
-        """
-        for _ in self._patience(timeout, every):
-            if self.is_ready():
-                return self
-            time.sleep(every)
-        raise self._too_long(timeout)
-
-    async def await_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
-        """``wait_until_ready``, to await."""
-        for _ in self._patience(timeout, every):
-            if await self.ais_ready():
-                return self
-            await asyncio.sleep(every)
-        raise self._too_long(timeout)
-
-    @staticmethod
-    def _patience(timeout: float, every: float) -> Iterator[None]:
-        end = time.monotonic() + timeout
-        yield
-        while time.monotonic() + every < end:
-            yield
-
-    def _too_long(self, timeout: float) -> ServerTimeout:
-        return ServerTimeout(
-            f"The server was not ready within {timeout:g} s",
-            hint="Look at its log: it may still load the model, or have died",
-            address=self.base_url,
-            kind="total",
-            seconds=timeout,
-        )
 
     # Tokens
 
@@ -211,7 +113,7 @@ class VLLMServer:
         if tools:
             fields["tools"] = list(tools)
         body = self._body("tokenize", params.TokenizeParams, fields, parameters)
-        return Ask(self._at_root("/tokenize"), replies.read_tokens, body)
+        return Ask(self.at_root("/tokenize"), replies.read_tokens, body)
 
     tokenize, atokenize = in_sync(_tokenize), in_async(_tokenize)
 
@@ -225,7 +127,7 @@ class VLLMServer:
     def _detokenize(self, /, ids: Sequence[int]) -> Ask[str]:
         """The text of token ids. vLLM gives nothing for ids that are not in the vocabulary."""
         body = {**({"model": self.model} if self.model else {}), "tokens": list(ids)}
-        return Ask(self._at_root("/detokenize"), lambda reply, call, response: str(reply["prompt"]), body)
+        return Ask(self.at_root("/detokenize"), lambda reply, call, response: str(reply["prompt"]), body)
 
     detokenize, adetokenize = in_sync(_detokenize), in_async(_detokenize)
 
@@ -284,7 +186,7 @@ class VLLMServer:
         """
         inputs = [texts] if isinstance(texts, str) else list(texts)
         body = self._body("pooling", params.PoolingParams, {"input": inputs}, {"task": task, **parameters})
-        return Ask(self._at_root("/pooling"), replies.pooled_reader(len(inputs)), body)
+        return Ask(self.at_root("/pooling"), replies.pooled_reader(len(inputs)), body)
 
     pooling, apooling = in_sync(_pooling), in_async(_pooling)
 
@@ -292,7 +194,7 @@ class VLLMServer:
         """Label and probabilities of each text, from a classification model."""
         inputs = [texts] if isinstance(texts, str) else list(texts)
         body = self._body("classify", params.ClassifyParams, {"input": inputs}, parameters)
-        return Ask(self._at_root("/classify"), replies.classes_reader(len(inputs)), body)
+        return Ask(self.at_root("/classify"), replies.classes_reader(len(inputs)), body)
 
     classify, aclassify = in_sync(_classify), in_async(_classify)
 
@@ -371,25 +273,9 @@ class VLLMServer:
         """The server's Prometheus metrics, parsed. Needs ``pip install 'vllm-adapters[metrics]'``."""
         parser = require("prometheus_client.parser", "metrics")
         return Ask(
-            self._at_root("/metrics"),
+            self.at_root("/metrics"),
             lambda reply, call, response: list(parser.text_string_to_metric_families(reply)),
             cast_to=str,
         )
 
     metrics, ametrics = in_sync(_metrics), in_async(_metrics)
-
-    def close(self) -> None:
-        """Close the connections of the sync client."""
-        self.client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def _not_ready(error: VLLMError) -> bool:
-    if isinstance(error, ServerUnreachable | ServerTimeout) or error.status_code >= 500:
-        return False
-    raise error

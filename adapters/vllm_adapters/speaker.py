@@ -281,9 +281,11 @@ class Speaker:
 
     @contextmanager
     def reading(self, response: http.Response) -> Iterator[None]:
-        """The SDK's bare parse errors as ``InvalidResponse``."""
+        """The SDK's bare parse errors as ``InvalidResponse``, a body that breaks off as ``ServerUnreachable``."""
         try:
             yield
+        except http.TransportError as error:
+            raise failures.from_transport(error, call=self._call_sent(response), request=response.request) from None
         except ValueError as error:
             raise failures.not_an_answer(
                 f"The reply cannot be read ({error})", call=self._call_sent(response), response=response
@@ -314,6 +316,9 @@ class Speaker:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self  # safe to share: nothing of it changes but what it learns of the server
+
+    def __copy__(self) -> Any:
+        return self  # not by way of __reduce__, which leaves the key behind
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickle holds no key and no headers: the process that opens it reads VLLM_API_KEY itself.

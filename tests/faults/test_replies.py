@@ -1,10 +1,14 @@
 """A reply that was not streamed is an answer or a typed error, with the way out in its text."""
 
+import asyncio
+
 import openai
 import pytest
 
 from vllm_adapters import VLLMClient, VLLMServer
 from vllm_adapters import errors as e
+from vllm_adapters._compat import http
+from vllm_adapters.plain import PlainCompletions
 from vllm_adapters.testing import faults, wire
 
 CHAT = "/v1/chat/completions"
@@ -187,3 +191,22 @@ def test_wrong_rankings(fault_server, fault):
     fault_server.reply(faults.wrong_rerank(fault))
     with pytest.raises(e.InvalidResponse):
         VLLMServer(fault_server.url, max_retries=0).rerank("q", ["a", "b", "c"])
+
+
+def test_own_http_clients_of_both_kinds(fault_server):
+    with http.Client(headers={"x-mine": "sync"}) as client:
+        own = {"http_client": client, "async_http_client": http.AsyncClient(headers={"x-mine": "async"})}
+        server = VLLMServer(fault_server.url, **own)
+        server.models()
+        asyncio.run(server.amodels())
+    assert [request.headers["x-mine"] for request in fault_server.requests] == ["sync", "async"]
+
+
+def test_plain_completions(fault_server):
+    plain = PlainCompletions(VLLMServer(fault_server.url).client, path="/completions")
+    assert plain.create(model="", prompt="one two")["choices"][0]["text"] == "one two"
+    chunks = list(plain.create(model="", prompt="one two", stream=True))
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"]) == "one two"
+    fault_server.reply(faults.sse(*wire.completion_chunks("one two", finish_reason=None), end="clean"))
+    with pytest.raises(e.IncompleteStream):
+        list(plain.create(model="", prompt="one two", stream=True))

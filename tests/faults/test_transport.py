@@ -51,6 +51,35 @@ def test_total_limit_covers_all_attempts(ask, fault_server):
     assert time.monotonic() - started < 4
 
 
+@pytest.mark.parametrize("limits", [{"max_connections": 2}, None])
+def test_options_of_the_http_client(fault_server, limits):
+    options = {"headers": {"x-team": "search"}, **({"limits": limits} if limits else {})}
+    assert answer(VLLMClient(fault_server.url, http_options=options)) == "hi"
+    aclient = AsyncVLLMClient(fault_server.url, http_options=options)
+
+    async def run():
+        return (await aclient.chat.completions.create(**hello())).choices[0].message.content
+
+    assert [asyncio.run(run()) for _ in range(3)] == ["hi"] * 3
+    assert [request.headers["x-team"] for request in fault_server.posts(CHAT)] == ["search"] * 4
+    with pytest.raises(e.ServerUnreachable):
+        answer(VLLMClient(fault_server.url, max_retries=0, http_options={"proxy": "http://127.0.0.1:9"}))
+
+
+def test_a_closed_client_connects_anew(fault_server):
+    client, aclient = VLLMClient(fault_server.url), AsyncVLLMClient(fault_server.url)
+
+    async def run():
+        for _ in range(2):
+            assert (await aclient.chat.completions.create(**hello())).choices
+            await aclient.close()
+
+    for _ in range(2):
+        assert answer(client) == "hi"
+        client.close()
+    asyncio.run(run())
+
+
 def test_limit_of_one_request(fault_server):
     fault_server.reply(faults.hang())
     with pytest.raises(e.ServerTimeout), VLLMClient(fault_server.url, max_retries=0) as client:

@@ -355,8 +355,36 @@ def test_behind_a_gateway_with_a_path(project, make_fault_server):
     project.run().assert_outcomes(passed=1)
 
 
+def test_several_servers(project, make_fault_server):
+    embed = make_fault_server(models=("minilm",))
+    project.monkeypatch.setenv("VLLM_EMBED_BASE_URL", embed.url)
+    project.write(
+        """
+@pytest.mark.vllm("tiny", "minilm")
+def test_both(vllm_url, vllm_urls, sent):
+    assert list(vllm_urls) == ["tiny", "minilm"]
+    assert vllm_url == vllm_urls["tiny"] == os.environ["VLLM_BASE_URL"]
+    assert ask(vllm_url, "hi").choices[0].message.content == "hi"
+    with openai.OpenAI(base_url=vllm_urls["minilm"], api_key="x") as client:
+        assert client.models.list().data[0].id == "minilm"
+        assert len(client.embeddings.create(model="minilm", input=["a", "b"]).data) == 2
+    assert ask(vllm_url, "bye").choices[0].message.content == "bye"
+    assert len(sent.bodies("/v1/chat/completions")) == 2
+    assert sent.bodies("/minilm/v1/embeddings")[0]["input"] == ["a", "b"]
+"""
+    )
+    project.record().assert_outcomes(passed=1)
+    text = project.cassette("chat/test_one/test_both").read_text(encoding="utf-8")
+    assert "server: tiny, minilm" in text
+    assert "http://localhost:8000/minilm/v1/embeddings" in text
+    assert audit(text) == []
+    asked = len(project.server.requests), len(embed.requests)
+    project.run().assert_outcomes(passed=1)
+    assert (len(project.server.requests), len(embed.requests)) == asked
+
+
 def test_fixtures_without_the_marker(project):
     project.write("def test_a(vllm_url): pass\ndef test_b(sent): pass\n")
     result = project.run()
     result.assert_outcomes(errors=2)
-    result.stdout.fnmatch_lines(["*vllm_url needs @pytest.mark.vllm*"])
+    result.stdout.fnmatch_lines(["*vllm_url and vllm_urls need @pytest.mark.vllm*"])

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import openai
-from langchain_core.language_models import LanguageModelInput, ModelProfile
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import model_validator
 
 from vllm_adapters._version import __version__
-from vllm_adapters.client import AsyncVLLMClient
-from vllm_adapters.dialect import unknown_parameter
 from vllm_adapters.langchain.binding import BoundChatVLLM
-from vllm_adapters.langchain.errors import langchain_errors
+from vllm_adapters.langchain.connection import refuse_unknown
 from vllm_adapters.langchain.replies import ChatReplies
 from vllm_adapters.langchain.requests import ChatRequests, one_limit
-from vllm_adapters.langchain.served import EVERY_MODEL, ServedModel, profile_of
+from vllm_adapters.langchain.served import ServedModel
 from vllm_adapters.langchain.structured import Method, Schema, structured
 from vllm_adapters.plain import PlainCompletions
-from vllm_adapters.replies import ModelCard
-from vllm_adapters.server import VLLMServer
-from vllm_adapters.speaker import normal_address
-from vllm_adapters.transport import Timeouts
 
 
-class ChatVLLM(ChatRequests, ServedModel, ChatReplies):
+class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  # fewer types of key
     """LangChain's chat model for a vLLM server, with everything that vLLM adds to OpenAI's API.
 
     >>> from vllm_adapters.langchain import ChatVLLM
@@ -64,20 +57,8 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):
             error too (``ContextOverflowError``, ``ModelRateLimitError``, ...).
     """
 
-    model_name: str = Field(default="", alias="model")
-    openai_api_base: str | None = Field(default=None, alias="base_url")
-    openai_api_key: SecretStr | None = Field(default=None, alias="api_key")
-    openai_organization: str | None = Field(default=None, alias="organization", exclude=True)
-    openai_proxy: str | None = Field(default=None, exclude=True)
-    request_timeout: Any = Field(default=Timeouts(), alias="timeout", exclude=True)
-    max_retries: int | None = openai.DEFAULT_MAX_RETRIES
-    default_headers: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
     stream_usage: bool | None = True
     stream_chunk_timeout: float | None = None  # the client's idle limit does this, in sync and async
-    server: VLLMServer | None = Field(default=None, exclude=True)
-    server_version: str | None = None
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
     # Construction. Validators named like the base class's take their place.
 
@@ -87,15 +68,7 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):
         """Refuse keywords that are no parameter, instead of moving them to ``model_kwargs`` with a warning."""
         if "max_completion_tokens" in values:  # OpenAI's younger name
             values = one_limit(values)
-        known = set(cls.model_fields) | {field.alias for field in cls.model_fields.values()}
-        for name in values:
-            if name not in known:
-                with langchain_errors():
-                    raise unknown_parameter("chat", name)
-        for name in ("api_key", "openai_api_key"):
-            if not isinstance(values.get(name), str | SecretStr | None):
-                # Not left to Pydantic, whose error would show the value.
-                raise TypeError(f"{name} must be a str or a SecretStr, not {type(values[name]).__name__}")
+        refuse_unknown(cls, "chat", values)
         return values
 
     @model_validator(mode="before")
@@ -111,8 +84,6 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):
             raise ValueError("n must be 1 when streaming.")
         if self.use_responses_api or self.use_previous_response_id:
             raise ValueError("ChatVLLM speaks chat completions: VLLMClient(...).responses speaks /v1/responses.")
-        if self.openai_proxy:
-            raise ValueError("openai_proxy is not supported: set HTTPS_PROXY, or give an http_client with a proxy.")
         self._connect()
         return self
 
@@ -122,78 +93,10 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):
         return self
 
     def _connect(self) -> None:
-        if self.server is not None:
-            if self.openai_api_base and normal_address(self.openai_api_base) != self.server.base_url:
-                raise ValueError("Give either server or base_url: these are two addresses.")
-            self._server = self.server
-            self.model_name = self.model_name or self.server.model or ""
-        else:
-            options: dict[str, Any] = {
-                "api_key": self.openai_api_key,
-                "timeout": self.request_timeout,
-                "max_retries": openai.DEFAULT_MAX_RETRIES if self.max_retries is None else self.max_retries,
-                "default_headers": self.default_headers,
-                "default_query": self.default_query,
-                "server_version": self.server_version,
-                "allow_unknown": self.allow_unknown,
-            }
-            self._server = VLLMServer(self.openai_api_base, **options, http_client=self.http_client)
-            self._server.async_client = AsyncVLLMClient(
-                self._server.base_url, **options, http_client=self.http_async_client, facts=self._server.client.facts
-            )
-        self.openai_api_base = self._server.base_url
-        client, aclient = self._server.client, self._server.async_client
+        super()._connect()
+        client, aclient = self._vllm.client, self._vllm.async_client
         self.root_client, self.client = client, PlainCompletions(client)
         self.root_async_client, self.async_client = aclient, PlainCompletions(aclient)
-
-    def __getstate__(self) -> dict[Any, Any]:
-        # No key, header or connection leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
-        state = super().__getstate__()
-        gone = ("client", "async_client", "root_client", "root_async_client", "openai_api_key", "default_headers")
-        state["__dict__"] = {**state["__dict__"], **dict.fromkeys((*gone, "http_client", "http_async_client"))}
-        state["__pydantic_private__"] = {"_tokenizer": None}
-        return state
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        super().__setstate__(state)
-        self._connect()
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        clients = ("client", "async_client", "root_client", "root_async_client")
-        connected = (*clients, "server", "http_client", "http_async_client")
-        shared = {id(getattr(self, name)): getattr(self, name) for name in connected}
-        return super().__deepcopy__({**(memo or {}), **shared, id(self._server): self._server})
-
-    @classmethod
-    def from_server(cls, base_url: str | None = None, **arguments: Any) -> Self:
-        """Ask the server for its model's name and context length, and fill ``model`` and ``profile`` with them.
-
-        Middleware that summarises at a share of the context needs the profile. The constructor never asks.
-
-        Args:
-            base_url: As for the constructor.
-            arguments: The constructor's other arguments; ``model`` may name a LoRA adapter.
-
-        Raises:
-            ModelNotServed: The server does not serve ``model``, or several and none is named.
-        """
-        llm = cls(base_url=base_url, **arguments)
-        with langchain_errors():
-            llm.model_name = llm.model_name or llm.root_client._run(llm.root_client._served_model())
-            return llm._with_profile(llm._server.models())
-
-    @classmethod
-    async def afrom_server(cls, base_url: str | None = None, **arguments: Any) -> Self:
-        """``from_server``, to await."""
-        llm = cls(base_url=base_url, **arguments)
-        with langchain_errors():
-            llm.model_name = llm.model_name or await llm.root_async_client._run(llm.root_async_client._served_model())
-            return llm._with_profile(await llm._server.amodels())
-
-    def _with_profile(self, cards: Sequence[ModelCard]) -> Self:
-        told = profile_of(cards, self.model_name, self._server.base_url)
-        self.profile = ModelProfile(**{**told, **({} if self.profile == EVERY_MODEL else self.profile or {})})
-        return self
 
     # Who it is
 

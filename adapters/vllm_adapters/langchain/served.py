@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 from langchain_core.language_models import ModelProfile
 from langchain_core.messages import BaseMessage
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from pydantic import PrivateAttr
 
 from vllm_adapters.errors import ModelNotServed
+from vllm_adapters.langchain.connection import OpenAIConnection
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.params import TokenizeParams
 from vllm_adapters.replies import ModelCard
-from vllm_adapters.server import VLLMServer
 from vllm_adapters.tokens import VLLMTokenizer
 
 EVERY_MODEL = ModelProfile(
@@ -51,30 +51,54 @@ def profile_of(cards: Sequence[ModelCard], name: str, address: str) -> ModelProf
     return ModelProfile(**EVERY_MODEL, name=name, **({"max_input_tokens": length} if length else {}))
 
 
-class ServedModel(BaseChatOpenAI):
+class ServedModel(OpenAIConnection, BaseChatOpenAI):  # type: ignore[misc]  # fewer types of key
     """The part of ``ChatVLLM`` that knows what its server counts and allows."""
 
-    _server: VLLMServer = PrivateAttr()
-    _tokenizer: VLLMTokenizer | None = PrivateAttr(default=None)
+    @classmethod
+    def from_server(cls, base_url: str | None = None, **arguments: Any) -> Self:
+        """Ask the server for its model's name and context length, and fill ``model`` and ``profile`` with them.
+
+        Middleware that summarises at a share of the context needs the profile. The constructor never asks.
+
+        Args:
+            base_url: As for the constructor.
+            arguments: The constructor's other arguments; ``model`` may name a LoRA adapter.
+
+        Raises:
+            ModelNotServed: The server does not serve ``model``, or several and none is named.
+        """
+        llm = cls(base_url=base_url, **arguments)
+        with langchain_errors():
+            llm.model_name = llm.model_name or llm.root_client._run(llm.root_client._served_model())
+            return llm._told(llm._vllm.models())
+
+    @classmethod
+    async def afrom_server(cls, base_url: str | None = None, **arguments: Any) -> Self:
+        """``from_server``, to await."""
+        llm = cls(base_url=base_url, **arguments)
+        with langchain_errors():
+            llm.model_name = llm.model_name or await llm.root_async_client._run(llm.root_async_client._served_model())
+            return llm._told(await llm._vllm.amodels())
 
     def _resolve_model_profile(self) -> ModelProfile:
         return EVERY_MODEL.copy()
 
-    @property
-    def _tokens(self) -> VLLMTokenizer:
-        model = self.model_name or None
-        if self._tokenizer is None or self._tokenizer.server.model != model:
-            server = VLLMServer.__new__(VLLMServer)
-            vars(server).update(vars(self._server), model=model)  # the same connections, another model
-            self._tokenizer = VLLMTokenizer(server, add_special_tokens=False)
-        return self._tokenizer
+    def _told(self, cards: Sequence[ModelCard]) -> Self:
+        told = profile_of(cards, self.model_name, self._vllm.base_url)
+        self.profile = ModelProfile(**{**told, **({} if self.profile == EVERY_MODEL else self.profile or {})})
+        return self
+
+    @cached_property
+    def _tokenizer(self) -> VLLMTokenizer:
+        # Of the model that is asked for now: copies of a ChatVLLM may name another one.
+        return VLLMTokenizer(self._vllm.serving(self.model_name), add_special_tokens=False)
 
     def get_token_ids(self, text: str) -> list[int]:
         """The model's own token ids of a text, without those that its chat template adds. Asks the server once."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
         with langchain_errors():
-            return self._tokens.encode(text)
+            return self._tokenizer.encode(text)
 
     def get_num_tokens_from_messages(
         self,
@@ -94,4 +118,4 @@ class ServedModel(BaseChatOpenAI):
             payload = self._get_request_payload(list(messages), **parameters)
             given = payload.get("extra_body") or {}
             shown = {name: given[name] for name in TokenizeParams.model_fields if name in given}
-            return self._tokens.count_messages(payload["messages"], offered, **shown)
+            return self._tokenizer.count_messages(payload["messages"], offered, **shown)

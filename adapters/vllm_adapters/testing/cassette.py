@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
-__all__ = ["REPLAY_URL", "Interaction", "Origin", "Scrubber", "audit", "dump", "load", "recorded_versions"]
+__all__ = ["Interaction", "Origin", "Scrubber", "audit", "dump", "load", "recorded_versions", "replay_url"]
 
-REPLAY_URL = "http://localhost:8000/v1"
 _HOST = "http://localhost:8000"
+_LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}  # noqa: S104 (names to compare, nothing is bound)
 _KEPT_HEADERS = ("content-type", "retry-after", "x-request-id", "location", "allow")
 _BOUNDARY = "cassette-boundary"
 _WIDTH = 1 << 15  # an event of a stream in one line
@@ -64,17 +64,35 @@ class Origin:
         version: what ``/version`` says; None if it does not say.
         kind: which model and options it serves.
         names: what must not be written down, mapped to what is written instead.
+        mount: where the cassette has it: ``""``, or ``/minilm`` for a test's second server.
     """
 
     url: str
     version: str | None = None
     kind: str = ""
     names: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mount: str = ""
 
     @property
     def prefix(self) -> str:
         """The path in front of ``/v1``, for servers that are not mounted at the root."""
         return urlsplit(self.url).path.removesuffix("/v1").rstrip("/")
+
+    def serves(self, uri: str) -> bool:
+        """Whether a request to ``uri`` goes to this server."""
+        path = urlsplit(uri).path
+        return _address(uri) == _address(self.url) and f"{path}/".startswith(f"{self.prefix}/")
+
+
+def replay_url(mount: str) -> str:
+    """Where a replayed test finds the server that the cassette has at ``mount``."""
+    return f"{_HOST}{mount}/v1"
+
+
+def _address(url: str) -> tuple[str, int | None]:
+    parts = urlsplit(url)
+    host = "localhost" if parts.hostname in _LOOPBACK else parts.hostname or ""
+    return host, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 class Scrubber:
@@ -115,17 +133,19 @@ def _machine_paths() -> re.Pattern[str]:
     return re.compile(rf"(?<![\w+/.])(?:{'|'.join(roots)})(?![\w.-])(?:/[^\s\"'<>|:,;()\[\]{{}}]*)?")
 
 
-def dump(interactions: Sequence[Interaction], origin: Origin) -> str:
-    """Write interactions down.
+def dump(interactions: Sequence[Interaction], *origins: Origin) -> str:
+    """Write interactions with one or more servers down.
 
     Raises:
         ValueError: nothing says which vLLM answered, so this is no recording of a vLLM.
     """
-    scrub = Scrubber(origin.names)
-    version = origin.version or _fingerprint(interactions)
+    scrub = Scrubber({name: stands for origin in origins for name, stands in origin.names.items()})
+    version = origins[0].version or _fingerprint(interactions)
     if version is None:
-        raise ValueError(f"{origin.url} gives no /version and no system_fingerprint: only a real vLLM can be recorded")
-    server = {"server": origin.kind} if origin.kind else {}
+        where = origins[0].url
+        raise ValueError(f"{where} gives no /version and no system_fingerprint: only a real vLLM can be recorded")
+    kinds = ", ".join(origin.kind for origin in origins)
+    server = {"server": kinds} if kinds else {}
     recorded = {"recorded_with": {"vllm": version, **server}}
     tape = {**recorded, "interactions": [_write(interaction, scrub) for interaction in interactions]}
     text: str = yaml.dump(tape, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH)

@@ -11,14 +11,17 @@ A test that talks to a server is written once::
 By default it replays ``cassettes/.../test_sends_top_k.yaml``: the network is blocked, a request that was not
 recorded fails the test, and so does an answer that was not asked for. With ``--live`` the same test talks to
 a real vLLM; with ``--live --record`` that conversation becomes the new cassette, if the test passes.
+
+A test may have several servers, ``@pytest.mark.vllm("tiny", "minilm")``: ``vllm_urls["minilm"]`` is the address
+of each. The first is also ``vllm_url``; what goes to another is found under ``sent.to("/minilm/v1/embeddings")``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from typing import Any
 import pytest
 from pytest_recording import network
 
-from vllm_adapters.testing.cassette import REPLAY_URL, recorded_versions
+from vllm_adapters.testing.cassette import recorded_versions, replay_url
 from vllm_adapters.testing.fault_server import FaultServer
 from vllm_adapters.testing.library import Library
 from vllm_adapters.testing.sent import Sent
@@ -70,7 +73,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; remember the environment before any test changes it."""
     config.addinivalue_line(
         "markers",
-        'vllm(model="tiny", **options): talks to a vLLM that serves this model; options go to LocalVLLM.',
+        'vllm(*models, **options): talks to a vLLM that serves this model, default "tiny", or to one for each '
+        "model; options go to the first's LocalVLLM.",
     )
     live, record = config.getoption("vllm_live"), config.getoption("vllm_record")
     if record and not live:
@@ -107,13 +111,18 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _kind(item: pytest.Item) -> Kind | None:
+def _kinds(item: pytest.Item) -> tuple[Kind, ...]:
     marker = item.get_closest_marker("vllm")
     if marker is None:
-        return None
+        return ()
     options = dict(marker.kwargs)
-    model = marker.args[0] if marker.args else options.pop("model", "tiny")
-    return Kind(model, options)
+    first, *others = marker.args or (options.pop("model", "tiny"),)
+    return Kind(first, options), *(Kind(model) for model in others)
+
+
+def _mounts(kinds: tuple[Kind, ...]) -> list[str]:
+    """Where a cassette has each server: the first at the root, the others under their models' names."""
+    return ["", *(f"/{kind.model}" for kind in kinds[1:])]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -122,27 +131,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run = config.stash[_RUN]
     partial = any("::" in arg for arg in config.args) or config.getoption("lf", False)
     if not partial:
-        marked = {run.library.path(item) for item in items if _kind(item)}
+        marked = {run.library.path(item) for item in items if _kinds(item)}
         run.orphans = run.library.orphans(marked, {item.path for item in items})
     for item in items:
-        if _kind(item):
+        if _kinds(item):
             # pytest-recording would put a second cassette around tests that bring its marker along.
             item.own_markers = [marker for marker in item.own_markers if marker.name != "vcr"]
     if run.live:
-        order: dict[Kind | None, int] = {None: -1}
-        items.sort(key=lambda item: order.setdefault(_kind(item), len(order)))
+        order: dict[tuple[Kind, ...], int] = {(): -1}
+        items.sort(key=lambda item: order.setdefault(_kinds(item), len(order)))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Block the network around a replayed test and its fixtures; stop a live server after its last test."""
-    run, kind = item.config.stash[_RUN], _kind(item)
-    if kind is None:
+    run, kinds = item.config.stash[_RUN], _kinds(item)
+    if not kinds:
         return (yield)
     with nullcontext() if run.live else network.blocking_context(allowed_hosts=_UNIX_SOCKETS):
         result = yield
-    if run.live and (nextitem is None or _kind(nextitem) != kind):
-        run.servers.retire(kind)
+    if run.live:
+        wanted = _kinds(nextitem) if nextitem else ()
+        for kind in kinds:
+            if kind not in wanted:
+                run.servers.retire(kind)
     return result
 
 
@@ -194,25 +206,27 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(autouse=True)
-def _vllm_life(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    """Open the tape of a marked test and point the environment at its server."""
+def _vllm_life(request: pytest.FixtureRequest) -> Iterator[Mapping[str, str]]:
+    """Open the tape of a marked test and point the environment at its (first) server."""
     item: pytest.Item = request.node
-    kind = _kind(item)
-    if kind is None:
-        yield None
+    kinds = _kinds(item)
+    if not kinds:
+        yield {}
         return
-    run = item.config.stash[_RUN]
+    run, mounts = item.config.stash[_RUN], _mounts(kinds)
     try:
-        origin = run.servers.origin(kind) if run.live else None
+        found = [run.servers.origin(kind) for kind in kinds] if run.live else []
     except NoServer as error:
         pytest.skip(str(error))
+    origins = [replace(origin, mount=mount) for origin, mount in zip(found, mounts, strict=False)]
     path = run.library.path(item)
     name = path.relative_to(item.config.rootpath).as_posix()
-    url = origin.url if origin else REPLAY_URL
-    key = run.servers.api_key(kind) if run.live else None
-    with _environment(url, key), open_tape(path, name, origin) as tape:
+    addresses = [origin.url for origin in origins] or [replay_url(mount) for mount in mounts]
+    urls = dict(zip((kind.model for kind in kinds), addresses, strict=True))
+    key = run.servers.api_key(kinds[0]) if run.live else None
+    with _environment(urls[kinds[0].model], key), open_tape(path, name, origins) as tape:
         item.stash[_TAPE] = tape
-        yield url
+        yield urls
     if tape.over and (late := tape.unmatched[tape.reported :]):
         raise pytest.fail.Exception("\n\n".join(late), pytrace=False)
     if run.record and item.stash.get(_PASSED, False):
@@ -232,17 +246,23 @@ def _environment(url: str, key: str | None) -> ExitStack:
 
 
 @pytest.fixture
-def vllm_url(_vllm_life: str | None) -> str:
-    """The base URL of this test's vLLM, ending in ``/v1``."""
-    if _vllm_life is None:
-        pytest.fail("vllm_url needs @pytest.mark.vllm", pytrace=False)
+def vllm_urls(_vllm_life: Mapping[str, str]) -> Mapping[str, str]:
+    """The base URL, ending in ``/v1``, of each of this test's servers, by its model."""
+    if not _vllm_life:
+        pytest.fail("vllm_url and vllm_urls need @pytest.mark.vllm", pytrace=False)
     return _vllm_life
 
 
 @pytest.fixture
-def sent(request: pytest.FixtureRequest, _vllm_life: str | None) -> Sent:
+def vllm_url(vllm_urls: Mapping[str, str]) -> str:
+    """The base URL of this test's vLLM, ending in ``/v1``; of several, the first."""
+    return next(iter(vllm_urls.values()))
+
+
+@pytest.fixture
+def sent(request: pytest.FixtureRequest, _vllm_life: Mapping[str, str]) -> Sent:
     """What this test sent to its vLLM so far."""
-    if _vllm_life is None:
+    if not _vllm_life:
         pytest.fail("sent needs @pytest.mark.vllm", pytrace=False)
     tape: Tape = request.node.stash[_TAPE]
     return tape.sent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -25,7 +25,6 @@ from vllm_adapters.testing.sent import Sent, SentRequest
 __all__ = ["Tape", "differences", "open_tape"]
 
 _SHOWN = 2000
-_LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}  # noqa: S104 (names to compare, nothing is bound)
 
 
 class Tape(Cassette):  # type: ignore[misc]
@@ -40,15 +39,15 @@ class Tape(Cassette):  # type: ignore[misc]
         over: set when the test body has ended: nothing may be sent after that.
     """
 
-    def __init__(self, *, name: str, origin: Origin | None, **options: Any) -> None:
+    def __init__(self, *, name: str, origins: Sequence[Origin], **options: Any) -> None:
         super().__init__(**options)
         self.name = name
         self.sent = Sent()
         self.unmatched: list[str] = []
         self.reported = 0
         self.over = False
-        self._origin = origin
-        self._scrub = Scrubber(origin.names if origin else None)
+        self._origins = tuple(origins)
+        self._scrub = Scrubber({name: stands for origin in origins for name, stands in origin.names.items()})
         self._last: Any = None
         self._lock = threading.RLock()
 
@@ -60,7 +59,7 @@ class Tape(Cassette):  # type: ignore[misc]
         if request is not self._last:  # http.client asks twice
             self._last = request
             self._note(request)
-        if self._origin is not None:
+        if self._origins:
             return False
         with self._lock:
             if not super().can_play_response_for(request):
@@ -74,7 +73,7 @@ class Tape(Cassette):  # type: ignore[misc]
 
     def unplayed(self) -> list[str]:
         """The recorded requests that were not sent; empty in a live run."""
-        if self._origin is not None:
+        if self._origins:
             return []
         missing = [i for i in range(len(self.data)) if not self.play_counts[i]]
         return [f"#{i + 1} {_title(self.data[i][0])}" for i in missing]
@@ -85,28 +84,29 @@ class Tape(Cassette):  # type: ignore[misc]
         Raises:
             ValueError: the server is not a vLLM; the old cassette stays.
         """
-        if self._origin is None:
+        if not self._origins:
             raise ValueError("only a live conversation can be written down")
         if not self.data:
             path.unlink(missing_ok=True)
             return
-        interactions = [_interaction(request, response, self._origin) for request, response in self.data]
-        text = dump(interactions, self._origin)
+        interactions = [_interaction(request, response, self._origins) for request, response in self.data]
+        text = dump(interactions, *self._origins)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.new")
         fresh.write_text(text, encoding="utf-8")
         os.replace(fresh, path)
 
     def _note(self, request: Any) -> None:
-        path = _path(request, self._origin)
+        path = _path(request, self._origins)
         headers = {name.lower(): str(value) for name, value in request.headers.items()}
         if self.over:
             self._refuse(
                 f"{request.method} {path} was sent after the test had ended: no cassette can hold it.\n"
                 f"Send it in the test or in the set-up of a fixture."
             )
-        if self._origin is not None and _address(request.uri) != _address(self._origin.url):
-            self._refuse(f"{request.method} {request.uri} does not go to this test's vLLM, {self._origin.url}")
+        if self._origins and _origin_of(request, self._origins) is None:
+            asked = ", ".join(origin.url for origin in self._origins)
+            self._refuse(f"{request.method} {request.uri} does not go to this test's vLLM, {asked}")
         self.sent.add(SentRequest(request.method, path, headers, _body(request)))
 
     def _refuse(self, message: str) -> NoReturn:
@@ -163,18 +163,18 @@ def differences(recorded: Any, sent: Any, where: str = "body") -> list[str]:
 
 
 @contextmanager
-def open_tape(path: Path, name: str, origin: Origin | None) -> Iterator[Tape]:
-    """Put every HTTP client of this process behind a tape: of a file, or of the live server ``origin``."""
-    mode = RecordMode.NONE if origin is None else RecordMode.ALL
+def open_tape(path: Path, name: str, origins: Sequence[Origin] = ()) -> Iterator[Tape]:
+    """Put every HTTP client of this process behind a tape: of a file, or of the live servers ``origins``."""
+    mode = RecordMode.ALL if origins else RecordMode.NONE
     scrub = Scrubber()
 
     def same_request(one: Any, other: Any) -> bool:
         return _key(one, scrub) == _key(other, scrub)
 
     with Tape.use(
-        path=str(path) if origin is None else os.devnull,  # a live conversation starts from scratch
+        path=os.devnull if origins else str(path),  # a live conversation starts from scratch
         name=name,
-        origin=origin,
+        origins=origins,
         persister=_Shelf(),
         record_mode=mode,
         match_on=(same_request,),
@@ -200,16 +200,15 @@ def _key(request: Any, scrub: Scrubber) -> tuple[str, str, Any]:
     return request_key(request.method, _path(request), _body(request), _content_type(request), scrub)
 
 
-def _path(request: Any, origin: Origin | None = None) -> str:
+def _origin_of(request: Any, origins: Sequence[Origin]) -> Origin | None:
+    return next((origin for origin in origins if origin.serves(request.uri)), None)
+
+
+def _path(request: Any, origins: Sequence[Origin] = ()) -> str:
     parts = urlsplit(request.uri)
-    path = parts.path.removeprefix(origin.prefix) if origin else parts.path
+    origin = _origin_of(request, origins)
+    path = f"{origin.mount}{parts.path.removeprefix(origin.prefix)}" if origin else parts.path
     return f"{path}?{parts.query}" if parts.query else path
-
-
-def _address(url: str) -> tuple[str, int | None]:
-    parts = urlsplit(url)
-    host = "localhost" if parts.hostname in _LOOPBACK else parts.hostname or ""
-    return host, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _title(request: Any) -> str:
@@ -256,11 +255,11 @@ def _vcr_response(interaction: Interaction) -> dict[str, Any]:
     }
 
 
-def _interaction(request: Any, response: dict[str, Any], origin: Origin) -> Interaction:
+def _interaction(request: Any, response: dict[str, Any], origins: Sequence[Origin]) -> Interaction:
     headers = {name.lower(): ", ".join(values) for name, values in response["headers"].items()}
     return Interaction(
         method=request.method,
-        path=_path(request, origin),
+        path=_path(request, origins),
         body=_body(request),
         content_type=_content_type(request),
         status=response["status"]["code"],

@@ -1,0 +1,149 @@
+"""Where the server is, and what is known of it: the fields that the classes of this room share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Self
+
+import openai
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+
+from vllm_adapters import dialect
+from vllm_adapters.langchain.errors import langchain_errors
+from vllm_adapters.server import VLLMServer
+from vllm_adapters.speaker import normal_address
+from vllm_adapters.tokens import VLLMTokenizer
+from vllm_adapters.transport import Timeouts
+
+
+def refuse_unknown(cls: type[BaseModel], endpoint: str, values: Mapping[str, Any]) -> None:
+    """Raise for constructor arguments that are no field of ``cls``.
+
+    Raises:
+        UnknownParameter: With the nearest name that there is.
+        TypeError: A key that is no string; the error does not show it.
+    """
+    known = set(cls.model_fields) | {field.alias for field in cls.model_fields.values()}
+    for name in values:
+        if name not in known:
+            with langchain_errors():
+                raise dialect.unknown_parameter(endpoint, name)
+    for name in ("api_key", "openai_api_key"):
+        if not isinstance(values.get(name), str | SecretStr | None):
+            # Not left to Pydantic, whose error would show the value.
+            raise TypeError(f"{name} must be a str or a SecretStr, not {type(values[name]).__name__}")
+
+
+class _ToServer(BaseModel):
+    """What classes have of their server, whatever they call its address."""
+
+    server: VLLMServer | None = Field(default=None, exclude=True, repr=False)
+    server_version: str | None = None
+    default_headers: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
+
+    _vllm: VLLMServer = PrivateAttr()
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Find or make the server's clients; nothing is sent."""
+
+    def _server_named(self, model: str, base_url: str | None, **options: Any) -> VLLMServer:
+        if self.server is not None:
+            if base_url and normal_address(base_url) != self.server.base_url:
+                raise ValueError("Give either server or base_url: these are two addresses.")
+            return self.server.serving(model) if model else self.server
+        return VLLMServer(
+            base_url,
+            model=model or None,
+            default_headers=self.default_headers,
+            server_version=self.server_version,
+            **options,
+        )
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # No key, header or connection leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
+        state = super().__getstate__()
+        kept = {name: value for name, value in state["__dict__"].items() if name not in _LEFT_BEHIND}
+        gone = {name: None for name in _LEFT_BEHIND if name in type(self).model_fields}
+        private = {k: v for k, v in (state["__pydantic_private__"] or {}).items() if k not in _LEFT_BEHIND}
+        return {**state, "__dict__": {**kept, **gone}, "__pydantic_private__": private}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._connect()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        mine = {**vars(self), **(self.__pydantic_private__ or {})}
+        shared = {id(mine[name]): mine[name] for name in _LEFT_BEHIND if name in mine}
+        return super().__deepcopy__({**(memo or {}), **shared})
+
+
+_LEFT_BEHIND = frozenset(
+    {"api_key", "openai_api_key", "default_headers", "server", "_vllm", "_tokenizer"}
+    | {"client", "async_client", "root_client", "root_async_client", "http_client", "http_async_client"}
+)
+
+
+class Connection(_ToServer):
+    """The server of a class that asks one of vLLM's own endpoints."""
+
+    model: str = ""
+    base_url: str | None = None
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+    timeout: Any = Field(default=Timeouts(), exclude=True)
+    max_retries: int = openai.DEFAULT_MAX_RETRIES
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Connect; nothing is sent."""
+        super().model_post_init(context)
+        self._connect()
+
+    def _connect(self) -> None:
+        self._vllm = self._server_named(
+            self.model, self.base_url, api_key=self.api_key, timeout=self.timeout, max_retries=self.max_retries
+        )
+        self.base_url, self.model = self._vllm.base_url, self._vllm.model or ""
+
+
+class OpenAIConnection(_ToServer):
+    """The server of a class that stands on one of ``langchain_openai``'s, under the names which that gives it."""
+
+    model_name: str = Field(default="", alias="model")
+    openai_api_base: str | None = Field(default=None, alias="base_url")
+    openai_api_key: SecretStr | None = Field(default=None, alias="api_key")
+    openai_organization: str | None = Field(default=None, alias="organization", exclude=True)
+    openai_proxy: str | None = Field(default=None, exclude=True)
+    request_timeout: Any = Field(default=Timeouts(), alias="timeout", exclude=True)
+    max_retries: int | None = openai.DEFAULT_MAX_RETRIES
+    default_query: Mapping[str, object] | None = None
+    http_client: Any = Field(default=None, exclude=True)
+    http_async_client: Any = Field(default=None, exclude=True)
+    allow_unknown: bool = False
+
+    @model_validator(mode="after")
+    def _refuse_proxy(self) -> Self:
+        if self.openai_proxy:
+            raise ValueError("openai_proxy is not supported: set HTTPS_PROXY, or give an http_client with a proxy.")
+        return self
+
+    def _connect(self) -> None:
+        self._vllm = self._server_named(
+            self.model_name,
+            self.openai_api_base,
+            api_key=self.openai_api_key,
+            timeout=self.request_timeout,
+            max_retries=openai.DEFAULT_MAX_RETRIES if self.max_retries is None else self.max_retries,
+            default_query=self.default_query,
+            allow_unknown=self.allow_unknown,
+            http_client=self.http_client,
+            async_http_client=self.http_async_client,
+        )
+        self.openai_api_base, self.model_name = self._vllm.base_url, self._vllm.model or ""
+
+    @cached_property
+    def _tokenizer(self) -> VLLMTokenizer:
+        return VLLMTokenizer(self._vllm)
