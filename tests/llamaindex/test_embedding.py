@@ -154,7 +154,7 @@ def test_embedding_errors(sent):
     model = VLLMEmbedding(max_retries=0)
     with pytest.raises(e.ContextLengthExceeded):
         model.get_text_embedding("word " * 400)
-    with pytest.raises(e.InvalidRequest, match="(?i)matryoshka|dimension"):
+    with pytest.raises(e.InvalidRequest, match=r"(?i)matryoshka|dimension"):
         VLLMEmbedding(dimensions=64).get_text_embedding("a")
     assert sent.last.json["dimensions"] == 64
     with pytest.raises(e.ModelNotServed, match="minilm"):
@@ -170,7 +170,7 @@ async def test_rerank(sent, heard):
     given = nodes(*DOCUMENTS)
     rerank = VLLMRerank(top_n=2, keep_retrieval_score=True, metadata_mode=MetadataMode.NONE)
     best = rerank.postprocess_nodes(given, query_str=QUESTION)
-    assert [node.text for node in best][0] == DOCUMENTS[1]
+    assert best[0].text == DOCUMENTS[1]
     assert len(best) == 2
     assert best[0].score > best[1].score
     assert best[0].metadata == {"place": 1, "retrieval_score": 0.1}

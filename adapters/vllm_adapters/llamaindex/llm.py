@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.llms.openai import OpenAI
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_serializer
 
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.llamaindex.bodies import OpenAIParams, body_of
@@ -119,6 +119,10 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
         llm.model = llm.model or llm._server.client.served_model()
         llm.context_window = llm.context_window or llm._ask_window()
         return llm
+
+    @field_serializer("tokenizer")
+    def _name_of(self, tokenizer: Any) -> str | None:
+        return tokenizer if isinstance(tokenizer, str) else None  # an object cannot be written down
 
     # Who it is
 
