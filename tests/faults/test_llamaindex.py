@@ -349,11 +349,12 @@ def test_a_tool_is_not_called_with_less_than_the_model_said(llm, fault_server):
 
 def test_earlier_chunks_stay_as_they_were(llm, fault_server):
     fault_server.reply(faults.chat(tool_calls=[wire.tool_call("add", '{"a": 1, "b": 2}', index=0)]))
-    responses = list(llm.stream_chat(HELLO))
-    shown = [json.dumps(found.raw) for found in responses]
-    fault_server.reply(faults.chat(tool_calls=[wire.tool_call("add", '{"a": 1, "b": 2}', index=0)]))
-    seen = [json.dumps(found.raw) for found in llm.stream_chat(HELLO)]
-    assert [len(text) for text in shown] == [len(text) for text in seen]
+    responses, shown = [], []
+    for response in llm.stream_chat(HELLO):
+        responses.append(response)
+        shown.append(response.model_dump_json())
+    assert [response.model_dump_json() for response in responses] == shown
+    assert len(shown) > 3
 
 
 # What is sent
@@ -462,6 +463,38 @@ def test_the_call_beats_the_constructor(fault_server, call, chat_model):
     assert (body["min_p"], body["vllm_xargs"]) == (0.1, {"a": 1, "b": 2})
     assert body.get("reasoning_effort") == ("high" if chat_model else None)
     assert ("stream_options" in body) == body["stream"]
+
+
+def test_several_choices(llm, fault_server):
+    fault_server.reply(faults.json_reply({**wire.chat("one"), "choices": wire.chat("one")["choices"] * 2}))
+    response = chat(llm, n=2)
+    assert response.message.content == "one"
+    assert len(response.raw["choices"]) == 2
+
+
+def test_objects_from_the_completions_endpoint(fault_server):
+    llm = VLLM(base_url=fault_server.url, is_chat_model=False)
+    fault_server.reply(faults.completion('{"name": "Ada", "age": 36}'))
+    prompt = PromptTemplate("who?")
+    assert llm.structured_predict(Person, prompt) == Person(name="Ada", age=36)
+    assert list(llm.stream_structured_predict(Person, prompt))[-1] == Person(name="Ada", age=36)
+    assert fault_server.posts(TEXT)[0].json["response_format"]["type"] == "json_schema"
+    fault_server.reply(faults.completion("Ada, 36"))
+    with pytest.raises(e.ConstraintNotEnforced):
+        llm.structured_predict(Person, prompt)
+
+
+def test_what_the_completions_endpoint_has_no_place_for(fault_server):
+    llm = VLLM(base_url=fault_server.url, is_chat_model=False)
+    with pytest.raises(e.InvalidRequest, match="is_chat_model=True"):
+        llm.chat([ChatMessage(role="user", blocks=[ImageBlock(url="http://nowhere.invalid/a.png")])])
+    with pytest.raises(e.UnknownParameter, match="tools"):
+        llm.chat_with_tools([TOOL], "hi")
+    assert not fault_server.requests
+
+
+def test_an_empty_key_is_no_key(fault_server):
+    assert VLLM(base_url=fault_server.url, api_key="").complete("hi").text == "hi"
 
 
 def test_how_a_request_is_sent(llm, fault_server):
