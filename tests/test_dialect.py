@@ -202,5 +202,6 @@ def test_flat_parameters_in_two():
     assert body == {"top_k": 5, "chat_template_kwargs": {"a": 1, "b": 2}, "plugin": 1, "allow_unknown": True}
     with pytest.raises(e.UnknownParameter, match="Did you mean `top_k`"):
         sdk_and_body({"topk": 5})
+    assert sdk_and_body({"top_k": None, "seed": None}) == ({"seed": None}, {"top_k": None})
     sdk, body = sdk_and_body({"echo": True, "top_k": 1}, params.CompletionParams, endpoint="completions")
     assert (sdk, body) == ({"echo": True}, {"top_k": 1})

@@ -177,7 +177,8 @@ class VLLMClient(_Connected, OpenAI):
 
     def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
         if stream and not is_event_stream(response):
-            response.read()
+            with self.reading(response):
+                response.read()
             raise self._not_a_stream(response)
         with self.reading(response):
             answer = super()._process_response(options=options, response=response, stream=stream, **how)
@@ -241,7 +242,8 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
 
     async def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
         if stream and not is_event_stream(response):
-            await response.aread()
+            with self.reading(response):
+                await response.aread()
             raise self._not_a_stream(response)
         with self.reading(response):
             answer = await super()._process_response(options=options, response=response, stream=stream, **how)

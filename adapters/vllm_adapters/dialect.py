@@ -197,7 +197,8 @@ def sdk_and_body(
     """Flat parameters of one call in two: the arguments of the SDK's method, and what goes into ``extra_body``.
 
     Args:
-        given: Parameters by vLLM's own names, flat or in an ``extra_body``, which wins.
+        given: Parameters by vLLM's own names, flat or in an ``extra_body``, which wins; None takes back what a
+            weaker level said.
         model: The parameters that vLLM adds to these requests.
         endpoint: ``"chat"`` or ``"completions"``.
 
@@ -209,7 +210,8 @@ def sdk_and_body(
     sdk = {name: value for name, value in given.items() if name in known and name != "extra_body"}
     added = {name: value for name, value in given.items() if name not in known}
     allowed = {ALLOW_UNKNOWN: added.pop(ALLOW_UNKNOWN)} if ALLOW_UNKNOWN in added else {}
-    return sdk, merged(checked(model, added, endpoint=endpoint), given.get("extra_body"), allowed)
+    taken_back = {name: None for name, value in added.items() if value is None}
+    return sdk, merged(taken_back, checked(model, added, endpoint=endpoint), given.get("extra_body"), allowed)
 
 
 @functools.cache
@@ -295,11 +297,11 @@ def _translate_constraints(endpoint: str, said: dict[str, Any], version: Version
 
 
 def schema_of(value: Any) -> Any:
-    """``value`` with Pydantic classes, alone or as a dict's values, replaced by their JSON schema."""
+    """``value`` with Pydantic classes, alone or somewhere in a dict, replaced by their JSON schema."""
     if isinstance(value, type) and issubclass(value, BaseModel):
         return value.model_json_schema()
     if isinstance(value, Mapping):
-        return {key: schema_of(item) if isinstance(item, type) else item for key, item in value.items()}
+        return {key: schema_of(item) for key, item in value.items()}
     return value
 
 

@@ -97,7 +97,15 @@ class MultiModalParams(BaseModel):
     )
 
 
-class TemplateParams(MultiModalParams):
+class TokenizerParams(BaseModel):
+    """How a text becomes tokens."""
+
+    add_special_tokens: bool | None = Field(
+        default=None, description="Let the tokenizer add its own tokens, such as BOS, to the prompt."
+    )
+
+
+class TemplateParams(MultiModalParams, TokenizerParams):
     """How messages become a prompt."""
 
     add_generation_prompt: bool | None = Field(default=None, description="End the prompt by opening a reply.")
@@ -109,9 +117,6 @@ class TemplateParams(MultiModalParams):
     )
     chat_template_kwargs: dict[str, Any] | None = Field(
         default=None, description='Variables of the chat template, such as `{"enable_thinking": False}`.'
-    )
-    add_special_tokens: bool | None = Field(
-        default=None, description="Let the tokenizer add its own tokens, such as BOS, to the prompt."
     )
     media_io_kwargs: dict[str, dict[str, Any]] | None = Field(
         default=None, description='Loading of media: `{"video": {"num_frames": 8}}`. Since 0.18.0.'
@@ -233,12 +238,9 @@ class ChatParams(SamplingParams, TemplateParams):
     )
 
 
-class CompletionParams(SamplingParams):
+class CompletionParams(SamplingParams, TokenizerParams):
     """What vLLM adds to completions."""
 
-    add_special_tokens: bool | None = Field(
-        default=None, description="Let the tokenizer add its own tokens, such as BOS, to the prompt."
-    )
     prompt_embeds: str | list[str] | None = Field(
         default=None, description="Torch tensors as prompts, in base64; needs `--enable-prompt-embeds`."
     )
@@ -267,7 +269,13 @@ class ScoringParams(PoolerParams):
     user: str | None = Field(default=None, description="Name of the end user; vLLM makes no use of it.")
 
 
-class VectorParams(PoolerParams):
+class TextEmbeddingParams(PoolerParams, TokenizerParams):
+    """What counts where texts become vectors, whose number format is the caller's business."""
+
+    normalize: bool | None = Field(default=None, description="0.10.1 to 0.16.0; now use_activation.")
+
+
+class VectorParams(TextEmbeddingParams):
     """How vectors come back."""
 
     embed_dtype: Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"] | None = Field(
@@ -276,7 +284,6 @@ class VectorParams(PoolerParams):
     endianness: Literal["native", "big", "little"] | None = Field(
         default=None, description="Byte order of vectors sent as base64 or bytes. Since 0.11.1."
     )
-    normalize: bool | None = Field(default=None, description="0.10.1 to 0.16.0; now use_activation.")
 
 
 class EmbeddingParams(VectorParams, TemplateParams):

@@ -281,9 +281,11 @@ class Speaker:
 
     @contextmanager
     def reading(self, response: http.Response) -> Iterator[None]:
-        """The SDK's bare parse errors as ``InvalidResponse``."""
+        """The SDK's bare parse errors as ``InvalidResponse``, a body that breaks off as ``ServerUnreachable``."""
         try:
             yield
+        except http.TransportError as error:
+            raise failures.from_transport(error, call=self._call_sent(response), request=response.request) from None
         except ValueError as error:
             raise failures.not_an_answer(
                 f"The reply cannot be read ({error})", call=self._call_sent(response), response=response

@@ -218,6 +218,12 @@ def test_call_beats_bind_beats_constructor(fault_server):
     }
 
 
+def test_none_takes_back(fault_server):
+    ChatVLLM(base_url=fault_server.url, top_k=5, min_p=0.1).invoke("hi", top_k=None)
+    body = fault_server.posts(CHAT)[0].json
+    assert (body["min_p"], "top_k" in body) == (0.1, False)
+
+
 def test_zero_and_false_are_sent(fault_server):
     llm = ChatVLLM(base_url=fault_server.url, top_k=0, min_p=0.0, skip_special_tokens=False, temperature=0)
     llm.invoke("hi", priority=0)

@@ -6,5 +6,8 @@ require("langchain_core", "langchain")
 require("langchain_openai", "langchain")
 
 from vllm_adapters.langchain.chat import ChatVLLM  # noqa: E402  # after the one clear line
+from vllm_adapters.langchain.completions import VLLM  # noqa: E402
+from vllm_adapters.langchain.embeddings import VLLMEmbeddings  # noqa: E402
+from vllm_adapters.langchain.rerank import VLLMRerank  # noqa: E402
 
-__all__ = ["ChatVLLM"]
+__all__ = ["VLLM", "ChatVLLM", "VLLMEmbeddings", "VLLMRerank"]

@@ -25,7 +25,7 @@ from vllm_adapters.langchain import chunks
 from vllm_adapters.langchain.binding import BoundChatVLLM
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.langchain.structured import Schema, structured
-from vllm_adapters.merging import merged
+from vllm_adapters.merging import merged, settled
 from vllm_adapters.params import ChatParams, wire
 from vllm_adapters.plain import PlainCompletions
 from vllm_adapters.server import VLLMServer
@@ -189,7 +189,7 @@ class ChatVLLM(ChatParams, BaseChatOpenAI):
     ) -> dict[str, Any]:
         sdk, added = dialect.sdk_and_body(kwargs)
         payload = super()._get_request_payload(input_, stop=stop, **sdk)
-        body = merged(self._default_params.get("extra_body"), added)
+        body = settled(self._default_params.get("extra_body"), added)
         if "response_format" in payload:
             # Out of the SDK's parsing helpers, which lose reasoning and the text of a reply that is cut short.
             body["response_format"] = dialect.response_format(payload.pop("response_format"))

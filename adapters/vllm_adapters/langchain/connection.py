@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
 from vllm_adapters import dialect
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.server import VLLMServer
+from vllm_adapters.tokens import VLLMTokenizer
 from vllm_adapters.transport import Timeouts
 
 
@@ -32,21 +35,59 @@ def refuse_unknown(cls: type[BaseModel], endpoint: str, values: Mapping[str, Any
             raise TypeError(f"{name} must be a str or a SecretStr, not {type(values[name]).__name__}")
 
 
-class Connection(BaseModel):
+class _ToServer(BaseModel):
+    """What classes have of their server, whatever they call its address."""
+
+    server: VLLMServer | None = Field(default=None, exclude=True, repr=False)
+    server_version: str | None = None
+    default_headers: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
+
+    _vllm: VLLMServer = PrivateAttr()
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Find or make the server's clients; nothing is sent."""
+
+    def _server_named(self, model: str, base_url: str | None, **options: Any) -> VLLMServer:
+        if self.server is not None:
+            return self.server.serving(model) if model else self.server
+        return VLLMServer(
+            base_url,
+            model=model or None,
+            default_headers=self.default_headers,
+            server_version=self.server_version,
+            **options,
+        )
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # No key, header or connection leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
+        state = super().__getstate__()
+        kept = {name: value for name, value in state["__dict__"].items() if name not in _LEFT_BEHIND}
+        gone = {name: None for name in _LEFT_BEHIND if name in type(self).model_fields}
+        private = {k: v for k, v in (state["__pydantic_private__"] or {}).items() if k not in _LEFT_BEHIND}
+        return {**state, "__dict__": {**kept, **gone}, "__pydantic_private__": private}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._connect()
+
+
+_LEFT_BEHIND = frozenset(
+    {"api_key", "openai_api_key", "default_headers", "server", "_vllm", "_tokenizer"}
+    | {"client", "async_client", "root_client", "root_async_client", "http_client", "http_async_client"}
+)
+
+
+class Connection(_ToServer):
     """The server of a class that asks one of vLLM's own endpoints."""
 
     model: str = ""
     base_url: str | None = None
     api_key: SecretStr | None = Field(default=None, exclude=True)
-    server: VLLMServer | None = Field(default=None, exclude=True, repr=False)
     timeout: Any = Field(default=Timeouts(), exclude=True)
     max_retries: int = openai.DEFAULT_MAX_RETRIES
-    default_headers: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
-    server_version: str | None = None
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
-
-    _server: VLLMServer = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Connect; nothing is sent."""
@@ -54,27 +95,47 @@ class Connection(BaseModel):
         self._connect()
 
     def _connect(self) -> None:
-        if self.server is not None:
-            self._server = self.server.serving(self.model) if self.model else self.server
-        else:
-            self._server = VLLMServer(
-                self.base_url,
-                model=self.model or None,
-                api_key=self.api_key,
-                timeout=self.timeout,
-                max_retries=self.max_retries,
-                default_headers=self.default_headers,
-                server_version=self.server_version,
-            )
-        self.base_url = self._server.base_url
+        self._vllm = self._server_named(
+            self.model, self.base_url, api_key=self.api_key, timeout=self.timeout, max_retries=self.max_retries
+        )
+        self.base_url, self.model = self._vllm.base_url, self._vllm.model or ""
 
-    def __getstate__(self) -> dict[Any, Any]:
-        # No key, header or connection leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
-        state = super().__getstate__()
-        hidden = dict.fromkeys(("api_key", "default_headers", "server"))
-        return {**state, "__dict__": {**state["__dict__"], **hidden}, "__pydantic_private__": None}
 
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        super().__setstate__(state)
-        self.__pydantic_private__ = {}
-        self._connect()
+class OpenAIConnection(_ToServer):
+    """The server of a class that stands on one of ``langchain_openai``'s, under the names which that gives it."""
+
+    model_name: str = Field(default="", alias="model")
+    openai_api_base: str | None = Field(default=None, alias="base_url")
+    openai_api_key: SecretStr | None = Field(default=None, alias="api_key")
+    openai_organization: str | None = Field(default=None, alias="organization", exclude=True)
+    openai_proxy: str | None = Field(default=None, exclude=True)
+    request_timeout: Any = Field(default=Timeouts(), alias="timeout", exclude=True)
+    max_retries: int | None = openai.DEFAULT_MAX_RETRIES
+    default_query: Mapping[str, object] | None = None
+    http_client: Any = Field(default=None, exclude=True)
+    http_async_client: Any = Field(default=None, exclude=True)
+    allow_unknown: bool = False
+
+    @model_validator(mode="after")
+    def _refuse_proxy(self) -> Self:
+        if self.openai_proxy:
+            raise ValueError("openai_proxy is not supported: set HTTPS_PROXY, or give an http_client with a proxy.")
+        return self
+
+    def _connect(self) -> None:
+        self._vllm = self._server_named(
+            self.model_name,
+            self.openai_api_base,
+            api_key=self.openai_api_key,
+            timeout=self.request_timeout,
+            max_retries=openai.DEFAULT_MAX_RETRIES if self.max_retries is None else self.max_retries,
+            default_query=self.default_query,
+            allow_unknown=self.allow_unknown,
+            http_client=self.http_client,
+            async_http_client=self.http_async_client,
+        )
+        self.openai_api_base, self.model_name = self._vllm.base_url, self._vllm.model or ""
+
+    @cached_property
+    def _tokenizer(self) -> VLLMTokenizer:
+        return VLLMTokenizer(self._vllm)

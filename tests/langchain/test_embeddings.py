@@ -1,0 +1,124 @@
+"""VLLMEmbeddings on a real vLLM, and LangChain's own suites for embeddings."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+pytest.importorskip("langchain_openai")
+
+from langchain_tests.integration_tests import EmbeddingsIntegrationTests
+from langchain_tests.unit_tests import EmbeddingsUnitTests
+
+from vllm_adapters import VLLMServer
+from vllm_adapters import errors as e
+from vllm_adapters.langchain import VLLMEmbeddings
+
+PATH = "/v1/embeddings"
+minilm = pytest.mark.vllm("minilm")
+
+
+class TestUnit(EmbeddingsUnitTests):
+    @property
+    def embeddings_class(self):
+        return VLLMEmbeddings
+
+    @property
+    def embedding_model_params(self):
+        return {"model": "minilm", "base_url": "http://localhost:8000"}
+
+    @property
+    def init_from_env_params(self):
+        env = {"VLLM_BASE_URL": "http://gpu:8000", "VLLM_API_KEY": "from-env"}
+        return env, {"model": "minilm"}, {"base_url": "http://gpu:8000/v1"}
+
+
+@minilm
+class TestIntegration(EmbeddingsIntegrationTests):
+    @property
+    def embeddings_class(self):
+        return VLLMEmbeddings
+
+    @property
+    def embedding_model_params(self):
+        return {"max_retries": 0}
+
+
+@minilm
+@pytest.mark.parametrize("life", ["sync", "async"])
+async def test_texts_go_as_they_are(vllm_url, sent, life):
+    # Stock: token ids of an OpenAI tokenizer, which are other texts to the served model.
+    embeddings = VLLMEmbeddings(
+        base_url=vllm_url, query_instruction="Instruct: find\nQuery: ", document_instruction="passage:\n", batch_size=2
+    )
+    texts = ["def f():\n    return 1", "two  spaces", "dritter"]
+    if life == "sync":
+        vectors, query = embeddings.embed_documents(texts), embeddings.embed_query("a\nb")
+    else:
+        vectors, query = await embeddings.aembed_documents(texts), await embeddings.aembed_query("a\nb")
+    bodies = sent.bodies(PATH)
+    assert [body["input"] for body in bodies if len(body["input"]) == 2] == [[f"passage:\n{t}" for t in texts[:2]]]
+    assert bodies[-1]["input"] == ["Instruct: find\nQuery: a\nb"]
+    assert all(body["encoding_format"] == "base64" for body in bodies)
+    right = VLLMServer(vllm_url).embed([f"passage:\n{t}" for t in texts])
+    np.testing.assert_allclose(vectors, right, atol=1e-5)
+    assert len(query) == 384
+    assert isinstance(query[0], float)
+
+
+@minilm
+def test_parameters(vllm_url, sent):
+    usage = []
+    embeddings = VLLMEmbeddings(
+        base_url=vllm_url, truncate_prompt_tokens=-1, use_activation=False, on_usage=usage.append
+    )
+    assert embeddings.embed_documents(["word " * 500])
+    assert sent.bodies(PATH)[-1]["truncate_prompt_tokens"] == -1
+    assert sent.bodies(PATH)[-1]["use_activation"] is False
+    assert usage == [256]
+
+
+@minilm
+def test_a_text_that_is_too_long(vllm_url):
+    with pytest.raises(e.ContextLengthExceeded, match="truncate_prompt_tokens=-1"):
+        VLLMEmbeddings(base_url=vllm_url).embed_documents(["short", "word " * 500])
+
+
+@minilm
+def test_dimensions_of_a_model_that_cannot(vllm_url, sent):
+    with pytest.raises(e.FeatureNotEnabled, match="matryoshka"):
+        VLLMEmbeddings(base_url=vllm_url, dimensions=64).embed_query("a")
+    assert sent.bodies(PATH)[-1]["dimensions"] == 64
+
+
+@minilm
+def test_progress(vllm_url, capsys):
+    VLLMEmbeddings(base_url=vllm_url, show_progress=True).embed_documents(["a", "b"])
+    assert "Embedding documents: 100%" in capsys.readouterr().err
+
+
+def test_nothing_to_embed():
+    assert VLLMEmbeddings().embed_documents([]) == []
+
+
+@pytest.mark.parametrize("wrong", [{"truncate": True}, {"chunk_size": 10}])
+def test_unknown_arguments(wrong):
+    with pytest.raises(e.UnknownParameter):
+        VLLMEmbeddings(**wrong)
+
+
+def test_a_key_of_the_wrong_type_is_not_shown():
+    with pytest.raises(TypeError, match="api_key must be a str") as caught:
+        VLLMEmbeddings(api_key=["canary"])
+    assert "canary" not in str(caught.value)
+
+
+@minilm
+def test_travels_without_the_key(vllm_url):
+    embeddings = VLLMEmbeddings(base_url=vllm_url, api_key="canary", default_headers={"x": "canary"}, batch_size=3)
+    dump = pickle.dumps(embeddings)
+    assert b"canary" not in dump
+    assert "canary" not in repr(embeddings) + str(embeddings) + embeddings.model_dump_json()
+    for twin in (pickle.loads(dump), copy.deepcopy(embeddings)):
+        assert (twin.batch_size, len(twin.embed_query("a"))) == (3, 384)
