@@ -9,8 +9,18 @@ import pytest
 
 import vllm_adapters
 
-FRAMEWORK = {"langchain": "langchain_openai"}
+FRAMEWORK = {
+    "haystack": "haystack",
+    "langchain": "langchain_openai",
+    "llamaindex": "llama_index.llms.openai_like",
+}
 SERVER = {"vllm serve an embedding model": "minilm", "vllm serve a reranker": "cross-encoder"}
+
+# Haystack's components bear the name under which pipelines find them.
+ELSEWHERE = {
+    f"vllm_adapters.haystack.{module}": "haystack_integrations.components.vllm_adapters"
+    for module in ("chat", "counter", "embedders", "ranker")
+}
 
 
 def examples():
@@ -26,7 +36,7 @@ def examples():
         found = importlib.import_module(module.name)
         for name, thing in vars(found).items():
             text = inspect.getdoc(thing) or ""
-            if getattr(thing, "__module__", None) == module.name and ">>>" in text:
+            if getattr(thing, "__module__", None) == ELSEWHERE.get(module.name, module.name) and ">>>" in text:
                 kind = next((kind for said, kind in SERVER.items() if said in text), "tiny")
                 name = f"{module.name.removeprefix('vllm_adapters.')}.{name}"
                 yield pytest.param(thing, id=name, marks=pytest.mark.vllm(kind))

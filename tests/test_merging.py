@@ -1,6 +1,6 @@
 import pytest
 
-from vllm_adapters.merging import merged
+from vllm_adapters.merging import merged, settled
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,8 @@ def test_nothing_given_is_changed():
     low, high = {"d": {"x": 1}}, {"d": {"y": 2}}
     merged(low, high)["d"]["z"] = 3
     assert (low, high) == ({"d": {"x": 1}}, {"d": {"y": 2}})
+
+
+def test_settled():
+    assert settled({"top_k": 5, "min_p": 0}, {"top_k": None}) == {"min_p": 0}
+    assert settled({"a": {"b": 1}}, {"a": {"b": None}}) == {"a": {"b": None}}

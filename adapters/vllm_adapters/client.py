@@ -149,6 +149,14 @@ class VLLMClient(_Connected, OpenAI):
         except StopIteration as end:
             return cast(R, end.value)
 
+    def served_model(self) -> str:
+        """The name of the one base model that is served, asked once; requests without a model go to it.
+
+        Raises:
+            ModelNotServed: There is not exactly one.
+        """
+        return self._run(self._served_model())
+
     def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """The SDK's one door of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._begin(options))
@@ -211,6 +219,10 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
                     url = steps.send(answer)
         except StopIteration as end:
             return cast(R, end.value)
+
+    async def served_model(self) -> str:
+        """The name of the one base model that is served, asked once; requests without a model go to it."""
+        return await self._run(self._served_model())
 
     async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """The SDK's one door of every call, with our time limits, streams and errors."""

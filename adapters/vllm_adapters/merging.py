@@ -28,3 +28,8 @@ def merged(*levels: Mapping[str, Any] | None) -> dict[str, Any]:
             else:
                 result[name] = value
     return result
+
+
+def settled(*levels: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What ``merged`` makes of the levels, without what was taken back: ready to be sent."""
+    return {name: value for name, value in merged(*levels).items() if value is not None}
