@@ -10,7 +10,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live record lint test-openai3 params bench clean
+.PHONY: help demo test live record lint test-openai3 faults params bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -36,6 +36,9 @@ lint: $(VENV)/.installed ## Format, lint and types
 
 test-openai3: $(OPENAI3)/.installed ## The recorded tests on openai 3, where LangChain alone ends up
 	$(OPENAI3)/bin/python -m pytest $(ARGS)
+
+faults: $(VENV)/.installed ## What every path makes of every fault, as a table; ARGS="LangChain 500" for a part of it
+	@PYTHONPATH=tests/faults $(RUN) -m fault_matrix $(ARGS)
 
 params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }

@@ -15,12 +15,20 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from fault_matrix.scene import KEY, SETTINGS, Answer, Scene
+from vllm_adapters import VLLMClient
 from vllm_adapters.errors import VLLMError
 from vllm_adapters.testing import FaultServer
 from vllm_adapters.testing.exchange import Behaviour
 
 LIMIT = 2 * SETTINGS["timeout"].total
 """Seconds in which every cell must be over: twice the total limit that its client has."""
+
+TRAPS = {
+    **dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:9"),
+    **dict.fromkeys(("OPENAI_BASE_URL", "OPENAI_API_BASE"), "http://127.0.0.1:9/v1"),
+    "OPENAI_API_KEY": "sk-not-for-this-server",
+}
+"""Every cell is tried with these in the environment; each would be the end of it."""
 
 Ask = Callable[[], Answer | Awaitable[Answer]]
 
@@ -99,6 +107,8 @@ class Room:
 ROOMS = (
     Room("client", "fault_matrix.on_client", "openai"),
     Room("LangChain", "fault_matrix.on_langchain", "langchain_openai"),
+    Room("LlamaIndex", "fault_matrix.on_llamaindex", "llama_index"),
+    Room("Haystack", "fault_matrix.on_haystack", "haystack"),
 )
 
 
@@ -208,6 +218,7 @@ def run(
         done()
         return found
 
+    VLLMClient()  # loads the certificates, which all clients share
     # Many wait at once; those that work do so a few at a time, or they would miss their time limits.
     with ThreadPoolExecutor(40) as waiting, ThreadPoolExecutor(6) as working:
         pending = {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel
-
 from fault_matrix.grid import Path
-from fault_matrix.scene import PROMPT, SETTINGS, TEXTS, TOOL, Answer, Scene
+from fault_matrix.scene import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Scene
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters.calls import StreamedCalls, ToolCall, read_calls
 
@@ -48,14 +47,11 @@ def of_chunks(chunks: Iterable[Any]) -> Answer:
     return of_calls(text, calls.read(finish), finish)
 
 
-class City(BaseModel):
-    """What is parsed."""
-
-    city: str
-    n: int
-
-
 OBJECT = {**SAY, "response_format": City}
+SCHEMA = {
+    **SAY,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "city", "schema": City.model_json_schema()}},
+}
 
 
 def of_parsed(reply: Any) -> Answer:
@@ -63,8 +59,15 @@ def of_parsed(reply: Any) -> Answer:
     return Answer(reply.choices[0].message.parsed.model_dump(), finish=reply.choices[0].finish_reason)
 
 
+def of_json(answer: Answer) -> Answer:
+    """An answer whose text is JSON, if it is whole."""
+    return answer._replace(value=json.loads(answer.value)) if answer.finish == "stop" else answer
+
+
 def asks(name: str, scene: Scene, request: dict[str, Any]) -> Path:
     """A path through ``create``, of chats or of plain completions."""
+
+    read = of_json if scene.task == "object" else lambda answer: answer
 
     def completions(client: Any) -> Any:
         return client.completions if scene.task == "complete" else client.chat.completions
@@ -72,7 +75,7 @@ def asks(name: str, scene: Scene, request: dict[str, Any]) -> Path:
     def sync(url: str) -> Any:
         to = completions(VLLMClient(url, **SETTINGS))
         if scene.streamed:
-            return lambda: of_chunks(to.create(**request, stream=True))
+            return lambda: read(of_chunks(to.create(**request, stream=True)))
         return lambda: of_reply(to.create(**request))
 
     def async_(url: str) -> Any:
@@ -80,7 +83,7 @@ def asks(name: str, scene: Scene, request: dict[str, Any]) -> Path:
 
         async def ask() -> Answer:
             if scene.streamed:
-                return of_chunks([chunk async for chunk in await to.create(**request, stream=True)])
+                return read(of_chunks([chunk async for chunk in await to.create(**request, stream=True)]))
             return of_reply(await to.create(**request))
 
         return ask
@@ -98,26 +101,6 @@ def _aparse(url: str) -> Any:
 
     async def ask() -> Answer:
         return of_parsed(await client.chat.completions.parse(**OBJECT))
-
-    return ask
-
-
-def _stream(url: str) -> Any:
-    client = VLLMClient(url, **SETTINGS)
-
-    def ask() -> Answer:
-        with client.chat.completions.stream(**OBJECT) as stream:
-            return of_parsed(stream.get_final_completion())
-
-    return ask
-
-
-def _astream(url: str) -> Any:
-    client = AsyncVLLMClient(url, **SETTINGS)
-
-    async def ask() -> Answer:
-        async with client.chat.completions.stream(**OBJECT) as stream:
-            return of_parsed(await stream.get_final_completion())
 
     return ask
 
@@ -171,7 +154,7 @@ PATHS = (
     asks("tools", Scene("call"), CALL),
     asks("tools stream", Scene("call", True), CALL),
     Path("parse", Scene("object"), (_parse, _aparse)),
-    Path("parse stream", Scene("object", True), (_stream, _astream)),
+    asks("json_schema stream", Scene("object", True), SCHEMA),
     asks("completions", Scene("complete"), COMPLETE),
     asks("completions stream", Scene("complete", True), COMPLETE),
     Path("embeddings", Scene("embed"), (_embeddings, _aembeddings)),

@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage
 
 from fault_matrix.grid import Path
-from fault_matrix.scene import PROMPT, SCHEMA, SETTINGS, TEXTS, TOOL, Answer, Scene
+from fault_matrix.scene import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Scene
 from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
 
 DOCUMENTS = [Document(text, metadata={"index": index}) for index, text in enumerate(TEXTS)]
@@ -66,7 +66,11 @@ def _tools(url: str) -> Any:
 
 
 def _structured(url: str) -> Any:
-    return _chat(url).with_structured_output(SCHEMA)
+    return _chat(url).with_structured_output(City)
+
+
+def _of_object(found: Any) -> Answer:
+    return Answer(found.model_dump())
 
 
 def _embed(url: str) -> Any:
@@ -111,8 +115,8 @@ PATHS = (
     _path(".stream", "say", True, _chat, of_message),
     _path("bind_tools .invoke", "call", False, _tools, of_message),
     _path("bind_tools .stream", "call", True, _tools, of_message),
-    _path("with_structured_output .invoke", "object", False, _structured, Answer),
-    _path("with_structured_output .stream", "object", True, _structured, Answer, lambda chunks: chunks[-1]),
+    _path("with_structured_output .invoke", "object", False, _structured, _of_object),
+    _path("with_structured_output .stream", "object", True, _structured, _of_object, lambda chunks: chunks[-1]),
     _path("VLLM.invoke", "complete", False, _llm, Answer),
     _path("VLLM.stream", "complete", True, _llm, Answer, "".join),
     Path("VLLMEmbeddings", Scene("embed"), (_embed, _aembed)),

@@ -119,6 +119,10 @@ def _slowly(behaviour: Behaviour) -> Behaviour:
     return run
 
 
+def _dying(chunks: list[Any]) -> list[Any]:
+    return [*chunks[:3], wire.error("EngineCore died", code=500)]
+
+
 def _usage_only(chunks: list[Any]) -> list[Any]:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     empty = {**chunks[0], "choices": [], "usage": usage}
@@ -159,6 +163,7 @@ def _arguments(text: str) -> tuple[Callable[[Scene], Behaviour], Callable[[Scene
 
 
 BIG = "x" * 10_000_000
+HALF = '{"city": "Zü'
 
 
 def _elsewhere(scene: Scene) -> Behaviour:
@@ -215,7 +220,7 @@ CUTS = (
     Fault("the same, ends cleanly", _shortened("ü".encode()[1:], 0), (Incomplete, Invalid), on=calls),
     Fault("finish reason, no [DONE]", events(lambda c: c, end="clean"), right=right, on=streams),
     Fault("error event first", always(faults.error_event("EngineCore died")), (Failed,), on=streams),
-    Fault("error event after 3 chunks", always(faults.error_event("dead", after=3)), (Failed,), on=chat_streams),
+    Fault("error event after 3 chunks", events(_dying), (Failed,), on=streams),
     Fault("error event, a text", always(faults.error_event("dead", shape="string")), (Failed,), on=streams),
 )
 
@@ -224,8 +229,9 @@ FINISHES = (
     Fault("finish length in a call", lambda s: s.reply("length"), right=cut_calls("length"), on=calls),
     Fault(
         "finish length in an object",
-        lambda s: s.reply("length", content='{"city": "Zü'),
+        lambda s: s.reply("length", content=HALF),
         (e.TruncatedOutput,),
+        right=lambda s: Answer(HALF, finish="length"),
         on=only("object"),
     ),
     Fault("finish repetition", lambda s: s.reply("repetition"), right=finished("repetition"), on=says),

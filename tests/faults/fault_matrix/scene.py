@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from vllm_adapters import Timeouts
 from vllm_adapters.testing import wire
 from vllm_adapters.testing.exchange import Behaviour
@@ -25,12 +27,14 @@ CALLS = (("delete_files", {"path": "/home/ü/\N{GRINNING FACE}"}), ("delete_file
 OBJECT = {"city": "Zürich \N{GRINNING FACE}", "n": 1}
 TEXTS = ("one", "two", "three")
 
-SCHEMA = {
-    "title": "city",
-    "type": "object",
-    "properties": {"city": {"type": "string"}, "n": {"type": "integer"}},
-    "required": ["city", "n"],
-}
+
+class City(BaseModel):
+    """What objects are parsed into."""
+
+    city: str
+    n: int
+
+
 TOOL = {
     "type": "function",
     "function": {
