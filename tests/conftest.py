@@ -1,4 +1,10 @@
+import os
+
 import pytest
+
+# Before the frameworks are imported: what they would report home is a request that no cassette has.
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
+os.environ["LANGSMITH_TRACING"] = "false"
 
 pytest_plugins = ["vllm_adapters.testing.plugin", "pytester"]
 

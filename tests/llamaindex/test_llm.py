@@ -6,7 +6,8 @@ import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
 
-from llama_index.core.base.llms.types import ChatMessage, TextBlock, ThinkingBlock
+import openai
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock, ThinkingBlock
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
@@ -268,9 +269,14 @@ def test_from_server(vllm_url, sent):
     assert len(sent) == before
 
 
-def test_errors(llm):
-    import openai
+def test_a_model_that_cannot_see(llm, sent):
+    picture = ImageBlock(image=b"\x89PNG\r\n\x1a\n", image_mimetype="image/png")
+    with pytest.raises(openai.BadRequestError, match=r"(?i)image|multimodal"):
+        llm.chat([ChatMessage(role="user", blocks=[TextBlock(text="What is this?"), picture])])
+    assert sent.last.json["messages"][0]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
 
+
+def test_errors(llm):
     with pytest.raises(openai.NotFoundError, match="It serves: tiny"):
         llm.complete(CAPITAL, model="nope")
     with pytest.raises(e.ContextLengthExceeded, match="--max-model-len"):

@@ -39,6 +39,12 @@ class BoundChatVLLM(_ChatModelBinding):
         bound = _without(self.kwargs, "response_format", "ls_structured_output_format")
         return self._configured(self._model.with_structured_output(schema, **merged(bound, kwargs)))
 
+    def get_num_tokens_from_messages(self, messages: Any, tools: Any = None, **parameters: Any) -> int:
+        """``ChatVLLM.get_num_tokens_from_messages``, with the tools and parameters that are bound."""
+        bound = _without(self.kwargs, "tools", "tool_choice", "ls_structured_output_format")
+        offered = self.kwargs.get("tools") if tools is None else tools
+        return int(self._model.get_num_tokens_from_messages(messages, offered, **merged(bound, parameters)))
+
     @property
     def _model(self) -> Any:
         return self.bound

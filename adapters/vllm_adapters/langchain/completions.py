@@ -122,7 +122,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
 
     def _request(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of ``create``, but for the prompts."""
-        flat = merged(self._default_params, given, {"stop": stop} if stop else None)
+        flat = settled(self._default_params, given, {"stop": stop} if stop else None)
         sdk, body = dialect.sdk_and_body(flat, CompletionParams, endpoint="completions")
         if self.allow_unknown:
             body[dialect.ALLOW_UNKNOWN] = True

@@ -19,12 +19,12 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.llms.openai import OpenAI
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_serializer
 
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.llamaindex.bodies import OpenAIParams, body_of
 from vllm_adapters.llamaindex.connection import Connection
-from vllm_adapters.llamaindex.messages import to_wire
+from vllm_adapters.llamaindex.messages import refuse_media, to_wire
 from vllm_adapters.llamaindex.requests import Request, asend, astream, send, stream
 from vllm_adapters.llamaindex.responses import ChatReply, CompletionReply, as_chat, as_completion
 from vllm_adapters.llamaindex.structured import StructuredPredict
@@ -120,6 +120,10 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
         llm.context_window = llm.context_window or llm._ask_window()
         return llm
 
+    @field_serializer("tokenizer")
+    def _name_of(self, tokenizer: Any) -> str | None:
+        return tokenizer if isinstance(tokenizer, str) else None  # an object cannot be written down
+
     # Who it is
 
     @classmethod
@@ -164,6 +168,7 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
         self, messages: Sequence[ChatMessage], given: dict[str, Any], *, stream: bool
     ) -> Request[ChatResponse]:
         if not given.pop("use_chat_completions", self.is_chat_model):
+            refuse_media(messages)
             prompt = self.messages_to_prompt(messages)  # type: ignore[misc]  # None becomes LlamaIndex's own
             return self._text_request(prompt, given, stream=stream).then(as_chat)
         body = body_of(self, "chat", given, stream=stream)
