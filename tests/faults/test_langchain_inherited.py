@@ -186,8 +186,9 @@ def test_headers_of_replies(fault_server):
 
 def test_a_dump_says_what_it_cannot_say(fault_server):
     """A ChatVLLM is not stored by LangChain's ``dumps``, whose JSON would have to hold headers; pickles it is."""
-    headers = {"X-Token": "sk-canary"}
-    llm = ChatVLLM(base_url=fault_server.url, api_key="sk-canary", default_headers=headers, cache_salt="sk-canary")
+    token = {"token": "sk-canary"}
+    secrets = {"api_key": "sk-canary", "default_headers": token, "default_query": token, "cache_salt": "sk-canary"}
+    llm = ChatVLLM(base_url=fault_server.url, **secrets)
     chain = llm.bind(top_k=1) | (lambda message: message.text)
     for thing in (llm, chain):
         assert "sk-canary" not in dumps(thing)
