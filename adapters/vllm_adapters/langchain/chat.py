@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar, overload
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
@@ -20,6 +20,8 @@ from vllm_adapters.langchain.requests import ChatRequests, one_limit
 from vllm_adapters.langchain.served import ServedModel
 from vllm_adapters.langchain.structured import Method, Schema, structured
 from vllm_adapters.plain import PlainCompletions
+
+R = TypeVar("R")
 
 
 class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  # fewer types of key
@@ -220,6 +222,39 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  #
             **kwargs,
         )
         return self.bind(**bound.kwargs)
+
+    @overload
+    def with_structured_output(
+        self,
+        schema: type[R],
+        *,
+        method: Method | None = None,
+        include_raw: Literal[False] = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, R]: ...
+
+    @overload
+    def with_structured_output(
+        self,
+        schema: list[R] | tuple[R, ...],
+        *,
+        method: Literal["choice"] | None = None,
+        include_raw: Literal[False] = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, R]: ...
+
+    @overload
+    def with_structured_output(
+        self,
+        schema: Schema = None,
+        *,
+        method: Method | None = None,
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]: ...
 
     def with_structured_output(
         self,
