@@ -1,10 +1,20 @@
 import os
+from importlib.util import find_spec
 
 import pytest
 
 # Before the frameworks are imported: what they would report home is a request that no cassette has.
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["LANGSMITH_TRACING"] = "false"
+
+FRAMEWORKS = {"langchain": "langchain_openai", "llamaindex": "llama_index", "haystack": "haystack"}
+# The tests of a room whose framework is not installed.
+collect_ignore_glob = [
+    pattern
+    for room, package in FRAMEWORKS.items()
+    if find_spec(package) is None
+    for pattern in (f"{room}/*.py", f"faults/test_{room}*.py")
+]
 
 pytest_plugins = ["vllm_adapters.testing.plugin", "pytester"]
 
