@@ -190,7 +190,7 @@ def test_chunks_with_several_kinds_lose_nothing(llm, fault_server, ask, delta, w
 
 
 @streamed
-@pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "abort", "repetition"])
+@pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "repetition"])
 def test_a_finish_reason_with_the_last_thought(llm, fault_server, ask, reason):
     # vllm-haystack loses it on chunks of reasoning, and does not know vLLM's own reasons.
     chunks = []
