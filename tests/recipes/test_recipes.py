@@ -42,6 +42,16 @@ def test_constrain_a_reply(cook, sent):
     assert [list(body["structured_outputs"]) for body in sent.bodies(CHAT)] == [["choice"], ["regex"], ["json"]]
 
 
+@pytest.mark.vllm("tiny", "minilm", "cross-encoder")
+def test_answer_from_documents_in_haystack(cook, sent, vllm_urls, monkeypatch):
+    pytest.importorskip("haystack")
+    monkeypatch.setenv("VLLM_EMBED_BASE_URL", vllm_urls["minilm"])
+    monkeypatch.setenv("VLLM_RERANK_BASE_URL", vllm_urls["cross-encoder"])
+    lines = cook("answer_from_documents_in_haystack.py")
+    assert lines == ["from: Tokyo is the capital city of Japan.", "answer: The capital of Japan is Tokyo."]
+    assert sent.bodies(CHAT)[0]["top_k"] == 20
+
+
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
 def test_is_short_and_says_what_it_needs(recipe):
     text = recipe.read_text(encoding="utf-8")
