@@ -7,7 +7,8 @@ from vllm_adapters.doctor.findings import Check, Finding, absent, broken, lacks,
 from vllm_adapters.doctor.visit import Visit
 from vllm_adapters.errors import AuthenticationFailed, PermissionDenied, VLLMError
 
-# An empty object is refused by each of these before any work is done; who gets so far has passed the door.
+# A body with nothing but a model is refused by each of these before any work is done: who gets so far has passed the
+# door.
 _WORKING = (
     "/invocations",
     "/pooling",
@@ -60,7 +61,7 @@ def _answers(visit: Visit, method: str, path: str) -> bool:
         if method == "GET":
             client.get(url, cast_to=http.Response)
         else:
-            client.post(url, cast_to=http.Response, body={})
+            client.post(url, cast_to=http.Response, body={"model": visit.model})
     except (AuthenticationFailed, PermissionDenied):
         return False
     except VLLMError as error:

@@ -42,8 +42,10 @@ def _vllm(visit: Visit) -> Finding:
     cards = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(cards, list) or not all(isinstance(card, dict) and "id" in card for card in cards):
         raise Hopeless(f"this is not a vLLM: /v1/models answers {shown(body)}")
+    if not cards:
+        raise Hopeless("it serves no model")
     if not any(card.get("owned_by") == "vllm" for card in cards):
-        owners = ", ".join(sorted({str(card.get("owned_by")) for card in cards})) or "nobody"
+        owners = ", ".join(sorted({str(card.get("owned_by")) for card in cards}))
         raise Hopeless(
             f"this speaks OpenAI's API, but nothing in it says vLLM (its models are owned by {owners})",
             "Give the address of the vLLM itself, not of a gateway before it",

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from vllm_adapters.doctor.findings import Check, Finding, broken, lacks, unclear, works
 from vllm_adapters.doctor.parsers import THOUGHT_MARKS
-from vllm_adapters.doctor.visit import CAPITAL, CHAT, Visit, shown, text_of, thought_of
+from vllm_adapters.doctor.visit import CAPITAL, CHAT, NOT_THINKING, Visit, shown, text_of, thought_of
 
 _THINKING = {"enable_thinking": True, "thinking": True}  # Qwen's and DeepSeek's; templates ignore what is not theirs
+_THINK_WHEN_ASKED = """--default-chat-template-kwargs '{"enable_thinking": false}'"""
 _AT_ONCE = 0.1  # a stream whose text comes in less than this part of its time was held back
 _TOO_SHORT = 1.0  # seconds; shorter streams do not tell
 
 
 def _chat(visit: Visit) -> Finding:
+    if _answers_in_thought(visit):
+        return broken(f"its answer is in `reasoning`, and its text is empty: {shown(thought_of(visit.plain))}")
     text = text_of(visit.plain) or thought_of(visit.plain)
     return works(shown(text)) if text.strip() else broken("it answers with nothing")
+
+
+def _answers_in_thought(visit: Visit) -> bool:
+    plain = visit.plain
+    return plain.choices[0].finish_reason == "stop" and bool(thought_of(plain)) and not text_of(plain).strip()
 
 
 def _usage(visit: Visit) -> Finding:
@@ -74,26 +82,25 @@ def _completions(visit: Visit) -> Finding:
 
 
 def _reasoning(visit: Visit) -> Finding:
-    plain = visit.plain
-    if plain.choices[0].finish_reason == "stop" and thought_of(plain) and not text_of(plain).strip():
-        return broken(
-            f"the whole answer lands in `reasoning`: {shown(thought_of(plain))}",
-            advice="The --reasoning-parser does not fit the model, or its template does not open the thinking",
-        )
+    if _answers_in_thought(visit):
+        if text_of(visit.chat(CAPITAL, **NOT_THINKING)).strip():
+            return broken("where nobody asks it to think, the whole answer lands in `reasoning`", _THINK_WHEN_ASKED)
+        return broken("the whole answer lands in `reasoning`", advice="The --reasoning-parser does not fit the model")
     reply = visit.chat(CAPITAL, chat_template_kwargs=_THINKING)
     text, thought = text_of(reply), thought_of(reply)
     if any(mark in text for mark in THOUGHT_MARKS):
+        # Qwen's parser takes thinking for the rule; a model that thinks only when asked to needs it said.
+        rule = (_THINK_WHEN_ASKED,) if visit.parsers.reasoning == "qwen3" and not visit.thinks else ()
         return lacks(
             f"thinking stays in the text: {shown(text)}",
             *visit.with_parser_names(("--reasoning-parser",)),
-            advice="If it has one, this parser does not fit the model or the version",
+            *rule,
+            advice="If it has a reasoning parser, that does not fit the model or the version",
         )
     if thought.strip():
         return works(f"parsed into its own field: {shown(thought)}")
-    parser = {True: "; a reasoning parser is set", False: "; no reasoning parser is set", None: ""}[
-        visit.reasoning_parser
-    ]
-    return unclear(f"cannot tell: the model did not think{parser}")
+    parser = {True: "; a reasoning parser is set", False: "; no reasoning parser is set", None: ""}
+    return unclear(f"cannot tell: the model did not think{parser[visit.reasoning_parser]}")
 
 
 CHECKS = (

@@ -25,7 +25,7 @@ CAPITAL = "What is the capital of Japan?"
 CHAT = "/v1/chat/completions"
 _BRIEF, _LONG = 64, 512  # tokens of a reply, without and with thinking
 _STREAMED_TOKENS = 48
-_NOT_THINKING = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
+NOT_THINKING = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Visit:
     @property
     def quiet(self) -> dict[str, Any]:
         """Parameters that keep a model from thinking which else would."""
-        return _NOT_THINKING if self.thinks else {}
+        return NOT_THINKING if self.thinks else {}
 
     @cached_property
     def streamed(self) -> Streamed:
