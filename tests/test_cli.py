@@ -112,6 +112,7 @@ def test_doctor_takes_the_key_from_the_variable_it_is_told(make_fault_server, ca
     [
         (["--api-key-env", "NOT_SET_HERE"], "NOT_SET_HERE is not set"),
         (["localhost:8000"], "is not a server's address"),
+        (["--html", "no/such/folder/report.html"], "there is no folder"),
     ],
 )
 def test_doctor_that_cannot_ask_is_exit_code_2(arguments, said, capsys):

@@ -23,7 +23,7 @@ _DOCTOR_NOTES = """\
 exit code:
   0  all that the served model can do works
   1  something lacks or is broken: the report names the flags for `vllm serve`
-  2  nothing usable there: no answer, no vLLM, or it refuses the key
+  2  nothing usable there: no answer, no vLLM, or it refuses the key; or wrong arguments
      (marked ○ and yellow: what could be switched on as well; a server without is whole)
 
 environment:

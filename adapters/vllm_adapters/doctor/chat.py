@@ -8,8 +8,8 @@ from vllm_adapters.doctor.visit import CAPITAL, CHAT, NOT_THINKING, Visit, shown
 
 _THINKING = {"enable_thinking": True, "thinking": True}  # Qwen's and DeepSeek's; templates ignore what is not theirs
 _THINK_WHEN_ASKED = """--default-chat-template-kwargs '{"enable_thinking": false}'"""
-_AT_ONCE = 0.1  # a stream whose text comes in less than this part of its time was held back
-_TOO_SHORT = 1.0  # seconds; shorter streams do not tell
+_AT_ONCE = 1000  # pieces per second that no model makes: they were held back
+_SOON = 1.0  # seconds; nothing that comes so soon was held back
 
 
 def _chat(visit: Visit) -> Finding:
@@ -35,8 +35,10 @@ def _stream(visit: Visit) -> Finding:
     streamed = visit.streamed
     if not streamed.pieces:
         return broken("a stream without text")
-    if streamed.last > _TOO_SHORT and streamed.last - streamed.first < _AT_ONCE * streamed.last:
-        return broken("a stream that arrives all at once", advice="A proxy before the server holds it back: let it not")
+    if streamed.last > _SOON and streamed.pieces > _AT_ONCE * (streamed.last - streamed.first):
+        return broken(
+            "a stream that arrives all at once", advice="A proxy before the server may buffer it: switch that off"
+        )
     return works(f"{streamed.pieces} pieces")
 
 

@@ -24,11 +24,15 @@ def run_doctor(args: argparse.Namespace) -> int:
         args: What the command line's parser read.
 
     Returns:
-        The exit code: 0 all that the model can do works, 1 something lacks or is broken, 2 nothing usable there.
+        The exit code: 0 all that the model can do works, 1 something lacks or is broken, 2 nothing usable there,
+        or wrong arguments.
     """
     api_key = os.environ.get(args.api_key_env) if args.api_key_env else None
     if args.api_key_env and not api_key:
         sys.stderr.write(f"vllm-adapters doctor: {args.api_key_env} is not set\n")
+        return NOTHING_USABLE
+    if args.html and not args.html.absolute().parent.is_dir():
+        sys.stderr.write(f"vllm-adapters doctor: there is no folder {args.html.absolute().parent}\n")
         return NOTHING_USABLE
     progress = Console(stderr=True)
     try:

@@ -28,6 +28,13 @@ def examine(
 ) -> Report:
     """Find out by trying what a server can do. It is asked a few dozen small requests, and nothing on it changes.
 
+    >>> from vllm_adapters.doctor import examine
+    >>> report = examine("http://localhost:8000")  # vllm serve an embedding model
+    >>> report["embeddings"].text
+    '2 vectors of 384 dimensions'
+    >>> report["chat"].verdict.value, report.missing_flags  # no flag would give this model a chat
+    ('absent', ())
+
     Args:
         base_url: As for ``VLLMServer``.
         api_key: As for ``VLLMServer``.
