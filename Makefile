@@ -11,7 +11,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live record lint test-openai3 test-alone params bench clean
+.PHONY: help demo test live record lint test-openai3 test-alone faults params bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -42,6 +42,9 @@ test-alone: $(ALONE:%=test-alone-%) ## The recorded tests with LlamaIndex alone,
 
 test-alone-%: .venv-%/.installed
 	.venv-$*/bin/python -m pytest --ignore=tests/local --ignore=tests/testing $(ARGS)
+
+faults: $(VENV)/.installed ## What every path makes of every fault, as a table; ARGS="LangChain 500" for a part of it
+	@PYTHONPATH=tests/faults $(RUN) -m fault_matrix $(ARGS)
 
 params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }
