@@ -105,8 +105,9 @@ def modules_after(code: str) -> set[str]:
         "import vllm_adapters; vllm_adapters.__version__; dir(vllm_adapters)",
         "from vllm_adapters.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from vllm_adapters.cli import main\ntry: main(['serve', '--help'])\nexcept SystemExit: pass",
+        "from vllm_adapters.cli import main\ntry: main(['doctor', '--help'])\nexcept SystemExit: pass",
     ],
-    ids=["import", "help", "serve-help"],
+    ids=["import", "help", "serve-help", "doctor-help"],
 )
 def test_loads_nothing_heavy(code):
     loaded = modules_after(code)

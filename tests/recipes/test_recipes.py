@@ -26,6 +26,7 @@ def cook(capsys):
 
 @pytest.mark.vllm("tiny")
 def test_get_reasoning_in_langchain(cook, sent):
+    pytest.importorskip("langchain_openai")
     lines = cook("get_reasoning_in_langchain.py")
     assert lines[:3] == ["thought: This is an easy question.", "answer: The capital of Japan is Tokyo.", "streamed:"]
     assert [line for line in lines[3:] if line] == ["This is an easy question.", "The capital of Japan is Tokyo."]
