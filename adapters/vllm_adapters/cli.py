@@ -52,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     from vllm_adapters.local.command import add_serve_parser, run_serve
 
     parser = argparse.ArgumentParser(
-        prog="vllm-adapters", description="The OpenAI SDK client, taught to speak vLLM, plugged into LangChain."
+        prog="vllm-adapters",
+        description="The OpenAI SDK client, taught to speak vLLM, plugged into LangChain, LlamaIndex and Haystack.",
     )
     parser.add_argument("--version", action="version", version=f"vllm-adapters {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -13,6 +13,7 @@ from typing import Any, Self, cast, get_args
 
 import openai
 from openai import AsyncOpenAI, OpenAI
+from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from packaging.version import Version
 from pydantic import SecretStr
@@ -148,6 +149,14 @@ class VLLMClient(_Connected, OpenAI):
         except StopIteration as end:
             return cast(R, end.value)
 
+    def served_model(self) -> str:
+        """The name of the one base model that is served, asked once; requests without a model go to it.
+
+        Raises:
+            ModelNotServed: There is not exactly one.
+        """
+        return self._run(self._served_model())
+
     def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """The SDK's one door of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._begin(options))
@@ -172,10 +181,13 @@ class VLLMClient(_Connected, OpenAI):
             with self.reading(response):
                 response.read()
             raise self._not_a_stream(response)
+        checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
+        if checked:
+            self._checking(options, response)
         with self.reading(response):
             answer = super()._process_response(options=options, response=response, stream=stream, **how)
-        if not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url):
-            self._check(answer, options, response)
+            if checked and isinstance(answer, LegacyAPIResponse):
+                answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
         return answer
 
 
@@ -208,6 +220,10 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
         except StopIteration as end:
             return cast(R, end.value)
 
+    async def served_model(self) -> str:
+        """The name of the one base model that is served, asked once; requests without a model go to it."""
+        return await self._run(self._served_model())
+
     async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """The SDK's one door of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._begin(options))
@@ -233,10 +249,13 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             with self.reading(response):
                 await response.aread()
             raise self._not_a_stream(response)
+        checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
+        if checked:
+            self._checking(options, response)
         with self.reading(response):
             answer = await super()._process_response(options=options, response=response, stream=stream, **how)
-        if not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url):
-            self._check(answer, options, response)
+            if checked and isinstance(answer, LegacyAPIResponse):
+                answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
         return answer
 
 

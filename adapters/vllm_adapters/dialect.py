@@ -116,7 +116,7 @@ def speak(
     _translate_constraints(endpoint, said, version, call)
     _translate_activation(endpoint, said, version, call)
     _drop_empty_tools(said)
-    _enforce_forced_tools(said)
+    _make_tools_strict(said)
     _name_thoughts(said, version)
     for name in list(said):
         known = params_table.availability(endpoint, name)
@@ -197,7 +197,8 @@ def sdk_and_body(
     """Flat parameters of one call in two: the arguments of the SDK's method, and what goes into ``extra_body``.
 
     Args:
-        given: Parameters by vLLM's own names, flat or in an ``extra_body``, which wins.
+        given: Parameters by vLLM's own names, flat or in an ``extra_body``, which wins; None takes back what a
+            weaker level said.
         model: The parameters that vLLM adds to these requests.
         endpoint: ``"chat"`` or ``"completions"``.
 
@@ -209,7 +210,8 @@ def sdk_and_body(
     sdk = {name: value for name, value in given.items() if name in known and name != "extra_body"}
     added = {name: value for name, value in given.items() if name not in known}
     allowed = {ALLOW_UNKNOWN: added.pop(ALLOW_UNKNOWN)} if ALLOW_UNKNOWN in added else {}
-    return sdk, merged(checked(model, added, endpoint=endpoint), given.get("extra_body"), allowed)
+    taken_back = {name: None for name, value in added.items() if value is None}
+    return sdk, merged(taken_back, checked(model, added, endpoint=endpoint), given.get("extra_body"), allowed)
 
 
 @functools.cache
@@ -295,11 +297,11 @@ def _translate_constraints(endpoint: str, said: dict[str, Any], version: Version
 
 
 def schema_of(value: Any) -> Any:
-    """``value`` with Pydantic classes, alone or as a dict's values, replaced by their JSON schema."""
+    """``value`` with Pydantic classes, alone or somewhere in a dict, replaced by their JSON schema."""
     if isinstance(value, type) and issubclass(value, BaseModel):
         return value.model_json_schema()
     if isinstance(value, Mapping):
-        return {key: schema_of(item) if isinstance(item, type) else item for key, item in value.items()}
+        return {key: schema_of(item) for key, item in value.items()}
     return value
 
 
@@ -330,9 +332,15 @@ def _drop_empty_tools(said: dict[str, Any]) -> None:
             said.pop("tool_choice", None)
 
 
-def _enforce_forced_tools(said: dict[str, Any]) -> None:
-    # vLLM enforces the arguments of a forced call only for tools that say strict.
-    if said.get("tool_choice") in (None, "auto", "none") or not isinstance(said.get("tools"), list):
+def _make_tools_strict(said: dict[str, Any]) -> None:
+    # vLLM enforces the arguments of a forced call only for tools that say strict, and where replies are bound to
+    # a form as well, it lets the model call strict tools only: others are offered, and never called.
+    if said.get("tool_choice") in (None, "auto"):
+        form = said.get("response_format")
+        needed = bool(said.get("structured_outputs") or (isinstance(form, Mapping) and form.get("type") != "text"))
+    else:
+        needed = said["tool_choice"] != "none"
+    if not needed or not isinstance(said.get("tools"), list):
         return
     said["tools"] = [
         {**tool, "function": {"strict": True, **tool["function"]}}

@@ -75,7 +75,7 @@ class Transports(Generic[C]):
         loop = _running_loop() if self._per_loop else None
         with self._lock:
             client = self._loopless if loop is None else self._of_loop.get(loop)
-            if client is None:
+            if client is None or cast(Any, client).is_closed:  # who closes and then goes on, connects anew
                 client = self._make()
                 if loop is None:
                     self._loopless = client

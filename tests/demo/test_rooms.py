@@ -32,5 +32,7 @@ def test_chat_jobs(room, job, vllm_url):
 
 @pytest.mark.vllm("minilm")
 @pytest.mark.parametrize("job", POOLING, ids=id_of)
-def test_pooling_jobs(job, vllm_url):
-    check(ROOMS[0], job, vllm_url)
+@pytest.mark.parametrize("room", ROOMS, ids=id_of)
+def test_pooling_jobs(room, job, vllm_url):
+    pytest.importorskip(room.needs)
+    check(room, job, vllm_url)

@@ -66,6 +66,20 @@ def test_options_of_the_http_client(fault_server, limits):
         answer(VLLMClient(fault_server.url, max_retries=0, http_options={"proxy": "http://127.0.0.1:9"}))
 
 
+def test_a_closed_client_connects_anew(fault_server):
+    client, aclient = VLLMClient(fault_server.url), AsyncVLLMClient(fault_server.url)
+
+    async def run():
+        for _ in range(2):
+            assert (await aclient.chat.completions.create(**hello())).choices
+            await aclient.close()
+
+    for _ in range(2):
+        assert answer(client) == "hi"
+        client.close()
+    asyncio.run(run())
+
+
 def test_limit_of_one_request(fault_server):
     fault_server.reply(faults.hang())
     with pytest.raises(e.ServerTimeout), VLLMClient(fault_server.url, max_retries=0) as client:

@@ -26,6 +26,7 @@ def cook(capsys):
 
 @pytest.mark.vllm("tiny")
 def test_get_reasoning_in_langchain(cook, sent):
+    pytest.importorskip("langchain_openai")
     lines = cook("get_reasoning_in_langchain.py")
     assert lines[:3] == ["thought: This is an easy question.", "answer: The capital of Japan is Tokyo.", "streamed:"]
     assert [line for line in lines[3:] if line] == ["This is an easy question.", "The capital of Japan is Tokyo."]
@@ -39,6 +40,16 @@ def test_constrain_a_reply(cook, sent):
     assert re.fullmatch(r"regex: (18|19)\d\d", year)
     assert city == "json: City(city='Rome', n=1)"
     assert [list(body["structured_outputs"]) for body in sent.bodies(CHAT)] == [["choice"], ["regex"], ["json"]]
+
+
+@pytest.mark.vllm("tiny", "minilm", "cross-encoder")
+def test_answer_from_documents_in_haystack(cook, sent, vllm_urls, monkeypatch):
+    pytest.importorskip("haystack")
+    monkeypatch.setenv("VLLM_EMBED_BASE_URL", vllm_urls["minilm"])
+    monkeypatch.setenv("VLLM_RERANK_BASE_URL", vllm_urls["cross-encoder"])
+    lines = cook("answer_from_documents_in_haystack.py")
+    assert lines == ["from: Tokyo is the capital city of Japan.", "answer: The capital of Japan is Tokyo."]
+    assert sent.bodies(CHAT)[0]["top_k"] == 20
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)

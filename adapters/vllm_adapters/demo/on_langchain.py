@@ -1,14 +1,16 @@
-"""The tour through LangChain: ``ChatVLLM``."""
+"""The tour through LangChain: ``ChatVLLM``, ``VLLMEmbeddings``, ``VLLMRerank``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage
 
 from vllm_adapters.demo.jobs import CHOICES, WEATHER_TOOL, City, Column
 from vllm_adapters.demo.tape import TapedServer
-from vllm_adapters.langchain import ChatVLLM
+from vllm_adapters.langchain import ChatVLLM, VLLMEmbeddings, VLLMRerank
 
 
 class OnLangChain(Column):
@@ -49,6 +51,16 @@ class OnLangChain(Column):
         """One parameter bound, one given in the call."""
         reply = self._llm(server).bind(top_k=1).invoke(prompt, structured_outputs={"choice": list(CHOICES)})
         return str(reply.text)
+
+    def embed(self, server: TapedServer, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """``embed_documents``."""
+        return VLLMEmbeddings(server=server).embed_documents(list(texts))
+
+    def rerank(self, server: TapedServer, query: str, documents: Sequence[str]) -> list[tuple[int, float]]:
+        """A document compressor."""
+        given = [Document(text, metadata={"place": place}) for place, text in enumerate(documents)]
+        best = VLLMRerank(server=server).compress_documents(given, query)
+        return [(document.metadata["place"], document.metadata["relevance_score"]) for document in best]
 
 
 COLUMN = OnLangChain()

@@ -41,6 +41,8 @@ class Room(NamedTuple):
 ROOMS = (
     Room("client", "vllm_adapters.demo.on_client", "openai", ""),
     Room("LangChain", "vllm_adapters.demo.on_langchain", "langchain_openai", "langchain"),
+    Room("LlamaIndex", "vllm_adapters.demo.on_llamaindex", "llama_index.llms.openai_like", "llamaindex"),
+    Room("Haystack", "vllm_adapters.demo.on_haystack", "haystack", "haystack"),
 )
 
 

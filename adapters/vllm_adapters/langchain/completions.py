@@ -19,7 +19,7 @@ from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.langchain.connection import OpenAIConnection, refuse_unknown
 from vllm_adapters.langchain.errors import langchain_errors
-from vllm_adapters.merging import merged
+from vllm_adapters.merging import merged, settled
 from vllm_adapters.params import CompletionParams, wire
 from vllm_adapters.plain import PlainCompletions
 from vllm_adapters.replies import Tokens
@@ -122,12 +122,11 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
 
     def _request(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of ``create``, but for the prompts."""
-        flat = merged(self._default_params, given, {"stop": stop} if stop else None)
+        flat = settled(self._default_params, given, {"stop": stop} if stop else None)
         sdk, body = dialect.sdk_and_body(flat, CompletionParams, endpoint="completions")
         if self.allow_unknown:
             body[dialect.ALLOW_UNKNOWN] = True
-        # None takes back what a level below has set.
-        return {**{name: value for name, value in sdk.items() if value is not None}, "extra_body": body}
+        return {**settled(sdk), "extra_body": settled(body)}
 
     def _batches(self, prompts: list[str], request: Mapping[str, Any]) -> list[list[str]]:
         size = 1 if _wants_all(request) else self.batch_size
