@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from vllm_adapters.local.command import add_serve_parser, run_serve
+    from vllm_adapters.recipes import add_recipes_parser
 
     parser = argparse.ArgumentParser(
         prog="vllm-adapters", description="The OpenAI SDK client, taught to speak vLLM, plugged into LangChain."
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.set_defaults(run=_demo)
+    add_recipes_parser(commands)
     return parser
 
 
