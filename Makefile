@@ -5,12 +5,13 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo "$$python" && break; done)
 VENV := .venv
 OPENAI3 := .venv-openai3
+ALONE := llamaindex haystack
 RUN := $(VENV)/bin/python
 PIP := -m pip --disable-pip-version-check install --quiet --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live record lint test-openai3 params bench clean
+.PHONY: help demo test live record lint test-openai3 test-alone faults params bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -37,6 +38,14 @@ lint: $(VENV)/.installed ## Format, lint and types
 test-openai3: $(OPENAI3)/.installed ## The recorded tests on openai 3, where LangChain alone ends up
 	$(OPENAI3)/bin/python -m pytest $(ARGS)
 
+test-alone: $(ALONE:%=test-alone-%) ## The recorded tests with LlamaIndex alone, and with Haystack alone on openai 3
+
+test-alone-%: .venv-%/.installed
+	.venv-$*/bin/python -m pytest --ignore=tests/local --ignore=tests/testing $(ARGS)
+
+faults: $(VENV)/.installed ## What every path makes of every fault, as a table; ARGS="LangChain 500" for a part of it
+	@PYTHONPATH=tests/faults $(RUN) -m fault_matrix $(ARGS)
+
 params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }
 	$(RUN) adapters/scripts/make_params_table.py $(SPEC) $(ARGS)
@@ -45,7 +54,7 @@ bench: $(VENV)/.installed ## Side by side with the frameworks' stock classes
 	$(RUN) benchmarks/run.py $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3)
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%)
 
 $(VENV)/.installed: pyproject.toml
 	$(call fresh,$(VENV))
@@ -58,6 +67,14 @@ $(OPENAI3)/.installed: pyproject.toml
 	@echo "Installing the package on openai 3 into $(OPENAI3) (a few minutes, once) ..."
 	@$(OPENAI3)/bin/python $(PIP) '.[langchain,dev]' 'openai>=3'
 	@touch $@
+
+.venv-%/.installed: pyproject.toml
+	$(call fresh,.venv-$*)
+	@echo "Installing the package with $* alone into .venv-$* (a few minutes, once) ..."
+	@.venv-$*/bin/python $(PIP) '.[$*,dev-tools]' $(if $(filter haystack,$*),'openai>=3')
+	@touch $@
+
+.PRECIOUS: .venv-%/.installed
 
 define fresh
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with the venv module found (on Debian and Ubuntu: apt install python3-venv); or say make PYTHON=/path/to/python" >&2; exit 1; }

@@ -49,7 +49,7 @@ def main() -> None:
     rag.connect("retriever.documents", "ranker.documents")
     rag.connect("ranker.documents", "prompt.documents")
     rag.connect("prompt.prompt", "llm.messages")
-
+    rag = Pipeline.loads(rag.dumps())  # the YAML that you would keep in a file; nothing has to be allowed first
     query = "What is the price of Leo?"
     asked = {"embedder": {"text": query}, "ranker": {"query": query}, "prompt": {"query": query}}
     done = rag.run(asked, include_outputs_from={"ranker"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ def test_help_lists_the_commands(capsys):
     assert "serve" in printed
     assert "demo" in printed
     assert "recipes" in printed
+    assert "doctor" in printed
 
 
 def test_wants_a_command(capsys):
@@ -111,3 +113,48 @@ def test_an_unknown_recipe_is_told_with_its_neighbours(capsys):
     assert "Did you mean constrain_a_reply?" in capsys.readouterr().err
     assert main(["recipes", "show", "xyzzy"]) == 1
     assert "vllm-adapters recipes list" in capsys.readouterr().err
+
+
+def test_doctor_prints_json_for_scripts(fault_server, capsys, monkeypatch):
+    monkeypatch.setenv("VLLM_BASE_URL", fault_server.url)
+    assert main(["doctor", "--json"]) == 1, "it echoes, so it enforces nothing"
+    found = json.loads(capsys.readouterr().out)
+    assert found["address"] == fault_server.url
+    assert found["exit_code"] == 1
+    assert {check["name"]: check["verdict"] for check in found["checks"]}["choice"] == "broken"
+
+
+def test_doctor_writes_a_page_and_prints_a_table(make_fault_server, capsys, tmp_path):
+    server = make_fault_server(routes=["/version", "/v1/models", "/v1/embeddings", "/openapi.json"])
+    assert main(["doctor", server.url, "--html", str(tmp_path / "report.html")]) == 0
+    assert "2 vectors of 8 dimensions" in capsys.readouterr().out
+    assert "2 vectors of 8 dimensions" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_doctor_takes_the_key_from_the_variable_it_is_told(make_fault_server, capsys, monkeypatch):
+    server = make_fault_server(api_key="sk-canary", routes=["/version", "/v1/models", "/openapi.json"])
+    monkeypatch.setenv("THE_KEY", "sk-canary")
+    assert main(["doctor", server.url, "--api-key-env", "THE_KEY"]) == 0
+    monkeypatch.setenv("THE_KEY", "sk-other")
+    assert main(["doctor", server.url, "--api-key-env", "THE_KEY", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert "refuses the API key" in printed.out
+    assert "sk-" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--api-key-env", "NOT_SET_HERE"], "NOT_SET_HERE is not set"),
+        (["localhost:8000"], "is not a server's address"),
+        (["--html", "no/such/folder/report.html"], "there is no folder"),
+    ],
+)
+def test_doctor_that_cannot_ask_is_exit_code_2(arguments, said, capsys):
+    assert main(["doctor", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_doctor_of_nothing_is_exit_code_2(capsys):
+    assert main(["doctor", "http://127.0.0.1:9"]) == 2
+    assert "nothing answers" in capsys.readouterr().out

@@ -87,6 +87,23 @@ def test_forced_tools_are_strict():
 
 
 @pytest.mark.parametrize(
+    ("form", "strict"),
+    [
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}, True),
+        ({"response_format": {"type": "json_object"}}, True),
+        ({"structured_outputs": {"regex": "[a-z]+"}}, True),
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}, "tool_choice": "none"}, None),
+    ],
+)
+def test_tools_beside_a_form_are_strict(form, strict):
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    loose = {"type": "function", "function": {"name": "mul", "strict": False}}
+    said = say({"tools": [tool, loose], **form})["tools"]
+    assert [t["function"].get("strict") for t in said] == [strict, False]
+
+
+@pytest.mark.parametrize(
     ("endpoint", "name", "hint"),
     [
         ("chat", "topk", "Did you mean `top_k`"),

@@ -105,9 +105,10 @@ def modules_after(code: str) -> set[str]:
         "import vllm_adapters; vllm_adapters.__version__; dir(vllm_adapters)",
         "from vllm_adapters.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from vllm_adapters.cli import main\ntry: main(['serve', '--help'])\nexcept SystemExit: pass",
+        "from vllm_adapters.cli import main\ntry: main(['doctor', '--help'])\nexcept SystemExit: pass",
         "from vllm_adapters.cli import main\nmain(['recipes', 'list'])",
     ],
-    ids=["import", "help", "serve-help", "recipes"],
+    ids=["import", "help", "serve-help", "doctor-help", "recipes"],
 )
 def test_loads_nothing_heavy(code):
     loaded = modules_after(code)

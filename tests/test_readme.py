@@ -12,6 +12,7 @@ import pytest
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"^(?:<!-- run against: (?P<model>\S+) -->\n)?```python\n(?P<code>.*?)^```$", re.M | re.S)
+NEEDS = {"langchain": "langchain_openai", "llamaindex": "llama_index.llms.openai_like", "haystack": "haystack"}
 PRINTS = re.compile(r"^\s*print\(.*\)  # (.+)$", re.M)
 
 
@@ -44,6 +45,9 @@ def test_compiles(block):
 
 
 def run(block: Block) -> None:
+    for room in re.findall(r"^from vllm_adapters\.(\w+) import", block.code, re.M):
+        if room in NEEDS:
+            pytest.importorskip(NEEDS[room])
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile("\n" * (block.line - 1) + block.code, str(README), "exec"), {"__name__": "readme"})

@@ -27,6 +27,7 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     Raises:
         InvalidResponse: It is not an answer: HTML, no choices, vectors that are not one per input.
         ConstraintNotEnforced: It breaks the constraint that was asked for.
+        ServerFailed: The server gave a choice up, and says so in its finish reason.
         VLLMError: The body of the 200 is an error.
     """
     if answer is None or isinstance(answer, str | list):
@@ -62,13 +63,14 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
                     message["reasoning"] = old
                 else:
                     message.reasoning = old
-            if _field(message, "tool_calls"):
-                continue
-        if constraint is not None:
+        text = (_field(choice, "text") if message is None else _field(message, "content")) or ""
+        reason = _field(choice, "finish_reason")
+        failures.refuse_given_up(reason, text, call=call, response=response)
+        if constraint is not None and not (message is not None and _field(message, "tool_calls")):
             constraints.check(
                 constraint,
-                (_field(choice, "text") if message is None else _field(message, "content")) or "",
-                finish_reason=_field(choice, "finish_reason"),
+                text,
+                finish_reason=reason,
                 stop_reason=_field(choice, "stop_reason"),
                 call=call,
             )

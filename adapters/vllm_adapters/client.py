@@ -13,6 +13,7 @@ from typing import Any, Self, cast, get_args
 
 import openai
 from openai import AsyncOpenAI, OpenAI
+from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from packaging.version import Version
 from pydantic import SecretStr
@@ -180,10 +181,13 @@ class VLLMClient(_Connected, OpenAI):
             with self.reading(response):
                 response.read()
             raise self._not_a_stream(response)
+        checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
+        if checked:
+            self._checking(options, response)
         with self.reading(response):
             answer = super()._process_response(options=options, response=response, stream=stream, **how)
-        if not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url):
-            self._check(answer, options, response)
+            if checked and isinstance(answer, LegacyAPIResponse):
+                answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
         return answer
 
 
@@ -245,10 +249,13 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             with self.reading(response):
                 await response.aread()
             raise self._not_a_stream(response)
+        checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
+        if checked:
+            self._checking(options, response)
         with self.reading(response):
             answer = await super()._process_response(options=options, response=response, stream=stream, **how)
-        if not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url):
-            self._check(answer, options, response)
+            if checked and isinstance(answer, LegacyAPIResponse):
+                answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
         return answer
 
 

@@ -116,7 +116,7 @@ def speak(
     _translate_constraints(endpoint, said, version, call)
     _translate_activation(endpoint, said, version, call)
     _drop_empty_tools(said)
-    _enforce_forced_tools(said)
+    _make_tools_strict(said)
     _name_thoughts(said, version)
     for name in list(said):
         known = params_table.availability(endpoint, name)
@@ -332,9 +332,15 @@ def _drop_empty_tools(said: dict[str, Any]) -> None:
             said.pop("tool_choice", None)
 
 
-def _enforce_forced_tools(said: dict[str, Any]) -> None:
-    # vLLM enforces the arguments of a forced call only for tools that say strict.
-    if said.get("tool_choice") in (None, "auto", "none") or not isinstance(said.get("tools"), list):
+def _make_tools_strict(said: dict[str, Any]) -> None:
+    # vLLM enforces the arguments of a forced call only for tools that say strict, and where replies are bound to
+    # a form as well, it lets the model call strict tools only: others are offered, and never called.
+    if said.get("tool_choice") in (None, "auto"):
+        form = said.get("response_format")
+        needed = bool(said.get("structured_outputs") or (isinstance(form, Mapping) and form.get("type") != "text"))
+    else:
+        needed = said["tool_choice"] != "none"
+    if not needed or not isinstance(said.get("tools"), list):
         return
     said["tools"] = [
         {**tool, "function": {"strict": True, **tool["function"]}}

@@ -6,7 +6,7 @@
     ├── ServerUnreachable            (openai.APIConnectionError)   refused, DNS, closed early
     ├── ServerTimeout                (openai.APITimeoutError)      connect, idle or total: which, and how long
     ├── ServerNotReady               (openai.InternalServerError)  503 while the model loads
-    ├── ServerFailed                 (openai.InternalServerError)  any other 5xx, or an engine error in a stream
+    ├── ServerFailed                 (openai.InternalServerError)  any other 5xx, or a reply that was given up
     ├── WrongAddress                 (openai.NotFoundError)        no such route there, or a redirect elsewhere
     ├── ModelNotServed               (openai.NotFoundError)        lists the served names
     ├── AuthenticationFailed         (openai.AuthenticationError)
@@ -164,7 +164,7 @@ class ServerNotReady(VLLMError, openai.InternalServerError):
 
 
 class ServerFailed(VLLMError, openai.InternalServerError):
-    """The server answered 5xx, or its engine failed in the middle of a stream."""
+    """The server answered 5xx, or gave a reply up: its engine failed in the middle of a stream, or aborted it."""
 
     STATUS = 500
 

@@ -230,6 +230,29 @@ def not_an_answer(reason: str, *, call: Call, response: http.Response) -> e.Inva
     )
 
 
+def refuse_given_up(reason: object, partial: str, *, call: Call, response: http.Response) -> None:
+    """Raise for a finish reason that says that the server gave a reply up: what there is of it is no reply.
+
+    Args:
+        reason: The choice's finish reason. ``"repetition"`` and ``"length"`` are ends that were asked for.
+        partial: The text of the choice, as far as it was made.
+        call: What was asked.
+        response: The HTTP reply.
+
+    Raises:
+        ServerFailed: It is ``"abort"`` or ``"error"``.
+    """
+    if reason in ("abort", "error"):
+        raise e.ServerFailed(
+            f"The server gave the reply up: its finish reason is {reason!r}",
+            hint="What there is of it is in .partial",
+            address=call.address,
+            model=call.model,
+            response=response,
+            partial=partial,
+        )
+
+
 def truncated(partial: str, *, call: Call | None = None, completion: Any = None) -> e.TruncatedOutput:
     """The error for a reply that the token limit cut where a whole object was asked for."""
     return e.TruncatedOutput(

@@ -16,10 +16,9 @@ from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import openai
-from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from openai._types import NotGiven
-from openai.types import Completion
+from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -27,7 +26,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from vllm_adapters import dialect, failures, params_table
 from vllm_adapters._compat import http
 from vllm_adapters._version import __version__
-from vllm_adapters.answers import check_answer
+from vllm_adapters.answers import check_answer, check_vectors
 from vllm_adapters.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -291,15 +290,22 @@ class Speaker:
                 f"The reply cannot be read ({error})", call=self._call_sent(response), response=response
             ) from None
 
-    def _check(self, answer: object, options: FinalRequestOptions, response: http.Response) -> None:
-        """Raise if a reply that was not streamed is no answer, or breaks what was asked of it."""
-        parsed = answer
-        if isinstance(answer, LegacyAPIResponse):
-            with self.reading(response):
-                parsed = answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
-        fields = parsed if isinstance(parsed, Mapping) else vars(parsed) if isinstance(parsed, BaseModel) else {}
-        self._learn(fields.get("system_fingerprint"))
-        check_answer(parsed, options.json_data, call=self.call_of(options), response=response)
+    def _checking(self, options: FinalRequestOptions, response: http.Response) -> None:
+        """Have a reply that was not streamed checked before the SDK's own helpers make something of it."""
+        body, call, then = options.json_data, self.call_of(options), options.post_parser
+
+        def check(answer: Any) -> Any:
+            fields = answer if isinstance(answer, Mapping) else vars(answer) if isinstance(answer, BaseModel) else {}
+            self._learn(fields.get("system_fingerprint"))
+            check_answer(answer, body, call=call, response=response)
+            if not callable(then):
+                return answer
+            made = then(answer)
+            if isinstance(made, CreateEmbeddingResponse):
+                check_vectors([item.embedding for item in made.data], call=call, response=response)  # out of base64
+            return made
+
+        options.post_parser = check
 
     def _failed(self, failure: openai.OpenAIError) -> VLLMError | None:
         """The SDK's error as ours; ``None`` for those that are no failure of the server."""

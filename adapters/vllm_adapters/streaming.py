@@ -27,16 +27,20 @@ class EventSplitter:
     """Server-sent events out of bytes that arrive in any pieces: the data of each event."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
         self._data: list[bytes] = []
 
     def feed(self, received: bytes) -> Iterator[bytes]:
         """The data of every event that ``received`` completes."""
-        text = self._rest + received
+        if b"\n" not in received and b"\r" not in received and not self._holds_return:
+            self._rest.append(received)  # a line of megabytes is put together once, not at each of its pieces
+            return
+        text = b"".join([*self._rest, received])
         if b"\r" in text:
             held = b"\r" if text.endswith(b"\r") else b""  # the \n of a \r\n may still be on its way
             text = text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
-        *lines, self._rest = text.split(b"\n")
+        *lines, rest = text.split(b"\n")
+        self._rest = [rest]
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[6:] if line[5:6] == b" " else line[5:])
@@ -45,6 +49,10 @@ class EventSplitter:
                 self._data = []
                 yield data
             # Comments, `event:`, `id:` and `retry:` lines carry nothing that vLLM's clients need.
+
+    @property
+    def _holds_return(self) -> bool:
+        return bool(self._rest) and self._rest[-1].endswith(b"\r")
 
 
 class ChunkReader:
@@ -93,7 +101,7 @@ class ChunkReader:
                 continue
             for chunk in one_kind_each(event):
                 for choice in chunk["choices"]:
-                    self._note(choice)
+                    self._note(choice, response)
                 yield chunk
 
     def check_whole(self) -> None:
@@ -134,7 +142,7 @@ class ChunkReader:
         error.partial = self.partial
         return error
 
-    def _note(self, choice: dict[str, Any]) -> None:
+    def _note(self, choice: dict[str, Any], response: http.Response) -> None:
         index = choice.get("index") or 0
         delta = choice.get("delta")
         if isinstance(delta, dict):
@@ -150,6 +158,7 @@ class ChunkReader:
         if reason := choice.get("finish_reason"):
             self._open.discard(index)
             self._finished.add(index)
+            failures.refuse_given_up(reason, "".join(self._texts.get(index, [])), call=self._call, response=response)
             if self._constraint is not None and index not in self._with_tools:
                 constraints.check(
                     self._constraint,
@@ -252,6 +261,7 @@ class WholeStream(_Reading[T], Stream[T]):
 
     Raises:
         IncompleteStream: It ended before every choice had its finish reason.
+        ServerFailed: The server gave the reply up (finish reason ``abort`` or ``error``).
         VLLMError: The server sent an error event, or a time limit passed.
     """
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import copy
 import json
 import logging
 import pickle
@@ -190,7 +191,7 @@ def test_chunks_with_several_kinds_lose_nothing(llm, fault_server, ask, delta, w
 
 
 @streamed
-@pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "abort", "repetition"])
+@pytest.mark.parametrize("reason", ["stop", "length", "tool_calls", "repetition"])
 def test_a_finish_reason_with_the_last_thought(llm, fault_server, ask, reason):
     # vllm-haystack loses it on chunks of reasoning, and does not know vLLM's own reasons.
     chunks = []
@@ -482,6 +483,30 @@ def test_no_key_anywhere(make_fault_server, caplog):
             shown += [str(error), str(vars(error)), repr(pickle.dumps(error))]
     for text in (*shown, caplog.text):
         assert key not in text
+
+
+@pytest.mark.parametrize("cls", [VLLMChatGenerator, VLLMTextEmbedder, VLLMDocumentEmbedder, VLLMRanker])
+def test_copies_and_pickles(make_fault_server, monkeypatch, cls):
+    server = make_fault_server(api_key="sk-canary")
+    component = cls(api_base_url=server.url, api_key=Secret.from_token("sk-canary"), max_retries=0)
+    component.warm_up()
+    for copied in (copy.copy(component), copy.deepcopy(component)):
+        assert copied._sync().models.list().data
+    packed = pickle.dumps(component)
+    assert b"canary" not in packed
+    assert isinstance(pickle.loads(packed), cls)
+    monkeypatch.setenv("VLLM_API_KEY", "sk-canary")
+    assert pickle.loads(packed)._sync().models.list().data
+
+
+def test_a_counter_in_a_pickle(make_fault_server, monkeypatch):
+    server = make_fault_server(api_key="sk-canary")
+    counter = VLLMTokenCounter(api_base_url=server.url, api_key=Secret.from_token("sk-canary"), max_retries=0)
+    size = counter.count([ChatMessage.from_user("one two")])
+    packed = pickle.dumps(counter)
+    assert b"canary" not in packed
+    monkeypatch.setenv("VLLM_API_KEY", "sk-canary")
+    assert pickle.loads(packed).count([ChatMessage.from_user("one two")]) == size
 
 
 # Embedders

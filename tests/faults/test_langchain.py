@@ -1,20 +1,17 @@
 """ChatVLLM against a server that fails as it is told to: LangChain's errors, whole streams, loops, bodies."""
 
 import asyncio
-import logging
 import multiprocessing
 import pickle
-import traceback
 
 import pytest
 
 pytest.importorskip("langchain_openai")
 
 import langchain_core.exceptions as lc
-from langchain_core.load import dumps
+from langchain_core.messages import HumanMessage
 from pydantic import BaseModel, ValidationError
 
-from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import ChatVLLM
 from vllm_adapters.testing import faults, wire
@@ -90,15 +87,6 @@ def test_failures_are_langchains_errors_too(llm, fault_server, call, behaviour, 
     assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
 
 
-@pytest.mark.parametrize("call", [stream, astream], ids=lambda f: f.__name__)
-def test_a_cut_stream(llm, fault_server, call):
-    fault_server.reply(faults.sse(*wire.chat_chunks("one two three", finish_reason=None), end="clean"))
-    with pytest.raises(lc.ModelConnectionError) as caught:
-        call(llm)
-    assert isinstance(caught.value, e.IncompleteStream)
-    assert caught.value.partial == "one two three"
-
-
 @every_way
 def test_an_ignored_constraint(llm, fault_server, call):
     fault_server.reply(faults.chat("Sure!"))
@@ -169,6 +157,30 @@ def test_five_hundred_at_once(make_fault_server):
     assert [message.text for message in asyncio.run(run())] == [str(number) for number in range(500)]
 
 
+def test_bound_parameters_reach_every_way_of_asking(llm, fault_server):
+    bound = llm.bind(top_k=1, stop=["x"])
+
+    async def ways():
+        await bound.ainvoke("hi")
+        await bound.abatch(["hi"])
+        await bound.agenerate([[HumanMessage("hi")]], seed=1)
+        async for _ in bound.astream("hi"):
+            pass
+        async for _ in bound.astream_events("hi", version="v2"):
+            pass
+
+    asyncio.run(ways())
+    bound.invoke("hi")
+    bound.batch(["hi"])
+    list(bound.stream("hi"))
+    bound.generate([[HumanMessage("hi")]], seed=1)
+    assert bound.stream_events("hi", version="v3").output.text == "hi"
+    bound.with_config(tags=["a"]).with_retry().invoke("hi")
+    requests = fault_server.posts(CHAT)
+    assert len(requests) == 11
+    assert all((request.json["top_k"], request.json["stop"]) == (1, ["x"]) for request in requests)
+
+
 def test_bound_parameters_survive_bind_tools(llm, fault_server):
     bound = llm.bind(top_k=1, stop=["x"], chat_template_kwargs={"a": 1}).bind_tools([add], tool_choice="any")
     bound.invoke("hi", chat_template_kwargs={"b": 2})
@@ -177,24 +189,6 @@ def test_bound_parameters_survive_bind_tools(llm, fault_server):
     assert body["tools"][0]["function"]["name"] == "add"
     assert body["tools"][0]["function"]["strict"] is True
     assert body["tool_choice"] == "required"
-
-
-def test_bound_parameters_survive_with_structured_output(llm, fault_server):
-    fault_server.reply(faults.chat('{"name": "Ada", "age": 36}'))
-    person = llm.bind(top_k=1, stop=["x"]).with_structured_output(Person)
-    assert person.invoke("who?") == Person(name="Ada", age=36)
-    assert list(person.stream("who?")) == [Person(name="Ada", age=36)]
-    for request in fault_server.posts(CHAT):
-        assert (request.json["top_k"], request.json["stop"]) == (1, ["x"])
-        assert request.json["response_format"]["json_schema"]["schema"]["required"] == ["name", "age"]
-
-
-def test_tools_survive_with_structured_output(llm, fault_server):
-    fault_server.reply(faults.chat('{"name": "Ada", "age": 36}'))
-    llm.bind_tools([add]).with_structured_output(Person).invoke("who?")
-    body = fault_server.posts(CHAT)[0].json
-    assert body["tools"][0]["function"]["name"] == "add"
-    assert body["response_format"]["type"] == "json_schema"
 
 
 def test_call_beats_bind_beats_constructor(fault_server):
@@ -270,11 +264,6 @@ def test_refused_before_sending(llm, fault_server):
     assert "allow_unknown" not in fault_server.posts(CHAT)[0].json
 
 
-def test_several_choices_cannot_be_one_stream(llm, fault_server):
-    with pytest.raises(e.InvalidRequest, match="n must be 1"):
-        stream(llm, n=2)
-
-
 def test_reasoning_is_replayed_on_request(fault_server):
     fault_server.reply(faults.chat("six", reasoning="because"))
     for replay in (False, True):
@@ -283,81 +272,3 @@ def test_reasoning_is_replayed_on_request(fault_server):
     quiet, replayed = (request.json["messages"][1] for request in fault_server.posts(CHAT)[1::2])
     assert "reasoning" not in quiet
     assert replayed["reasoning"] == "because"
-
-
-@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
-@pytest.mark.parametrize("call", ["invoke", "stream"])
-def test_truncated_objects_raise(llm, fault_server, method, call):
-    call_ = wire.tool_call("Person", '{"name": "A', index=None if call == "invoke" else 0)
-    reply = {"tool_calls": [call_]} if method == "function_calling" else {"content": '{"name": "Ada", "a'}
-    fault_server.reply(faults.chat(**reply, finish_reason="length"))
-    structured = llm.with_structured_output(Person, method=method)
-    with pytest.raises(e.TruncatedOutput, match="max_tokens"):
-        structured.invoke("x") if call == "invoke" else list(structured.stream("x"))
-
-
-def test_include_raw_reports_instead_of_raising(llm, fault_server):
-    fault_server.reply(faults.chat('{"name": "Ada", "a', finish_reason="length"))
-    found = llm.with_structured_output(Person, include_raw=True).invoke("x")
-    assert isinstance(found["parsing_error"], e.TruncatedOutput)
-    assert found["raw"].text == '{"name": "Ada", "a'
-
-
-def test_a_forced_call_that_does_not_come(llm, fault_server):
-    fault_server.reply(faults.chat("I would rather not."))
-    with pytest.raises(e.ConstraintNotEnforced, match="forced call of `Person`"):
-        llm.with_structured_output(Person, method="function_calling").invoke("x")
-
-
-def test_a_server_object_instead_of_an_address(fault_server):
-    server = VLLMServer(fault_server.url, api_key="sk-of-the-server", max_retries=0)
-    assert ChatVLLM(server=server).invoke("hi").text == "hi"
-    assert fault_server.posts(CHAT)[0].headers["authorization"] == "Bearer sk-of-the-server"
-
-
-def test_the_model_of_a_server_object(make_fault_server):
-    server = make_fault_server(models=("one", "two"))
-    ChatVLLM(server=VLLMServer(server.url, model="two")).invoke("hi")
-    ChatVLLM(server=VLLMServer(server.url, model="two"), model="one").invoke("hi")
-    assert [request.json["model"] for request in server.posts(CHAT)] == ["two", "one"]
-
-
-def test_two_servers_do_not_share_cached_answers():
-    one, two = ChatVLLM(base_url="http://a:1"), ChatVLLM(base_url="http://b:1")
-    assert one._get_llm_string() != two._get_llm_string()
-    assert ChatVLLM(top_k=1)._get_llm_string() != ChatVLLM(top_k=2)._get_llm_string()
-
-
-def test_no_key_anywhere(fault_server, caplog):
-    key = "sk-canary"
-    with caplog.at_level(logging.DEBUG):
-        llm = ChatVLLM(base_url=fault_server.url, api_key=key, default_headers={"X-Token": key}, max_retries=0, top_k=5)
-        llm.invoke("hi")
-        list(llm.stream("hi"))
-        shown = [repr(llm), str(llm), dumps(llm), str(llm.model_dump()), llm.model_dump_json(), llm._get_llm_string()]
-        shown += [repr(llm.bind(top_k=1)), repr(llm.root_client), str(vars(llm.server or object))]
-        fault_server.reply(faults.error(401, "Unauthorized", shape="string"))
-        try:
-            llm.invoke("hi")
-        except e.AuthenticationFailed as error:
-            shown += [str(error), repr(error), str(vars(error)), str(error.request.headers)]
-            shown += traceback.format_exception(error)
-            shown.append(repr(pickle.dumps(error)))
-        shown.append(repr(pickle.dumps(llm)))
-    assert fault_server.posts(CHAT)[0].headers["x-token"] == key
-    for text in (*shown, caplog.text):
-        assert key not in text
-
-
-def test_a_pickle_reads_the_key_where_it_is_opened(make_fault_server, monkeypatch):
-    server = make_fault_server(api_key="sk-there")
-    packed = pickle.dumps(ChatVLLM(base_url=server.url, api_key="sk-there", top_k=5, max_retries=0))
-    monkeypatch.setenv("VLLM_API_KEY", "sk-there")
-    assert pickle.loads(packed).invoke("hi").text == "hi"
-    assert server.posts(CHAT)[0].json["top_k"] == 5
-
-
-def test_an_api_key_of_the_wrong_type_is_not_shown():
-    with pytest.raises(TypeError, match="must be a str") as caught:
-        ChatVLLM(api_key=["sk-canary"])
-    assert "canary" not in str(caught.value)

@@ -4,6 +4,7 @@ import asyncio
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from vllm_adapters import VLLMClient, VLLMServer
 from vllm_adapters import errors as e
@@ -16,6 +17,12 @@ OVERFLOW = (
     "This model's maximum context length is 4096 tokens. However, your prompt contains at least 4097 input tokens, "
     "which exceeds this limit even without any output tokens."
 )
+
+
+class Thing(BaseModel):
+    """What replies are parsed into."""
+
+    a: int
 
 
 @pytest.mark.parametrize(
@@ -116,11 +123,6 @@ def test_cut_by_length_is_not_judged(ask, fault_server, stream):
 
 
 def test_the_sdks_parse_helper_truncated(fault_server):
-    from pydantic import BaseModel
-
-    class Thing(BaseModel):
-        a: int
-
     fault_server.reply(faults.chat('{"a', finish_reason="length"))
     with VLLMClient(fault_server.url, max_retries=0) as client, pytest.raises(e.TruncatedOutput) as caught:
         client.chat.completions.parse(model="stub", messages=[{"role": "user", "content": "x"}], response_format=Thing)
@@ -210,3 +212,30 @@ def test_plain_completions(fault_server):
     fault_server.reply(faults.sse(*wire.completion_chunks("one two", finish_reason=None), end="clean"))
     with pytest.raises(e.IncompleteStream):
         list(plain.create(model="", prompt="one two", stream=True))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        (faults.html(), e.InvalidResponse),
+        (faults.json_reply([1]), e.InvalidResponse),
+        (faults.json_reply(wire.error("dead", code=500)), e.ServerFailed),
+    ],
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_200_that_is_no_answer_does_not_reach_the_sdks_helpers(fault_server, behaviour, error, raw):
+    fault_server.reply(behaviour)
+    with VLLMClient(fault_server.url, max_retries=0) as client:
+        embeddings, chat = client.embeddings, client.chat.completions
+        if raw:
+            embeddings, chat = embeddings.with_raw_response, chat.with_raw_response
+        with pytest.raises(error):
+            embeddings.create(model="stub", input=["a"])
+        with pytest.raises(error):
+            chat.parse(model="stub", messages=[{"role": "user", "content": "x"}], response_format=Thing)
+
+
+def test_a_broken_constraint_is_told_before_the_sdk_parses(fault_server):
+    fault_server.reply(faults.chat("Sure!"))
+    with VLLMClient(fault_server.url, max_retries=0) as client, pytest.raises(e.ConstraintNotEnforced):
+        client.chat.completions.parse(model="stub", messages=[{"role": "user", "content": "x"}], response_format=Thing)

@@ -126,12 +126,29 @@ def test_tool_calls_in_one_chunk_with_content_and_finish_reason(ask, fault_serve
     assert chunks[-1].choices[0].stop_reason == 7
 
 
-@pytest.mark.parametrize("reason", ["abort", "repetition", "error", "length"])
+@pytest.mark.parametrize("reason", ["repetition", "length"])
 def test_finish_reasons_that_openai_does_not_know(ask, fault_server, reason):
     fault_server.reply(faults.sse(*wire.chat_chunks("one", finish_reason=reason)))
     chunks = ask(fault_server.url, stream=True)
     assert chunks[-1].choices[0].finish_reason == reason
     assert type(chunks[-1]).__name__ == "ChatCompletionChunk"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_a_reply_that_the_server_gave_up(ask, fault_server, reason, stream):
+    fault_server.reply(faults.chat("one two", finish_reason=reason))
+    with pytest.raises(e.ServerFailed, match=f"gave the reply up.*'{reason}'") as caught:
+        ask(fault_server.url, stream=stream, client={"max_retries": 2})
+    assert caught.value.partial == "one two"
+    assert len(fault_server.posts(CHAT)) == 1
+
+
+def test_a_line_of_megabytes_is_read_in_time(ask, fault_server):
+    fault_server.reply(faults.sse(*wire.chat_chunks(["x" * 20_000_000])))
+    started = time.monotonic()
+    assert len(text_of(ask(fault_server.url, stream=True, client={"timeout": 30}))) == 20_000_000
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(

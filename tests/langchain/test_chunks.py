@@ -1,10 +1,14 @@
 """Copied chunks are what LangChain's own conversion makes."""
 
 import pytest
+
+pytest.importorskip("langchain_openai")
+
 from langchain_core.messages import AIMessageChunk, HumanMessageChunk
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from vllm_adapters.langchain import ChatVLLM, chunks
+from vllm_adapters.langchain.calls import ReplyChunk
 
 
 def chunk_of(delta, **choice):
@@ -18,6 +22,7 @@ def test_a_copied_chunk_is_langchains_own(version, text):
     chunk = chunk_of({"content": text}, finish_reason=None, logprobs=None, token_ids=None)
     copied = model._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, {})
     made = BaseChatOpenAI._convert_chunk_to_generation_chunk(model, chunk, AIMessageChunk, {})
+    made.message = ReplyChunk.of(made.message, None)
     made.message.response_metadata["model_provider"] = "vllm"
 
     assert copied == made

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from copy import deepcopy
+from typing import Any, ClassVar, Self, cast
 
 import openai
 from haystack import Document, default_from_dict, default_to_dict
 from haystack.utils import Secret
+from haystack.utils.auth import TokenSecret
 
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest
@@ -19,6 +21,7 @@ from vllm_adapters.transport import Timeouts
 NAMESPACE = "haystack_integrations.components.vllm_adapters"
 """The module that pipelines name in their YAML."""
 
+_ALIVE = frozenset({"_client", "_async_client", "_server", "_tokenizer"})
 API_KEY = Secret.from_env_var("VLLM_API_KEY", strict=False)
 
 
@@ -114,6 +117,24 @@ class Connected:
     def _served(self) -> str | None:
         """The model's name as far as it is known."""
         return self.model or self._connect().client.facts.model
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As for the client: a pickle holds no key and no connection; the process that opens it reads VLLM_API_KEY.
+        state = {name: None if name in _ALIVE else value for name, value in vars(self).items()}
+        state["_server"] = self._given_server
+        if isinstance(self.api_key, TokenSecret):
+            state["api_key"] = API_KEY
+        return state
+
+    def __copy__(self) -> Self:
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(deepcopy(vars(self), memo))
+        return twin
 
     def _saved(self) -> dict[str, Any]:
         """The constructor's arguments as they are saved."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from copy import copy
 from typing import Any, ClassVar
 
 from haystack import Document, component
@@ -221,8 +221,7 @@ class VLLMDocumentEmbedder(_Embeds):
             raise others[0]
         vectors = found.vectors.tolist()
         embedded = [
-            replace(document, embedding=None if at in found.failures else vectors[at])
-            for at, document in enumerate(documents)
+            _with(document, None if at in found.failures else vectors[at]) for at, document in enumerate(documents)
         ]
         meta = self._meta(found)
         if found.failures:
@@ -263,3 +262,9 @@ class VLLMDocumentEmbedder(_Embeds):
         await self.warm_up_async()
         embedder, how = self._work()
         return self._output(documents, await embedder.aembed(texts, **how))
+
+
+def _with(document: Document, embedding: list[float] | None) -> Document:
+    copied = copy(document)
+    vars(copied)["embedding"] = embedding  # ``dataclasses.replace`` would hash and check the whole document anew
+    return copied

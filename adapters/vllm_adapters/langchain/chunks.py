@@ -24,7 +24,7 @@ def is_text_only(chunk: Mapping[str, Any], choice: Mapping[str, Any], cls: type)
         cls: LangChain's class for it, if its delta names no role.
     """
     return (
-        cls is AIMessageChunk
+        issubclass(cls, AIMessageChunk)
         and choice["delta"].keys() <= _SAYS_NOTHING_ELSE
         and not (choice.get("finish_reason") or choice.get("logprobs") or chunk.get("usage"))
     )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model
 from vllm_adapters import dialect
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.server import VLLMServer
+from vllm_adapters.speaker import normal_address
 from vllm_adapters.tokens import VLLMTokenizer
 from vllm_adapters.transport import Timeouts
 
@@ -52,6 +53,8 @@ class _ToServer(BaseModel):
 
     def _server_named(self, model: str, base_url: str | None, **options: Any) -> VLLMServer:
         if self.server is not None:
+            if base_url and normal_address(base_url) != self.server.base_url:
+                raise ValueError("Give either server or base_url: these are two addresses.")
             return self.server.serving(model) if model else self.server
         return VLLMServer(
             base_url,
@@ -72,6 +75,11 @@ class _ToServer(BaseModel):
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
         self._connect()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        mine = {**vars(self), **(self.__pydantic_private__ or {})}
+        shared = {id(mine[name]): mine[name] for name in _LEFT_BEHIND if name in mine}
+        return super().__deepcopy__({**(memo or {}), **shared})
 
 
 _LEFT_BEHIND = frozenset(
@@ -111,7 +119,7 @@ class OpenAIConnection(_ToServer):
     openai_proxy: str | None = Field(default=None, exclude=True)
     request_timeout: Any = Field(default=Timeouts(), alias="timeout", exclude=True)
     max_retries: int | None = openai.DEFAULT_MAX_RETRIES
-    default_query: Mapping[str, object] | None = None
+    default_query: Mapping[str, object] | None = Field(default=None, repr=False, exclude=True)
     http_client: Any = Field(default=None, exclude=True)
     http_async_client: Any = Field(default=None, exclude=True)
     allow_unknown: bool = False

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from enum import Enum
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, get_origin
 
 from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
-from langchain_core.outputs import Generation
+from langchain_core.output_parsers.transform import BaseCumulativeTransformOutputParser
+from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableGenerator, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -20,17 +24,63 @@ from vllm_adapters.failures import truncated
 if TYPE_CHECKING:
     from vllm_adapters.langchain.chat import ChatVLLM
 
-Schema = dict[str, Any] | type
+Schema: TypeAlias = Any
+"""A Pydantic, TypedDict or Enum class, a JSON schema, a ``Literal``, a list of choices, a regex or grammar."""
+
+Method = Literal["json_schema", "function_calling", "json_mode", "choice", "regex", "grammar", "structural_tag"]
 
 
-class _WholePydantic(PydanticOutputParser[Any]):
-    """One object, at the end: half of an object is not an instance of its class."""
+class _AtTheEnd:
+    """Makes objects of whole replies: half of an object is not an instance of its class."""
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        message = getattr(result[0], "message", None)
-        if partial and not (message is not None and message.response_metadata.get("finish_reason")):
+        message = _message(result)
+        if (partial and not message.response_metadata.get("finish_reason")) or self.is_something_else(message):
             return None
-        return super().parse_result(result)
+        return super().parse_result(result)  # type: ignore[misc]
+
+    def is_something_else(self, message: AIMessage) -> bool:
+        return bool(message.tool_calls)  # of tools that were offered as well
+
+
+class _WholePydantic(_AtTheEnd, PydanticOutputParser[Any]):
+    """An object from the text."""
+
+
+class _WholePydanticCall(_AtTheEnd, PydanticToolsParser):
+    """An object from the arguments of a tool call."""
+
+    def is_something_else(self, message: AIMessage) -> bool:
+        return False
+
+
+class _Json(JsonOutputParser):
+    """A dict from the text, which grows while it streams."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        return None if _message(result).tool_calls else super().parse_result(result, partial=partial)
+
+
+class _WholeText(_AtTheEnd, BaseCumulativeTransformOutputParser[Any]):
+    """What a text stands for: one of the choices, or what matches a regex."""
+
+    read: Callable[[str], Any]
+
+    def parse(self, text: str) -> Any:
+        return self.read(text)
+
+
+class _Text(StrOutputParser):
+    """The text itself, piece by piece while it streams."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        message = _message(result)
+        called = message.tool_calls and not isinstance(message, AIMessageChunk)
+        return None if called else super().parse_result(result, partial=partial)
+
+
+def _message(result: list[Generation]) -> AIMessage:
+    return cast(AIMessage, cast(ChatGeneration, result[0]).message)
 
 
 class _Whole:
@@ -40,14 +90,16 @@ class _Whole:
         self.tool_name = tool_name
 
     def check(self, message: AIMessage) -> None:
+        calls = message.tool_calls or message.invalid_tool_calls
         if message.response_metadata.get("finish_reason") == "length":
-            calls = getattr(message, "tool_call_chunks", None) or message.tool_calls
-            raise truncated(str(message.text) or str(calls or ""))
+            arguments = [call["args"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
+            raise truncated(str(message.text) or str(arguments[-1] if arguments else ""))
         if self.tool_name and not message.tool_calls:
+            said = str(message.text) or str(calls[0]["args"] if calls else "")
             raise ConstraintNotEnforced(
-                f"The reply is not the forced call of `{self.tool_name}`: {str(message.text)[:200]!r}",
+                f"The reply is not the forced call of `{self.tool_name}`: {said[:200]!r}",
                 hint="Use method='json_schema', which needs no tool parser, or check --tool-call-parser",
-                reply=str(message.text),
+                reply=said,
                 constraint="tool_choice",
             )
 
@@ -75,31 +127,78 @@ def _add(message: Any, chunk: Any) -> Any:
     return message + chunk if isinstance(message, AIMessageChunk) and isinstance(chunk, AIMessageChunk) else chunk
 
 
+def _choices(schema: Schema) -> dict[str, Any] | None:
+    """What the model may write, and what it stands for; ``None`` for a schema of another kind."""
+    if isinstance(schema, type) and issubclass(schema, Enum):
+        return {str(member.value): member for member in schema}
+    origin: Any = get_origin(schema)
+    if origin is Literal:
+        return {str(value): value for value in get_args(schema)}
+    if isinstance(schema, list | tuple):
+        return {str(value): value for value in schema}
+    return None
+
+
+def _choice(choices: Mapping[str, Any]) -> Callable[[str], Any]:
+    # Whitespace around a reply is the chat template's.
+    return lambda text: choices[text if text in choices else text.strip()]
+
+
+def _match(pattern: str) -> Callable[[str], Any]:
+    def read(text: str) -> str:
+        try:
+            return text if re.fullmatch(pattern, text) else text.strip()
+        except re.error:  # vLLM's engines know syntax that Python does not
+            return text.strip()
+
+    return read
+
+
+def _bound_by_text(schema: Schema, method: str) -> tuple[dict[str, Any], Any]:
+    """vLLM's constraint for a method whose result is no object, and the parser of what it makes."""
+    if method == "choice":
+        choices = _choices(schema)
+        if not choices:
+            raise ValueError(f"method='choice' needs an Enum class, a Literal or a list of choices, not {schema!r}")
+        return {"choice": list(choices)}, _WholeText(read=_choice(choices))
+    if method == "regex":
+        pattern = schema.pattern if isinstance(schema, re.Pattern) else schema
+        if not isinstance(pattern, str):
+            raise ValueError(f"method='regex' needs a pattern, not {schema!r}")
+        return {"regex": pattern}, _WholeText(read=_match(pattern))
+    text = json.dumps(schema) if method == "structural_tag" and isinstance(schema, Mapping) else schema
+    if not isinstance(text, str):
+        raise ValueError(f"method={method!r} needs its text, not {schema!r}")
+    return {method: text}, _Text()
+
+
 def structured(
-    llm: ChatVLLM, schema: Schema | None, *, method: str, include_raw: bool, strict: bool | None, **kwargs: Any
+    llm: ChatVLLM, schema: Schema, *, method: Method | None, include_raw: bool, strict: bool | None, **kwargs: Any
 ) -> Runnable[Any, Any]:
     """The chain of ``ChatVLLM.with_structured_output``; see there."""
+    if method is None:
+        by_schema = "choice" if _choices(schema) is not None else "regex" if isinstance(schema, re.Pattern) else None
+        method = by_schema or "json_schema"  # type: ignore[assignment]
     if schema is None and method != "json_mode":
         raise ValueError(f"method={method!r} needs a schema")
+    if tools := kwargs.pop("tools", None):
+        kwargs["tools"] = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
     tool_name: str | None = None
     how: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
     pydantic_class: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
-    parser: Any = _WholePydantic(pydantic_object=pydantic_class) if pydantic_class else JsonOutputParser()
+    parser: Any = _WholePydantic(pydantic_object=pydantic_class) if pydantic_class else _Json()
     if method == "json_schema":
-        json_schema = convert_to_json_schema(schema)  # type: ignore[arg-type]
+        json_schema = convert_to_json_schema(schema)
         how["schema"] = json_schema
-        tools = kwargs.pop("tools", None)
-        if tools:
-            kwargs["tools"] = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         name = str(json_schema.get("title", "reply"))
         shape = {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema, "strict": True}}
         bound: Any = llm.bind(response_format=shape, ls_structured_output_format=how, **kwargs)
     elif method == "json_mode":
         bound = llm.bind(response_format={"type": "json_object"}, ls_structured_output_format=how, **kwargs)
     elif method == "function_calling":
-        tool_name = convert_to_openai_tool(schema)["function"]["name"]  # type: ignore[arg-type]
+        tool_name = convert_to_openai_tool(schema)["function"]["name"]
         bound = llm.bind_tools(
-            [schema],  # type: ignore[list-item]
+            [schema],
             tool_choice=tool_name,
             strict=strict,
             parallel_tool_calls=False,
@@ -107,12 +206,16 @@ def structured(
             **kwargs,
         )
         parser = (
-            PydanticToolsParser(tools=[pydantic_class], first_tool_only=True)
+            _WholePydanticCall(tools=[pydantic_class], first_tool_only=True)
             if pydantic_class
             else JsonOutputKeyToolsParser(key_name=tool_name, first_tool_only=True)
         )
+    elif method in ("choice", "regex", "grammar", "structural_tag"):
+        constraint, parser = _bound_by_text(schema, method)
+        how["schema"] = {"title": method, "type": "string", **constraint}
+        bound = llm.bind(structured_outputs=constraint, ls_structured_output_format=how, **kwargs)
     else:
-        raise ValueError(f"method is json_schema, function_calling or json_mode, not {method!r}")
+        raise ValueError(f"method is one of {', '.join(get_args(Method))}, not {method!r}")
     whole = _Whole(tool_name)
     read = RunnableGenerator(whole.sync, whole.async_) | parser
     if not include_raw:

@@ -65,8 +65,6 @@ def body_of(llm: Any, endpoint: Literal["chat", "completions"], call: Mapping[st
         del body["stream_options"]
     elif (body.get("n") or 1) > 1:
         raise InvalidRequest("A stream is one reply: n must be 1 when streaming", param="n")
-    if "response_format" in body:
-        body["response_format"] = dialect.response_format(body["response_format"])
     return {"model": llm.model, **body, "stream": stream, **how}
 
 
@@ -77,6 +75,8 @@ def _level(endpoint: str, llm: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         # Chat asks with a flag and a number, completions with the number alone.
         number = named.pop("top_logprobs", llm.top_logprobs) if wanted else None
         named |= {"logprobs": number} if endpoint == "completions" else {"logprobs": wanted, "top_logprobs": number}
+    if "response_format" in named:
+        named["response_format"] = dialect.response_format(named["response_format"])
     model: type[BaseModel] = ChatParams if endpoint == "chat" else CompletionParams
     taken_back = {name: None for name, value in named.items() if value is None}
     allowed = {dialect.ALLOW_UNKNOWN: True} if given.get(dialect.ALLOW_UNKNOWN) else {}

@@ -36,6 +36,22 @@ def to_wire(messages: Sequence[ChatMessage], *, replay_reasoning: bool = False) 
     return [_message(message, replay_reasoning) for message in messages]
 
 
+def refuse_media(messages: Sequence[ChatMessage]) -> None:
+    """Raise for what a text prompt would lose.
+
+    Raises:
+        InvalidRequest: There is an image, audio or video.
+    """
+    for message in messages:
+        for block in message.blocks:
+            if (part := _part(block)) is not None and part["type"] != "text":
+                raise InvalidRequest(
+                    f"A text prompt has no place for a {type(block).__name__}",
+                    hint="Use chat: is_chat_model=True",
+                    param="messages",
+                )
+
+
 def _message(message: ChatMessage, replay_reasoning: bool) -> dict[str, Any]:
     parts = [part for block in message.blocks if (part := _part(block)) is not None]
     calls = [_call(block) for block in message.blocks if isinstance(block, ToolCallBlock)]

@@ -1,0 +1,94 @@
+"""Retrieval with three real servers: embeddings, a reranker, and the model that answers."""
+
+import pytest
+
+pytest.importorskip("llama_index.llms.openai_like")
+
+from llama_index.core import Document, PromptTemplate, Settings, VectorStoreIndex
+from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.node_parser import SentenceSplitter
+
+from vllm_adapters import VLLMServer, VLLMTokenizer
+from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
+
+TEXTS = [
+    "Tokyo is the capital city of Japan.",
+    "Bread is baked from flour, water and salt.",
+    "The train to Kyoto was late again.",
+    "Mount Fuji is the highest mountain of Japan.",
+]
+QUESTION = "What is the capital of Japan?"
+
+
+@pytest.fixture
+def rag(vllm_urls):
+    llm = VLLM(base_url=vllm_urls["tiny"], temperature=0, max_tokens=60)
+    embed_model = VLLMEmbedding(base_url=vllm_urls["minilm"])
+    rerank = VLLMRerank(base_url=vllm_urls["cross-encoder"], top_n=2)
+    return llm, embed_model, rerank
+
+
+@pytest.mark.vllm("tiny", "minilm", "cross-encoder")
+@pytest.mark.parametrize("way", ["sync", "async", "stream"])
+async def test_a_query_engine(rag, sent, way):
+    llm, embed_model, rerank = rag
+    index = VectorStoreIndex.from_documents([Document(text=text) for text in TEXTS], embed_model=embed_model)
+    engine = index.as_query_engine(llm=llm, node_postprocessors=[rerank], similarity_top_k=3, streaming=way == "stream")
+    reply = await engine.aquery(QUESTION) if way == "async" else engine.query(QUESTION)
+    text = "".join(reply.response_gen) if way == "stream" else str(reply)
+    assert text
+    found = reply.source_nodes
+    assert len(found) == 2
+    assert [node.score for node in found] == sorted((node.score for node in found), reverse=True)
+    assert sent.bodies("/minilm/v1/embeddings")[0]["input"] == TEXTS
+    assert sent.bodies("/minilm/v1/embeddings")[1]["input"] == [QUESTION]
+    asked = sent.bodies("/cross-encoder/v1/rerank")[0]
+    assert (asked["query"], asked["top_n"], len(asked["documents"])) == (QUESTION, 2, 3)
+    prompt = sent.bodies("/v1/chat/completions")[-1]["messages"][-1]["content"]
+    assert all(node.text in prompt for node in found)
+
+
+@pytest.mark.vllm("tiny", "minilm", "cross-encoder")
+def test_global_settings_and_a_chat_engine(rag, sent, monkeypatch):
+    llm, embed_model, rerank = rag
+    for name in ("_llm", "_embed_model", "_tokenizer"):
+        monkeypatch.setattr(Settings, name, None)
+    Settings.llm, Settings.embed_model = llm, embed_model
+    index = VectorStoreIndex.from_documents([Document(text=text) for text in TEXTS])
+    engine = index.as_chat_engine(
+        chat_mode="context", node_postprocessors=[rerank], context_template=PromptTemplate("{context_str}")
+    )
+    assert "Tokyo" in str(engine.chat(QUESTION))
+    system, user = sent.bodies("/v1/chat/completions")[-1]["messages"]
+    assert TEXTS[0] in system["content"]
+    assert user["content"] == QUESTION
+
+
+@pytest.mark.vllm("tiny", "minilm")
+def test_exact_counts(vllm_urls, sent):
+    # Stock: counts of another model's tokenizer.
+    server = VLLMServer(vllm_urls["minilm"])
+    counter = TokenCountingHandler(tokenizer=VLLMTokenizer(server))
+    manager = CallbackManager([counter])
+    embed_model = VLLMEmbedding(server=server, callback_manager=manager)
+    embed_model.get_text_embedding_batch(TEXTS)
+    assert counter.total_embedding_token_count == sum(server.count_tokens(text) for text in TEXTS)
+    llm = VLLM(base_url=vllm_urls["tiny"], temperature=0, callback_manager=manager)
+    response = llm.complete(QUESTION)
+    streamed = list(llm.stream_complete(QUESTION))[-1]
+    for name, count in (("prompt", counter.prompt_llm_token_count), ("completion", counter.completion_llm_token_count)):
+        said = [found.additional_kwargs[f"{name}_tokens"] for found in (response, streamed)]
+        assert count == sum(said)
+
+
+@pytest.mark.vllm("minilm")
+def test_a_splitter_that_counts_as_the_model_does(vllm_url, sent):
+    tokenizer = VLLMTokenizer(VLLMServer(vllm_url), add_special_tokens=False)
+    splitter = SentenceSplitter(chunk_size=24, chunk_overlap=0, tokenizer=tokenizer)
+    pipeline = IngestionPipeline(transformations=[splitter, VLLMEmbedding(base_url=vllm_url)])
+    nodes = pipeline.run(documents=[Document(text=" ".join(TEXTS))])
+    assert len(nodes) > 1
+    assert all(len(tokenizer(node.text)) <= 24 for node in nodes)
+    assert all(len(node.embedding) == 384 for node in nodes)
+    assert len(sent.to("/tokenize")) < 20
