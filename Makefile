@@ -5,12 +5,13 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo "$$python" && break; done)
 VENV := .venv
 OPENAI3 := .venv-openai3
+ALONE := llamaindex haystack
 RUN := $(VENV)/bin/python
 PIP := -m pip --disable-pip-version-check install --quiet --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live record lint test-openai3 faults params bench clean
+.PHONY: help demo test live record lint test-openai3 test-alone faults params readme bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -22,8 +23,8 @@ demo: $(VENV)/.installed ## A tour of what works, against a real vLLM (VLLM_BASE
 test: $(VENV)/.installed ## The recorded tests, offline; ARGS="-k tools -x" goes to pytest
 	$(RUN) -m pytest $(ARGS)
 
-live: $(VENV)/.installed ## The same tests against a real vLLM
-	$(RUN) -m pytest --live $(ARGS)
+live: $(VENV)/.installed ## Those of them that talk to a server, against a real vLLM
+	$(RUN) -m pytest --live -m "vllm or live" $(ARGS)
 
 record: $(VENV)/.installed ## The same, and write the cassettes anew
 	$(RUN) -m pytest --live --record $(ARGS)
@@ -37,6 +38,11 @@ lint: $(VENV)/.installed ## Format, lint and types
 test-openai3: $(OPENAI3)/.installed ## The recorded tests on openai 3, where LangChain alone ends up
 	$(OPENAI3)/bin/python -m pytest $(ARGS)
 
+test-alone: $(ALONE:%=test-alone-%) ## The recorded tests with LlamaIndex alone, and with Haystack alone on openai 3
+
+test-alone-%: .venv-%/.installed
+	.venv-$*/bin/python -m pytest --ignore=tests/local --ignore=tests/testing $(ARGS)
+
 faults: $(VENV)/.installed ## What every path makes of every fault, as a table; ARGS="LangChain 500" for a part of it
 	@PYTHONPATH=tests/faults $(RUN) -m fault_matrix $(ARGS)
 
@@ -44,11 +50,14 @@ params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address o
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }
 	$(RUN) adapters/scripts/make_params_table.py $(SPEC) $(ARGS)
 
+readme: $(VENV)/.installed ## Make the README's tables anew
+	$(RUN) adapters/scripts/make_readme.py
+
 bench: $(VENV)/.installed ## Side by side with the frameworks' stock classes
 	$(RUN) benchmarks/run.py $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3)
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%)
 
 $(VENV)/.installed: pyproject.toml
 	$(call fresh,$(VENV))
@@ -61,6 +70,14 @@ $(OPENAI3)/.installed: pyproject.toml
 	@echo "Installing the package on openai 3 into $(OPENAI3) (a few minutes, once) ..."
 	@$(OPENAI3)/bin/python $(PIP) '.[langchain,dev]' 'openai>=3'
 	@touch $@
+
+.venv-%/.installed: pyproject.toml
+	$(call fresh,.venv-$*)
+	@echo "Installing the package with $* alone into .venv-$* (a few minutes, once) ..."
+	@.venv-$*/bin/python $(PIP) '.[$*,dev-tools]' $(if $(filter haystack,$*),'openai>=3')
+	@touch $@
+
+.PRECIOUS: .venv-%/.installed
 
 define fresh
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with the venv module found (on Debian and Ubuntu: apt install python3-venv); or say make PYTHON=/path/to/python" >&2; exit 1; }

@@ -1,4 +1,5 @@
 import os
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -6,6 +7,11 @@ from hypothesis import HealthCheck, settings
 # Before the frameworks are imported: what they would report home is a request that no cassette has.
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["LANGSMITH_TRACING"] = "false"
+
+# The tests of a framework that is not installed here are none of this run's.
+ROOMS = {"langchain": "langchain_openai", "llamaindex": "llama_index", "haystack": "haystack"}
+ABSENT = [room for room, needs in ROOMS.items() if find_spec(needs) is None]
+collect_ignore_glob = [pattern for room in ABSENT for pattern in (f"{room}/*", f"faults/test_{room}*")]
 
 pytest_plugins = ["vllm_adapters.testing.plugin", "pytester"]
 

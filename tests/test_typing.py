@@ -6,6 +6,10 @@ api = pytest.importorskip("mypy.api")
 pytest.importorskip("langchain_openai")
 
 USE = """
+from typing import Literal
+
+from pydantic import BaseModel
+
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters.langchain import ChatVLLM
 
@@ -18,6 +22,17 @@ VLLMClient("http://h:8000", max_retry=1)
 scores: list[float] = VLLMServer().score("a", ["b"])
 VLLMServer().rerank("a", "b", top_n="x")
 VLLMServer().rerank(documents=["b"])
+
+
+class City(BaseModel):
+    name: str
+
+
+city: City = ChatVLLM().with_structured_output(City).invoke("Rome")
+colour: str = ChatVLLM().with_structured_output(["red", "blue"]).invoke("Rome")
+either: str = ChatVLLM().with_structured_output(Literal["yes", "no"], max_tokens=5).invoke("Rome")
+number: int = ChatVLLM().with_structured_output(City).invoke("x")
+ChatVLLM().with_structured_output(City, method="x")
 """
 
 

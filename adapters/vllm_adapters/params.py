@@ -85,7 +85,9 @@ class RequestParams(BaseModel):
     )
     request_id: str | None = Field(default=None, description="Your id for the request, found in reply and log.")
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
-        default=None, description="Secret (characters) of those who may share cached prompts with each other."
+        default=None,
+        repr=False,
+        description="Secret (characters) of those who may share cached prompts with each other.",
     )
 
 

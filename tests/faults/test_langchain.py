@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("langchain_openai")
 
 import langchain_core.exceptions as lc
+from langchain_core.messages import HumanMessage
 from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import errors as e
@@ -154,6 +155,30 @@ def test_five_hundred_at_once(make_fault_server):
         return await asyncio.gather(*(llm.ainvoke(str(number)) for number in range(500)))
 
     assert [message.text for message in asyncio.run(run())] == [str(number) for number in range(500)]
+
+
+def test_bound_parameters_reach_every_way_of_asking(llm, fault_server):
+    bound = llm.bind(top_k=1, stop=["x"])
+
+    async def ways():
+        await bound.ainvoke("hi")
+        await bound.abatch(["hi"])
+        await bound.agenerate([[HumanMessage("hi")]], seed=1)
+        async for _ in bound.astream("hi"):
+            pass
+        async for _ in bound.astream_events("hi", version="v2"):
+            pass
+
+    asyncio.run(ways())
+    bound.invoke("hi")
+    bound.batch(["hi"])
+    list(bound.stream("hi"))
+    bound.generate([[HumanMessage("hi")]], seed=1)
+    assert bound.stream_events("hi", version="v3").output.text == "hi"
+    bound.with_config(tags=["a"]).with_retry().invoke("hi")
+    requests = fault_server.posts(CHAT)
+    assert len(requests) == 11
+    assert all((request.json["top_k"], request.json["stop"]) == (1, ["x"]) for request in requests)
 
 
 def test_bound_parameters_survive_bind_tools(llm, fault_server):

@@ -47,6 +47,14 @@ class TestChatVLLM(ChatModelIntegrationTests):
         return {"temperature": 0, "max_retries": 0, "max_tokens": 200}
 
     @property
+    def supports_json_mode(self):
+        return True
+
+    @property
+    def supports_anthropic_inputs(self):
+        return True
+
+    @property
     def model_override_value(self):
         return "tiny"
 

@@ -7,11 +7,12 @@ what was bound, and replaces dicts instead of merging them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import _ChatModelBinding
 from langchain_core.messages import AIMessage
+from langchain_core.outputs import LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from vllm_adapters.merging import merged
@@ -38,6 +39,16 @@ class BoundChatVLLM(_ChatModelBinding):
         """``ChatVLLM.with_structured_output``, keeping what is bound."""
         bound = _without(self.kwargs, "response_format", "ls_structured_output_format")
         return self._configured(self._model.with_structured_output(schema, **merged(bound, kwargs)))
+
+    def generate(self, messages: Any, stop: list[str] | None = None, *args: Any, **kwargs: Any) -> LLMResult:
+        """``ChatVLLM.generate``, with what is bound."""
+        given = merged(self.kwargs, {"stop": stop} if stop else None, kwargs)
+        return cast(LLMResult, self._model.generate(messages, given.pop("stop", None), *args, **given))
+
+    async def agenerate(self, messages: Any, stop: list[str] | None = None, *args: Any, **kwargs: Any) -> LLMResult:
+        """``generate``, to await."""
+        given = merged(self.kwargs, {"stop": stop} if stop else None, kwargs)
+        return cast(LLMResult, await self._model.agenerate(messages, given.pop("stop", None), *args, **given))
 
     def get_num_tokens_from_messages(self, messages: Any, tools: Any = None, **parameters: Any) -> int:
         """``ChatVLLM.get_num_tokens_from_messages``, with the tools and parameters that are bound."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeVar, overload
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
@@ -21,27 +21,19 @@ from vllm_adapters.langchain.served import ServedModel
 from vllm_adapters.langchain.structured import Method, Schema, structured
 from vllm_adapters.plain import PlainCompletions
 
+R = TypeVar("R")
+
 
 class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  # fewer types of key
     """LangChain's chat model for a vLLM server, with everything that vLLM adds to OpenAI's API.
 
-    >>> from vllm_adapters.langchain import ChatVLLM
-    >>> llm = ChatVLLM(base_url="http://localhost:8000", temperature=0, top_k=20)  # vllm serve MODEL
-    >>> llm.invoke("What is the capital of France?").content
-    'The capital of France is Paris.'
-    >>> llm.bind(top_k=1).invoke("Yes or no?", structured_outputs={"choice": ["yes", "no"]}).content
-    'no'
+    Setup:
+        ``pip install 'vllm-adapters[langchain]'``, and a server: ``vllm serve MODEL``. Tool calls need
+        ``--enable-auto-tool-choice --tool-call-parser ...`` there, reasoning ``--reasoning-parser ...``; errors
+        name the flag that is missing.
 
-    Every parameter of vLLM is given flat, under vLLM's own name: here, in ``bind``, and per call. Call beats
-    bind beats constructor; ``chat_template_kwargs``, ``extra_body`` and other dicts merge deeply. A name that
-    no vLLM version has is refused; one that the connected server's version does not have is translated or
-    refused.
-
-    Tool calls need ``vllm serve --enable-auto-tool-choice --tool-call-parser ...``, reasoning needs
-    ``--reasoning-parser ...``; errors name the flag that is missing.
-
-    Args:
-        model: Served model name; default: the one base model that the server serves.
+    Key init args:
+        model: Served model name, or that of a LoRA adapter; default: the one base model that the server serves.
         base_url: As for ``VLLMClient``; default ``VLLM_BASE_URL``, else ``http://localhost:8000/v1``.
         api_key: As for ``VLLMClient``; default ``VLLM_API_KEY``. ``OPENAI_*`` is never read.
         server: A ``VLLMServer`` to use instead of url, key, timeout and retries.
@@ -51,6 +43,86 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  #
         allow_unknown: Let ``extra_body`` carry fields that no vLLM version has.
         replay_reasoning: Send the reasoning of earlier replies back with them, for models trained to think on
             across tool calls; default False.
+
+        Every parameter of vLLM (``top_k``, ``min_p``, ``structured_outputs``, ``chat_template_kwargs``, ...) is
+        given flat, under vLLM's own name: here, in ``bind``, and per call. Call beats bind beats constructor;
+        dicts merge deeply. A name that no vLLM version has is refused; one that the server's version does not
+        have is translated or refused.
+
+    Instantiate:
+        >>> from vllm_adapters.langchain import ChatVLLM
+        >>> llm = ChatVLLM(base_url="http://localhost:8000", temperature=0, top_k=20)  # vllm serve MODEL
+        >>> llm.profile.get("max_input_tokens")  # nothing is asked of the server before the first call
+        >>> llm = ChatVLLM.from_server("http://localhost:8000", temperature=0)  # but here
+        >>> llm.profile["max_input_tokens"]
+        2048
+
+    Invoke:
+        >>> llm.invoke("What is the capital of France?").content
+        'The capital of France is Paris.'
+        >>> llm.bind(top_k=1).invoke("Yes or no?", structured_outputs={"choice": ["yes", "no"]}).content
+        'no'
+
+    Stream:
+        >>> for chunk in llm.stream("What is the capital of France?"):
+        ...     print(chunk.text, end="")
+        The capital of France is Paris.
+
+    Async:
+        >>> import asyncio
+        >>> asyncio.run(llm.ainvoke("Hello")).text  # also: astream, abatch
+        'Hello! I am a tiny test model.'
+
+    Tool calling:
+        >>> def get_weather(city: str) -> str:
+        ...     '''The weather in a city.'''
+        ...     return "sunny"
+        >>> message = llm.bind_tools([get_weather]).invoke("What is the weather in Rome?")
+        >>> message.tool_calls[0]["args"]
+        {'city': 'Rome'}
+
+        A call that the token limit has cut, or whose arguments are no JSON object, is in
+        ``message.invalid_tool_calls`` instead, streamed or not.
+
+    Structured output:
+        >>> from typing import Literal
+        >>> from pydantic import BaseModel
+        >>> class City(BaseModel):
+        ...     city: str
+        ...     n: int
+        >>> llm.with_structured_output(City).invoke("Give me Rome as json")
+        City(city='Rome', n=1)
+        >>> llm.with_structured_output(Literal["yes", "no"]).invoke("Yes or no?")
+        'no'
+
+    Reasoning:
+        >>> message = llm.invoke("What is the capital of France?", chat_template_kwargs={"enable_thinking": True})
+        >>> [block["type"] for block in message.content_blocks]
+        ['reasoning', 'text']
+
+    Image input:
+        Content blocks of type ``image``, ``audio`` and ``video``, by ``url`` or ``base64``, also in tool messages.
+
+        >>> llm.invoke([("user", [{"type": "image", "url": "https://example.org/cat.png"}])])
+        Traceback (most recent call last):
+        vllm_adapters.langchain.errors.InvalidRequest: tiny is not a multimodal model ...
+
+    Token usage:
+        >>> message = llm.invoke("Hello")
+        >>> message.usage_metadata["input_tokens"] == llm.get_num_tokens_from_messages([("user", "Hello")])
+        True
+
+    Logprobs:
+        >>> message = llm.invoke("Hello", logprobs=True)
+        >>> message.response_metadata["logprobs"]["content"][0]["token"]
+        'Hello'
+
+    Response metadata:
+        >>> llm.invoke("Hello", return_token_ids=True, stop=["!"]).response_metadata["stop_reason"]
+        '!'
+
+        It has ``finish_reason``, ``model_name``, ``logprobs``, and what vLLM adds: ``stop_reason``,
+        ``token_ids``, ``prompt_logprobs``, ``metrics``, ...
 
     Raises:
         VLLMError: On every failure, as a class of ``vllm_adapters.langchain.errors`` that is LangChain's own
@@ -150,6 +222,39 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  #
             **kwargs,
         )
         return self.bind(**bound.kwargs)
+
+    @overload
+    def with_structured_output(
+        self,
+        schema: type[R],
+        *,
+        method: Method | None = None,
+        include_raw: Literal[False] = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, R]: ...
+
+    @overload
+    def with_structured_output(
+        self,
+        schema: list[R] | tuple[R, ...],
+        *,
+        method: Literal["choice"] | None = None,
+        include_raw: Literal[False] = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, R]: ...
+
+    @overload
+    def with_structured_output(
+        self,
+        schema: Schema = None,
+        *,
+        method: Method | None = None,
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]: ...
 
     def with_structured_output(
         self,

@@ -119,7 +119,7 @@ class OpenAIConnection(_ToServer):
     openai_proxy: str | None = Field(default=None, exclude=True)
     request_timeout: Any = Field(default=Timeouts(), alias="timeout", exclude=True)
     max_retries: int | None = openai.DEFAULT_MAX_RETRIES
-    default_query: Mapping[str, object] | None = None
+    default_query: Mapping[str, object] | None = Field(default=None, repr=False, exclude=True)
     http_client: Any = Field(default=None, exclude=True)
     http_async_client: Any = Field(default=None, exclude=True)
     allow_unknown: bool = False

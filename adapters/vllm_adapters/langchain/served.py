@@ -69,7 +69,7 @@ class ServedModel(OpenAIConnection, BaseChatOpenAI):  # type: ignore[misc]  # fe
         """
         llm = cls(base_url=base_url, **arguments)
         with langchain_errors():
-            llm.model_name = llm.model_name or llm.root_client._run(llm.root_client._served_model())
+            llm.model_name = llm.model_name or llm.root_client.served_model()
             return llm._told(llm._vllm.models())
 
     @classmethod
@@ -77,7 +77,7 @@ class ServedModel(OpenAIConnection, BaseChatOpenAI):  # type: ignore[misc]  # fe
         """``from_server``, to await."""
         llm = cls(base_url=base_url, **arguments)
         with langchain_errors():
-            llm.model_name = llm.model_name or await llm.root_async_client._run(llm.root_async_client._served_model())
+            llm.model_name = llm.model_name or await llm.root_async_client.served_model()
             return llm._told(await llm._vllm.amodels())
 
     def _resolve_model_profile(self) -> ModelProfile:
