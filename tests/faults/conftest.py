@@ -48,3 +48,16 @@ class Asker:
 @pytest.fixture(params=["sync", "async"])
 def ask(request):
     return Asker(request.param)
+
+
+@pytest.fixture
+def many_files():
+    """Both ends of a thousand connections are in this process."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, 4096)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"only {hard} open files allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

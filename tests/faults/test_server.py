@@ -219,19 +219,6 @@ def test_no_cross_talk_among_threads(fault_server, client):
     assert list(answers) == [f"question {i}" for i in range(64)]
 
 
-@pytest.fixture
-def many_files():
-    """Both ends of a thousand connections are in this process."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(soft, 4096)
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        pytest.skip(f"only {hard} open files allowed")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 async def test_a_thousand_at_once(many_files, make_fault_server):
     server = make_fault_server(delay=1.5)
     port = int(server.root.rpartition(":")[2])

@@ -1,9 +1,12 @@
 """How requests travel: limits, pools, loops, forks, redirects, proxies, the environment."""
 
 import asyncio
+import copy
 import multiprocessing
+import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -165,19 +168,19 @@ def test_one_client_in_two_loops_at_once(fault_server):
     assert found == [True] * 20
 
 
-def test_threads_share_a_client(fault_server):
-    client = VLLMClient(fault_server.url, max_retries=0)
-    found = []
+def test_128_threads_share_a_client(make_fault_server):
+    server = make_fault_server(delay=0.3)
+    client = VLLMClient(server.url, max_retries=0)
+    together = threading.Barrier(128)
 
     def run(name):
-        found.extend(answer(client, f"{name}-{turn}") == f"{name}-{turn}" for turn in range(4))
+        together.wait()
+        return [answer(client, f"{name}-{turn}") == f"{name}-{turn}" for turn in range(3)]
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in range(32)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [True] * 128
+    with ThreadPoolExecutor(128) as threads:
+        assert list(threads.map(run, range(128))) == [[True] * 3] * 128
+    assert server.peak > 64, "they were at the server together"
+    assert server.connections <= 128, "and kept their connections"
 
 
 def _child(client, name, queue):
@@ -188,9 +191,11 @@ def _child(client, name, queue):
 
 
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
-def test_fork_after_use(fault_server):
+@pytest.mark.parametrize("used", [False, True], ids=["before-use", "after-use"])
+def test_fork(fault_server, used):
     client = VLLMClient(fault_server.url, max_retries=0)
-    assert answer(client) == "hi"
+    if used:
+        assert answer(client) == "hi"
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     children = [context.Process(target=_child, args=(client, f"child{n}", queue)) for n in range(3)]
@@ -204,16 +209,25 @@ def test_fork_after_use(fault_server):
     assert len({request.connection for request in fault_server.posts(CHAT)}) == 4
 
 
-def test_five_hundred_calls_at_once(make_fault_server):
-    server = make_fault_server(delay=1.0)
+def test_a_thousand_calls_at_once(many_files, make_fault_server):
+    server = make_fault_server(delay=2.0)
     client = AsyncVLLMClient(server.url, max_retries=0)
 
     async def run():
-        calls = [client.chat.completions.create(**hello(str(number))) for number in range(500)]
+        calls = [client.chat.completions.create(**hello(str(number))) for number in range(1000)]
         return [reply.choices[0].message.content for reply in await asyncio.gather(*calls)]
 
-    assert asyncio.run(run()) == [str(number) for number in range(500)]
-    assert server.peak > 400, "they were at the server together"
+    assert asyncio.run(run()) == [str(number) for number in range(1000)]
+    assert server.peak > 500, "they were at the server together"
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda client: pickle.loads(pickle.dumps(client))])
+def test_copies_of_a_client_in_use(fault_server, make):
+    client = VLLMClient(fault_server.url, max_retries=7)
+    assert answer(client) == "hi"
+    copied = make(client)
+    assert answer(copied) == answer(client) == "hi"
+    assert (copied.address, copied.max_retries) == (client.address, 7)
 
 
 def test_connections_are_reused(fault_server):
