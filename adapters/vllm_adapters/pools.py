@@ -76,12 +76,18 @@ class Transports(Generic[C]):
         with self._lock:
             client = self._loopless if loop is None else self._of_loop.get(loop)
             if client is None or cast(Any, client).is_closed:  # who closes and then goes on, connects anew
+                self._forget_closed_loops()
                 client = self._make()
                 if loop is None:
                     self._loopless = client
                 else:
                     self._of_loop[loop] = client
         return client
+
+    def _forget_closed_loops(self) -> None:
+        # Weak keys do not do it: a client's connections hold on to the loop that they were opened in.
+        for loop in [loop for loop in self._of_loop if loop.is_closed()]:
+            del self._of_loop[loop]
 
 
 def _running_loop() -> Any:

@@ -2,10 +2,12 @@
 
 import asyncio
 import copy
+import gc
 import multiprocessing
 import pickle
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -149,6 +151,20 @@ def test_one_client_in_three_event_loops(fault_server):
 
     assert [asyncio.run(run()) for _ in range(3)] == ["hi"] * 3
     assert len(fault_server.posts(CHAT)) == 3
+
+
+def test_loops_that_are_over_leave_no_connections(fault_server):
+    client = AsyncVLLMClient(fault_server.url, max_retries=0)
+    made = weakref.WeakSet()
+
+    async def run():
+        await asyncio.gather(*(client.chat.completions.create(**hello()) for _ in range(3)))
+        made.add(client._client)
+
+    for _ in range(10):
+        asyncio.run(run())
+    gc.collect()
+    assert len(made) == 1, "the last one's"
 
 
 def test_one_client_in_two_loops_at_once(fault_server):
