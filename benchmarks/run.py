@@ -10,6 +10,7 @@ Exit code 1 when a promise is broken by more than 5 %, which is what two runs di
 
 * streaming costs at most a third of stock ``ChatOpenAI``'s CPU per chunk (when chunks arrive in a burst),
 * a reply that is not streamed costs no more than stock,
+* streaming through Haystack costs at most half of its ``OpenAIChatGenerator``'s CPU per chunk,
 * embedding 1,000 documents costs at most a tenth of vllm-haystack's CPU (``pip install vllm-haystack``, which this
   package does not need otherwise).
 """
@@ -243,6 +244,31 @@ def embeddings(url: str) -> Iterator[Pair]:
         yield Pair(title, "text", len(texts), lambda: lists(stock.embed_documents(texts)), ours)
 
 
+def generators(url: str) -> Iterator[Pair]:
+    """Chunks of a stream through Haystack."""
+    from haystack.components.generators.chat import OpenAIChatGenerator
+    from haystack.utils import Secret
+
+    from vllm_adapters.haystack import VLLMChatGenerator
+
+    stock = OpenAIChatGenerator(Secret.from_token("none"), model="burst", api_base_url=url)
+    ours = VLLMChatGenerator(model="burst", api_base_url=url)
+
+    def run(generator: Any) -> None:
+        chunks: list[Any] = []
+        generator.run(QUESTION, streaming_callback=chunks.append)
+        count(chunks, text_of_message)
+
+    yield Pair(
+        "VLLMChatGenerator.run / OpenAIChatGenerator.run, burst",
+        "chunk",
+        CHUNKS,
+        lambda: run(stock),
+        lambda: run(ours),
+        promise=1 / 2,
+    )
+
+
 def documents(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
     """Haystack documents with their embeddings, beside the package that Haystack's makers have for vLLM."""
     try:
@@ -261,22 +287,14 @@ def documents(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
     def whole(found: dict[str, Any]) -> None:
         assert [len(document.embedding) for document in found["documents"]] == [DIMENSIONS] * len(texts)
 
-    yield Pair(
-        "VLLMDocumentEmbedder.run / vllm-haystack's",
-        "text",
-        len(texts),
-        lambda: whole(stock.run(texts)),
-        lambda: whole(ours.run(texts)),
-        promise=0.1,
-    )
-    yield Pair(
-        "VLLMDocumentEmbedder.run_async / vllm-haystack's",
-        "text",
-        len(texts),
-        lambda: whole(loop.run_until_complete(stock.run_async(texts))),
-        lambda: whole(loop.run_until_complete(ours.run_async(texts))),
-        promise=0.1,
-    )
+    ways: dict[str, Callable[[Any], dict[str, Any]]] = {
+        "run": lambda embedder: embedder.run(texts),
+        "run_async": lambda embedder: loop.run_until_complete(embedder.run_async(texts)),
+    }
+    for name, way in ways.items():
+        title = f"VLLMDocumentEmbedder.{name} / vllm-haystack's"
+        sides: list[Work] = [lambda e=e, way=way: whole(way(e)) for e in (stock, ours)]  # type: ignore[misc]
+        yield Pair(title, "text", len(texts), *sides, promise=0.1)
 
 
 class Crowd:
@@ -353,6 +371,7 @@ def main() -> int:
             *streams(url, loop),
             *replies(url, loop, 20),
             *embeddings(url),
+            *generators(url),
             *documents(url, loop),
             *crowds(url, loop, 500),
         ]

@@ -2,24 +2,30 @@ import os
 from importlib.util import find_spec
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before the frameworks are imported: what they would report home is a request that no cassette has.
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["LANGSMITH_TRACING"] = "false"
 
-FRAMEWORKS = {"langchain": "langchain_openai", "llamaindex": "llama_index", "haystack": "haystack"}
-# The tests of a room whose framework is not installed.
-collect_ignore_glob = [
-    pattern
-    for room, package in FRAMEWORKS.items()
-    if find_spec(package) is None
-    for pattern in (f"{room}/*.py", f"faults/test_{room}*.py")
-]
+# The tests of a framework that is not installed here are none of this run's.
+ROOMS = {"langchain": "langchain_openai", "llamaindex": "llama_index", "haystack": "haystack"}
+ABSENT = [room for room, needs in ROOMS.items() if find_spec(needs) is None]
+collect_ignore_glob = [pattern for room in ABSENT for pattern in (f"{room}/*", f"faults/test_{room}*")]
 
 pytest_plugins = ["vllm_adapters.testing.plugin", "pytester"]
 
 # Addresses of this machine, and Unix sockets (paths, or names that begin with a zero byte).
 THIS_MACHINE = [r"127\.", r"localhost$", r"::1$", r"/", r"\x00"]
+
+# The same examples in every run, however slow the machine; servers of a test stay up from one example to the next.
+settings.register_profile(
+    "here",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("here")
 
 
 def pytest_collection_modifyitems(items):

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllm_adapters.calls import StreamedCalls, read_calls
 
@@ -64,3 +66,44 @@ def test_arguments_split_at_every_character():
     for character in text:
         calls.add([{"index": 0, "function": {"arguments": character}}])
     assert calls.read("stop")[0].arguments == json.loads(text)
+
+
+@st.composite
+def interleaved(draw):
+    """Several calls, their deltas cut anywhere and mixed in any way, each call's own in order; and the calls."""
+    arguments = st.dictionaries(st.text(max_size=3), st.text(max_size=8) | st.integers() | st.none(), max_size=3)
+    made = draw(st.lists(arguments, min_size=1, max_size=4))
+    deltas = []
+    for index, given_ in enumerate(made):
+        text = json.dumps(given_, ensure_ascii=draw(st.booleans()))
+        cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=5)))
+        parts = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        own = [{"index": index, "function": {"arguments": part}} for part in parts]
+        own[0] = {"index": index, "id": f"call-{index}", "function": {"name": f"f{index}", "arguments": parts[0]}}
+        deltas.append(own)
+    order = draw(st.permutations([index for index, own in enumerate(deltas) for _ in own]))
+    waiting = [iter(own) for own in deltas]
+    return [next(waiting[index]) for index in order], made
+
+
+@given(interleaved(), st.integers(1, 5))
+def test_any_interleaving_of_deltas_loses_nothing(story, size):
+    deltas, made = story
+    calls = StreamedCalls()
+    for at in range(0, len(deltas), size):
+        calls.add(deltas[at : at + size])
+    found = calls.read("tool_calls")
+    assert [(call.id, call.name, call.arguments) for call in found] == [
+        (f"call-{index}", f"f{index}", arguments) for index, arguments in enumerate(made)
+    ]
+
+
+@given(interleaved())
+def test_no_cut_reply_has_a_whole_last_call(story):
+    deltas, _ = story
+    for end in range(1, len(deltas) + 1):
+        calls = StreamedCalls()
+        calls.add(deltas[:end])
+        *_, last = calls.read("length")
+        assert last.arguments is None
+        assert last.error

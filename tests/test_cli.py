@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,8 @@ from vllm_adapters import __version__
 from vllm_adapters.cli import main
 from vllm_adapters.demo import show
 from vllm_adapters.errors import ServerUnreachable
+
+RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def test_tells_its_version(capsys):
@@ -25,6 +29,8 @@ def test_help_lists_the_commands(capsys):
     printed = capsys.readouterr().out
     assert "serve" in printed
     assert "demo" in printed
+    assert "recipes" in printed
+    assert "doctor" in printed
 
 
 def test_wants_a_command(capsys):
@@ -76,3 +82,79 @@ def test_the_demo_says_which_server_does_not_answer(monkeypatch, capsys):
     assert "no server is started" in said
     assert "No answer from the server" in said
     assert "http://127.0.0.1:9/v1" in said
+
+
+def test_recipes_are_listed_with_their_jobs(capsys):
+    assert main(["recipes", "list"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    there = {path.stem for path in RECIPES.iterdir() if path.suffix == ".py" or path.is_dir()} - {"__pycache__"}
+    assert set(listed) == there
+    assert listed["constrain_a_reply"].startswith("Bind a reply to")
+
+
+def test_a_recipe_is_shown_as_it_is(capsys):
+    assert main(["recipes", "show", "constrain_a_reply.py"]) == 0
+    assert capsys.readouterr().out == (RECIPES / "constrain_a_reply.py").read_text(encoding="utf-8")
+
+
+def test_a_recipe_is_copied_but_never_over_another(tmp_path, capsys):
+    target = tmp_path / "new" / "constrain_a_reply.py"
+    assert main(["recipes", "copy", "constrain_a_reply", str(target.parent)]) == 0
+    assert capsys.readouterr().out == f"{target}\n"
+    assert target.read_bytes() == (RECIPES / target.name).read_bytes()
+    target.write_text("mine", encoding="utf-8")
+    assert main(["recipes", "copy", "constrain_a_reply", str(target.parent)]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert target.read_text(encoding="utf-8") == "mine"
+
+
+def test_an_unknown_recipe_is_told_with_its_neighbours(capsys):
+    assert main(["recipes", "show", "constrain"]) == 1
+    assert "Did you mean constrain_a_reply?" in capsys.readouterr().err
+    assert main(["recipes", "show", "xyzzy"]) == 1
+    assert "vllm-adapters recipes list" in capsys.readouterr().err
+
+
+def test_doctor_prints_json_for_scripts(fault_server, capsys, monkeypatch):
+    monkeypatch.setenv("VLLM_BASE_URL", fault_server.url)
+    assert main(["doctor", "--json"]) == 1, "it echoes, so it enforces nothing"
+    found = json.loads(capsys.readouterr().out)
+    assert found["address"] == fault_server.url
+    assert found["exit_code"] == 1
+    assert {check["name"]: check["verdict"] for check in found["checks"]}["choice"] == "broken"
+
+
+def test_doctor_writes_a_page_and_prints_a_table(make_fault_server, capsys, tmp_path):
+    server = make_fault_server(routes=["/version", "/v1/models", "/v1/embeddings", "/openapi.json"])
+    assert main(["doctor", server.url, "--html", str(tmp_path / "report.html")]) == 0
+    assert "2 vectors of 8 dimensions" in capsys.readouterr().out
+    assert "2 vectors of 8 dimensions" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_doctor_takes_the_key_from_the_variable_it_is_told(make_fault_server, capsys, monkeypatch):
+    server = make_fault_server(api_key="sk-canary", routes=["/version", "/v1/models", "/openapi.json"])
+    monkeypatch.setenv("THE_KEY", "sk-canary")
+    assert main(["doctor", server.url, "--api-key-env", "THE_KEY"]) == 0
+    monkeypatch.setenv("THE_KEY", "sk-other")
+    assert main(["doctor", server.url, "--api-key-env", "THE_KEY", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert "refuses the API key" in printed.out
+    assert "sk-" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--api-key-env", "NOT_SET_HERE"], "NOT_SET_HERE is not set"),
+        (["localhost:8000"], "is not a server's address"),
+        (["--html", "no/such/folder/report.html"], "there is no folder"),
+    ],
+)
+def test_doctor_that_cannot_ask_is_exit_code_2(arguments, said, capsys):
+    assert main(["doctor", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_doctor_of_nothing_is_exit_code_2(capsys):
+    assert main(["doctor", "http://127.0.0.1:9"]) == 2
+    assert "nothing answers" in capsys.readouterr().out

@@ -1,4 +1,8 @@
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllm_adapters.merging import merged, settled
 
@@ -29,3 +33,39 @@ def test_nothing_given_is_changed():
 def test_settled():
     assert settled({"top_k": 5, "min_p": 0}, {"top_k": None}) == {"min_p": 0}
     assert settled({"a": {"b": 1}}, {"a": {"b": None}}) == {"a": {"b": None}}
+
+
+NAMES = st.sampled_from(["a", "b", "structured_outputs", "chat_template_kwargs"])
+LEAVES = st.none() | st.integers(0, 3)
+LEVELS = st.dictionaries(
+    NAMES, st.recursive(LEAVES, lambda inner: st.dictionaries(NAMES, inner, max_size=3), max_leaves=6), max_size=4
+)
+
+
+@given(LEVELS, LEVELS, LEVELS)
+def test_which_levels_are_merged_first_makes_no_difference(low, middle, high):
+    at_once = merged(low, middle, high)
+    assert merged(merged(low, middle), high) == at_once
+    assert merged(low, merged(middle, high)) == at_once
+
+
+@given(LEVELS, LEVELS)
+def test_the_call_wins(low, high):
+    before = json.dumps([low, high])
+    result = merged(low, high)
+    assert json.dumps([low, high]) == before
+
+    def holds(result, level):
+        for name, value in level.items():
+            if isinstance(value, dict) and name not in ("structured_outputs",):
+                holds(result[name], value)
+            else:
+                assert result[name] == value
+
+    holds(result, high)
+    assert result.keys() == low.keys() | high.keys()
+
+
+def test_taken_back_in_between():
+    bound = merged({"chat_template_kwargs": None}, {"chat_template_kwargs": {"b": 2}})
+    assert merged({"chat_template_kwargs": {"a": 1}}, bound) == {"chat_template_kwargs": {"b": 2}}

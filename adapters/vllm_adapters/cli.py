@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from vllm_adapters._version import __version__
 
@@ -15,6 +17,18 @@ environment:
   VLLM_BASE_URL        a chat server of yours; then the tour starts none
   VLLM_EMBED_BASE_URL  a server of yours for embeddings and rerank
   VLLM_API_KEY         the key of both, if they ask for one
+"""
+
+_DOCTOR_NOTES = """\
+exit code:
+  0  all that the served model can do works
+  1  something lacks or is broken: the report names the flags for `vllm serve`
+  2  nothing usable there: no answer, no vLLM, or it refuses the key; or wrong arguments
+     (marked ○ and yellow: what could be switched on as well; a server without is whole)
+
+environment:
+  VLLM_BASE_URL  the server, where no URL is given
+  VLLM_API_KEY   its key, where --api-key-env names no other variable
 """
 
 
@@ -36,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from vllm_adapters.local.command import add_serve_parser, run_serve
+    from vllm_adapters.recipes import add_recipes_parser
 
     parser = argparse.ArgumentParser(
         prog="vllm-adapters",
@@ -45,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_serve_parser(commands)
     commands.choices["serve"].set_defaults(run=run_serve)
+    _add_doctor_parser(commands)
     demo = commands.add_parser(
         "demo",
         help="a tour of what works, against a real vLLM",
@@ -54,7 +70,33 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.set_defaults(run=_demo)
+    add_recipes_parser(commands)
     return parser
+
+
+def _add_doctor_parser(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="what a server can do, found out by trying, and which flag it lacks",
+        description="Asks a server a few dozen small requests and says what works, what is silently ignored, what is "
+        "missing and the `vllm serve` flag that would add it. Nothing on the server changes.",
+        epilog=_DOCTOR_NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    doctor.add_argument(
+        "url", nargs="?", metavar="URL", help="the server (default: VLLM_BASE_URL, else http://localhost:8000)"
+    )
+    doctor.add_argument("--model", metavar="NAME", help="the served model to ask (default: the first base model)")
+    doctor.add_argument("--json", action="store_true", help="print the report as JSON, for scripts")
+    doctor.add_argument("--html", type=Path, metavar="FILE", help="write the report as one self-contained page")
+    doctor.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the server's key")
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from vllm_adapters.doctor.command import run_doctor
+
+    return run_doctor(args)
 
 
 def _demo(args: argparse.Namespace) -> int:

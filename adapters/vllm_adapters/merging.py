@@ -9,6 +9,13 @@ _WHOLE = frozenset({"structured_outputs", "response_format", "repetition_detecti
 """Dicts that state one thing: mixing two constraints would state neither."""
 
 
+class _Instead(dict[str, Any]):
+    """A dict that takes the place of what a weaker level has, because a level in between took that back.
+
+    It makes merging associative: frameworks merge what was bound with the call, and that with the constructor.
+    """
+
+
 def merged(*levels: Mapping[str, Any] | None) -> dict[str, Any]:
     """Parameters of several levels as one; later levels win, ``None`` in a later level takes back.
 
@@ -22,12 +29,17 @@ def merged(*levels: Mapping[str, Any] | None) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for level in levels:
         for name, value in (level or {}).items():
-            below = result.get(name)
-            if isinstance(below, Mapping) and isinstance(value, Mapping) and name not in _WHOLE:
-                result[name] = merged(below, value)
-            else:
-                result[name] = value
+            result[name] = _over(result[name], value) if name in result and name not in _WHOLE else value
     return result
+
+
+def _over(below: Any, value: Any) -> Any:
+    if not isinstance(value, Mapping) or isinstance(value, _Instead):
+        return value
+    if not isinstance(below, Mapping):
+        return _Instead(value)
+    both = merged(below, value)
+    return _Instead(both) if isinstance(below, _Instead) else both
 
 
 def settled(*levels: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -123,6 +123,12 @@ def endpoint_of(path: str) -> str | None:
 
 
 @cache
+def paths(endpoint: str) -> tuple[str, ...]:
+    """The paths an endpoint answers at."""
+    return tuple(_table()["paths"][endpoint])
+
+
+@cache
 def _by_path() -> dict[str, str]:
     paths: dict[str, list[str]] = _table()["paths"]
     full = {path: endpoint for endpoint, known in paths.items() for path in known}

@@ -2,11 +2,11 @@
 
 import base64
 
-import langchain_core.exceptions as lc
 import pytest
 
 pytest.importorskip("langchain_openai")
 
+import langchain_core.exceptions as lc
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from vllm_adapters.langchain import ChatVLLM

@@ -7,11 +7,11 @@ import asyncio
 import functools
 import operator
 
-import langchain_core.exceptions as lc
 import pytest
 
 pytest.importorskip("langchain_openai")
 
+import langchain_core.exceptions as lc
 from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import Timeouts

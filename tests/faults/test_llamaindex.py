@@ -135,6 +135,7 @@ def test_failures(llm, fault_server, call, behaviour, ours, openais):
 @chat_model
 @pytest.mark.parametrize("end", ["clean", "close", "reset"])
 def test_a_cut_stream_is_an_error(fault_server, call, chat_model, end):
+    # Stock: a clean or closed end is silent, the text as if whole; a reset is a bare httpx.ReadError.
     llm = VLLM(base_url=fault_server.url, max_retries=0, is_chat_model=chat_model)
     chunks = wire.chat_chunks if chat_model else wire.completion_chunks
     fault_server.reply(faults.sse(*chunks("one two three", finish_reason=None), end=end))
@@ -155,6 +156,7 @@ def test_an_error_in_a_stream(llm, fault_server, call):
 @pytest.mark.parametrize("retries", [0, 2])
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_one_layer_of_retries(make_fault_server, monkeypatch, kind, retries, way):
+    # Stock: two layers multiply: 6 requests for max_retries=2, 12 by default; embeddings up to 110.
     monkeypatch.setattr(openai._base_client.BaseClient, "_calculate_retry_timeout", lambda *a, **k: 0.0)
     server = make_fault_server()
     server.reply(faults.hang_up())
@@ -259,6 +261,7 @@ def test_an_ignored_schema(llm, fault_server, streamed):
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("mode", [PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION])
 def test_a_cut_object(fault_server, streamed, mode):
+    # Stock: a pydantic error that does not name the limit; streamed, half an object as the last one.
     llm = VLLM(base_url=fault_server.url, pydantic_program_mode=mode)
     call = wire.tool_call("Person", '{"name": "A', index=0 if streamed else None)
     reply = {"tool_calls": [call]} if mode == PydanticProgramMode.FUNCTION else {"content": '{"name": "Ada", "age": 3'}
@@ -277,6 +280,7 @@ def test_a_forced_call_that_does_not_come(fault_server):
 
 
 def test_chunks_with_several_kinds_lose_nothing(llm, fault_server):
+    # Stock: the second call of a chunk is lost.
     tools = [wire.tool_call("add", '{"a": 1}', index=0), wire.tool_call("add", '{"a": 2}', index=1)]
     fault_server.reply(faults.deltas({"reasoning": "because", "content": "six"}, {"content": "!", "tool_calls": tools}))
     for call in (stream_chat, astream_chat):
@@ -287,6 +291,7 @@ def test_chunks_with_several_kinds_lose_nothing(llm, fault_server):
 
 
 def test_the_first_chunk_may_be_reasoning(llm, fault_server):
+    # Stock: async streams drop it.
     first = {"role": "assistant", "content": None, "reasoning": "FIRST "}
     fault_server.reply(faults.deltas(first, {"reasoning": "second"}, {"content": "six"}))
     for call in (stream_chat, astream_chat):
@@ -294,6 +299,7 @@ def test_the_first_chunk_may_be_reasoning(llm, fault_server):
 
 
 def test_interleaved_and_repeating_tool_deltas(llm, fault_server):
+    # Stock: four calls, two without a name, no arguments; repeated names and ids are strung together.
     def part(index, text, **more):
         return {"index": index, "type": "function", "function": {"arguments": text, **more.pop("function", {})}, **more}
 
@@ -325,6 +331,7 @@ def test_interleaved_and_repeating_tool_deltas(llm, fault_server):
     ],
 )
 def test_broken_calls_are_seen_and_not_run(llm, fault_server, call, text, reason, error):
+    # Stock: the tool is called with {}, or with what closing brackets makes of it.
     index = 0 if call in STREAMS else None
     fault_server.reply(faults.chat(tool_calls=[wire.tool_call("add", text, index=index)], finish_reason=reason))
     response = call(llm)
@@ -348,6 +355,7 @@ def test_a_tool_is_not_called_with_less_than_the_model_said(llm, fault_server):
 
 
 def test_earlier_chunks_stay_as_they_were(llm, fault_server):
+    # Stock: the first chunk shows the whole arguments afterwards.
     fault_server.reply(faults.chat(tool_calls=[wire.tool_call("add", '{"a": 1, "b": 2}', index=0)]))
     responses, shown = [], []
     for response in llm.stream_chat(HELLO):
@@ -362,6 +370,7 @@ def test_earlier_chunks_stay_as_they_were(llm, fault_server):
 
 @chat_model
 def test_nothing_of_openais_environment(make_fault_server, monkeypatch, chat_model):
+    # Stock: the key goes to the vLLM host, the base redirects.
     elsewhere = make_fault_server()
     for name, value in {
         "OPENAI_API_KEY": "sk-canary",
@@ -392,6 +401,7 @@ def test_nothing_of_openais_environment(make_fault_server, monkeypatch, chat_mod
 @pytest.mark.parametrize("form", ["{}", "{}/", "{}/v1", "{}/v1/"])
 @pytest.mark.parametrize("name", ["base_url", "api_base"])
 def test_addresses(fault_server, form, name):
+    # Stock: base_url is ignored, and requests go to api.openai.com.
     assert VLLM(**{name: form.format(fault_server.root)}).complete("hi").text == "hi"
     assert len(VLLMEmbedding(**{name: form.format(fault_server.root)}).get_text_embedding("a")) == 8
 
@@ -414,6 +424,7 @@ def test_two_addresses():
     ],
 )
 def test_unknown_arguments_are_type_errors(kind, name, hint):
+    # Stock: taken and ignored.
     with pytest.raises(TypeError, match=hint):
         kind(**{name: 1})
 
@@ -445,6 +456,7 @@ def test_refused_before_sending(llm, fault_server):
 @every_way
 @chat_model
 def test_the_call_beats_the_constructor(fault_server, call, chat_model):
+    # Stock: the constructor's max_tokens, stop and extra_body win; reasoning_effort is never sent.
     llm = VLLM(
         base_url=fault_server.url,
         is_chat_model=chat_model,
@@ -473,6 +485,7 @@ def test_several_choices(llm, fault_server):
 
 
 def test_objects_from_the_completions_endpoint(fault_server):
+    # Stock: a TypeError of the SDK.
     llm = VLLM(base_url=fault_server.url, is_chat_model=False)
     fault_server.reply(faults.completion('{"name": "Ada", "age": 36}'))
     prompt = PromptTemplate("who?")
@@ -485,6 +498,7 @@ def test_objects_from_the_completions_endpoint(fault_server):
 
 
 def test_what_the_completions_endpoint_has_no_place_for(fault_server):
+    # Stock: images are dropped, tools are a TypeError of the SDK.
     llm = VLLM(base_url=fault_server.url, is_chat_model=False)
     with pytest.raises(e.InvalidRequest, match="is_chat_model=True"):
         llm.chat([ChatMessage(role="user", blocks=[ImageBlock(url="http://nowhere.invalid/a.png")])])
@@ -494,6 +508,7 @@ def test_what_the_completions_endpoint_has_no_place_for(fault_server):
 
 
 def test_an_empty_key_is_no_key(fault_server):
+    # Stock: `Missing credentials`.
     assert VLLM(base_url=fault_server.url, api_key="").complete("hi").text == "hi"
 
 
@@ -505,6 +520,7 @@ def test_how_a_request_is_sent(llm, fault_server):
 
 @pytest.mark.parametrize("name", ["o1-mini", "gpt-5", "gpt-5.2-pro"])
 def test_served_names_that_remind_of_openai_change_nothing(make_fault_server, name):
+    # Stock: temperature 1.0 for one, a ValueError for another.
     server = make_fault_server(models=(name,))
     llm = VLLM(name, base_url=server.url, temperature=0.3, max_tokens=5)
     llm.chat_with_tools([TOOL], "hi", chat_history=[ChatMessage(role="system", content="be brief")])
@@ -522,6 +538,7 @@ def test_an_old_server_gets_its_own_names(make_fault_server):
 
 
 def test_media_by_address_is_not_fetched(llm, fault_server):
+    # Stock: audio is downloaded, video refused, images outside user messages are dropped.
     fault_server.reply(faults.chat("ok"))
     blocks = [
         TextBlock(text="look"),
@@ -562,6 +579,7 @@ def test_media_by_address_is_not_fetched(llm, fault_server):
 
 
 def test_a_document_has_no_place_in_a_message(llm, fault_server):
+    # Stock: a part with `data:None`.
     with pytest.raises(e.InvalidRequest, match="DocumentBlock"):
         llm.chat([ChatMessage(role="user", blocks=[DocumentBlock(data=b"x", document_mimetype="application/pdf")])])
     assert not fault_server.requests
@@ -599,6 +617,7 @@ def nodes(*texts):
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.parametrize("fault", ["missing", "extra", "nan", "dims", "null"])
 def test_wrong_vectors_are_refused(fault_server, way, fault):
+    # Stock: one vector for three texts is taken.
     fault_server.reply(faults.wrong_embeddings(fault), EMBED)
     model = VLLMEmbedding(base_url=fault_server.url, max_retries=0)
     embed = {
@@ -610,6 +629,7 @@ def test_wrong_vectors_are_refused(fault_server, way, fault):
 
 
 def test_vectors_in_any_order(fault_server):
+    # Stock: taken as they come.
     model = VLLMEmbedding(base_url=fault_server.url)
     right = model.get_text_embedding_batch(["a", "b", "c"])
     fault_server.reply(faults.wrong_embeddings("shuffled"), EMBED)
@@ -644,6 +664,7 @@ def test_wrong_rankings_are_refused(fault_server, way, fault):
 
 
 def test_rerank_does_not_block_the_loop(make_fault_server):
+    # Stock postprocessors: a thread for each call.
     server = make_fault_server(delay=0.3)
     rerank = VLLMRerank(base_url=server.url)
 
@@ -655,6 +676,7 @@ def test_rerank_does_not_block_the_loop(make_fault_server):
 
 
 def test_the_servers_own_words(fault_server):
+    # Stock JinaRerank: KeyError('detail').
     fault_server.reply(faults.error(400, "the document is too long", param="documents"), RERANK)
     with pytest.raises(e.InvalidRequest, match="the document is too long"):
         VLLMRerank(base_url=fault_server.url).postprocess_nodes(nodes("a"), query_str="q")
@@ -673,6 +695,7 @@ class Heard(BaseEventHandler):
 
 
 def test_no_key_anywhere(fault_server, caplog):
+    # Stock: to_dict() and pickles hold the key.
     key = "sk-canary"
     heard, root = Heard(), get_dispatcher()
     root.add_event_handler(heard)
@@ -738,6 +761,7 @@ def test_a_server_object(make_fault_server):
 
 
 def test_an_own_http_client(fault_server):
+    # Stock: with reuse_client=False the second call finds it closed.
     with http.Client(headers={"x-mine": "sync"}) as client:
         own = {"http_client": client, "async_http_client": http.AsyncClient(headers={"x-mine": "async"})}
         llm = VLLM("stub", base_url=fault_server.url, **own)

@@ -73,6 +73,7 @@ def test_counts_are_those_of_usage(sent):
     assert counter.count([]) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*experimental component")
 def test_compaction_by_the_models_own_count(sent):
     counter = VLLMTokenCounter(max_retries=0)
     size = counter.count([CAPITAL])

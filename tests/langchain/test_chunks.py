@@ -1,6 +1,9 @@
 """Copied chunks are what LangChain's own conversion makes."""
 
 import pytest
+
+pytest.importorskip("langchain_openai")
+
 from langchain_core.messages import AIMessageChunk, HumanMessageChunk
 from langchain_openai.chat_models.base import BaseChatOpenAI
 

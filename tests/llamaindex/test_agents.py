@@ -45,6 +45,7 @@ async def events_of(handler):
 
 @pytest.mark.parametrize("streaming", [True, False])
 async def test_a_function_agent(llm, sent, streaming):
+    # Stock: runs if is_chat_model and is_function_calling_model are set.
     agent = FunctionAgent(tools=[get_weather, add], llm=llm, system_prompt="Use tools.", streaming=streaming)
     handler = agent.run("What is the weather in Rome?")
     events = await events_of(handler)

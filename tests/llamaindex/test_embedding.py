@@ -72,6 +72,7 @@ async def test_every_way_to_embed(sent):
 
 @minilm
 async def test_texts_as_they_are(sent):
+    # Stock: newlines become spaces; there are no instructions.
     model = VLLMEmbedding(
         query_instruction="Instruct: find it\nQuery: ", text_instruction="passage: ", truncate_prompt_tokens=-1
     )
@@ -105,6 +106,7 @@ async def test_batches(sent, capsys, heard):
 
 @minilm
 def test_what_it_cost(vllm_url, heard):
+    # Stock: told nowhere.
     model = VLLMEmbedding()
     model.get_text_embedding_batch(TEXTS)
     model.get_query_embedding(TEXTS[0])
@@ -117,6 +119,7 @@ def test_what_it_cost(vllm_url, heard):
 
 @minilm
 async def test_a_cache_tells_queries_from_texts(sent):
+    # Stock: a query gets the text's vector, and one model's vectors go to another.
     cache = SimpleKVStore()
     model = VLLMEmbedding(query_instruction="query: ", embeddings_cache=cache)
     text = model.get_text_embedding("a")
@@ -168,6 +171,7 @@ def nodes(*texts):
 
 @minilm
 async def test_rerank(sent, heard):
+    # Stock: LlamaIndex has no reranker for vLLM; its own change the nodes given.
     given = nodes(*DOCUMENTS)
     rerank = VLLMRerank(top_n=2, keep_retrieval_score=True, metadata_mode=MetadataMode.NONE)
     best = rerank.postprocess_nodes(given, query_str=QUESTION)

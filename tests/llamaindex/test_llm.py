@@ -56,6 +56,7 @@ def test_chat(llm, sent):
 
 
 def test_nothing_is_sent_that_was_not_asked_for(sent):
+    # Stock: temperature 0.1, over the model's own.
     VLLM().complete("Hello")
     assert sent.last.json.keys() == {"model", "messages", "stream"}
 
@@ -66,6 +67,7 @@ async def test_achat_and_acomplete(llm):
 
 
 def test_streams_say_all_that_a_reply_says(llm, sent):
+    # Stock: no usage and no finish reason.
     responses = list(llm.stream_chat(ask()))
     assert len(responses) > 3
     assert "".join(response.delta for response in responses) == responses[-1].message.content == TOKYO
@@ -103,6 +105,7 @@ def test_reasoning(llm, sent, way):
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 async def test_reasoning_of_complete(llm, way):
+    # Stock: nowhere but in raw.
     asked = {"chat_template_kwargs": THINK}
     response = llm.complete(CAPITAL, **asked) if way == "sync" else await llm.acomplete(CAPITAL, **asked)
     assert response.additional_kwargs["thinking"].strip()
@@ -117,6 +120,7 @@ async def test_reasoning_of_async_streams_begins_at_the_beginning(llm):
 
 
 def test_replaying_reasoning(llm, sent):
+    # Stock: never sent back.
     turn = llm.chat(ask(), chat_template_kwargs=THINK).message
     for replay in (False, True):
         VLLM(temperature=0, replay_reasoning=replay).chat([*ask(), turn, *ask("Hello")])
@@ -153,6 +157,7 @@ def test_the_call_beats_the_constructor(sent):
 
 
 def test_constraints_of_every_kind(llm, sent):
+    # Stock: no way in; guided_choice has no effect on this server, and no error.
     assert llm.complete("Yes or no?", structured_outputs={"choice": ["yes", "no"]}).text in ("yes", "no")
     assert llm.complete("Yes or no?", guided_choice=["yes", "no"]).text in ("yes", "no")
     year = llm.complete("Which year?", structured_outputs={"regex": r"[0-9]{4}"})
@@ -184,6 +189,7 @@ def test_what_vllm_adds_to_replies(llm):
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("top", [0, 2])
 def test_log_probabilities(sent, streamed, top):
+    # Stock: none without top_logprobs, none through complete, none in streams.
     llm = VLLM(temperature=0, max_tokens=3, logprobs=True, top_logprobs=top)
     chat = list(llm.stream_chat(ask()))[-1] if streamed else llm.chat(ask())
     completed = list(llm.stream_complete(CAPITAL))[-1] if streamed else llm.complete(CAPITAL)
@@ -223,6 +229,7 @@ def test_completions(text_llm, sent):
 
 
 async def test_chat_on_completions_loses_nothing(text_llm, sent):
+    # Stock: usage moves to the message, all else is lost.
     responses = [
         text_llm.chat(ask(), max_tokens=4),
         await text_llm.achat(ask(), max_tokens=4),
@@ -237,6 +244,7 @@ async def test_chat_on_completions_loses_nothing(text_llm, sent):
 
 
 def test_one_call_on_the_other_endpoint(llm, sent):
+    # Stock: a TypeError of the SDK.
     assert llm.complete("Hello", use_chat_completions=False, max_tokens=2).text
     assert [request.path for request in sent if request.method == "POST"] == [TEXT]
 
@@ -248,6 +256,7 @@ def test_a_parameter_that_the_endpoint_lacks_is_refused(text_llm, sent):
 
 
 def test_the_context_window_is_the_servers(llm, sent):
+    # Stock: 3900.
     metadata = llm.metadata
     assert metadata.is_chat_model
     assert metadata.is_function_calling_model
@@ -284,3 +293,17 @@ def test_errors(llm):
     for call in (llm.complete, lambda *a, **k: list(llm.stream_complete(*a, **k))):
         with pytest.raises(openai.BadRequestError, match="Invalid grammar"):
             call(CAPITAL, structured_outputs={"grammar": "root ::= ((("})
+
+
+class TestLoRA:
+    """An adapter is a model name of its own, with its base model's context."""
+
+    pytestmark = pytest.mark.vllm("tiny", lora=True)
+
+    def test_a_lora_adapter_by_name(self, sent):
+        base, adapter = VLLM.from_server(max_tokens=4), VLLM("tiny-lora", temperature=0, max_tokens=4)
+        assert (base.model, adapter.metadata.context_window) == ("tiny", 2048)
+        assert adapter.complete("Hello").raw["model"] == "tiny-lora"
+        assert base.complete("Hello", model="tiny-lora").raw["model"] == "tiny-lora"
+        assert base.model_copy(update={"model": "tiny-lora"}).complete("Hello").raw["model"] == "tiny-lora"
+        assert [body["model"] for body in sent.bodies(CHAT)] == ["tiny-lora"] * 3

@@ -67,6 +67,7 @@ def test_global_settings_and_a_chat_engine(rag, sent, monkeypatch):
 
 @pytest.mark.vllm("tiny", "minilm")
 def test_exact_counts(vllm_urls, sent):
+    # Stock: counts of another model's tokenizer.
     server = VLLMServer(vllm_urls["minilm"])
     counter = TokenCountingHandler(tokenizer=VLLMTokenizer(server))
     manager = CallbackManager([counter])

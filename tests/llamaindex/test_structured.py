@@ -9,6 +9,7 @@ pytest.importorskip("llama_index.llms.openai_like")
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -93,6 +94,8 @@ async def every_way(llm, output_cls, prompt, **args):
 
 @MODES
 async def test_structured_predict(llm, sent, mode):
+    # Stock, as it comes: 400 `tools must be set`; by function calls: junk, or an empty object when streamed;
+    # async by function calls: without the system prompt.
     llm.pydantic_program_mode = mode
     assert await every_way(llm, City, PROMPT, **ROME) == [City(city="Rome", n=1)] * 4
     for body in sent.bodies(CHAT):
@@ -145,6 +148,7 @@ def test_parameters_of_one_object(llm, sent):
 
 
 def test_llamaindexs_own_programs(llm, sent):
+    # Stock: 400, and the prompt keeps the schema for later calls.
     llm.pydantic_program_mode = PydanticProgramMode.LLM
     prompt = PromptTemplate("Give me Rome as json")
     with pytest.raises(ValueError, match="json"):
@@ -169,6 +173,7 @@ def test_a_chat_prompt(llm, sent):
 
 
 def test_a_class_without_words_is_not_described_by_its_constructor(llm, sent):
+    # Stock: `Place(*args: Any, **kwargs: Any) -> ~Model`.
     llm.pydantic_program_mode = PydanticProgramMode.FUNCTION
     llm.structured_predict(Place, PROMPT, **ROME)
     assert sent.last.json["tools"][0]["function"]["description"] == ""
@@ -200,6 +205,7 @@ async def test_events_of_each_call(heard):
 
 
 def test_tools(llm, sent):
+    # Stock: appends to the caller's history.
     history = [ChatMessage(role="user", content="Hello")]
     response = llm.chat_with_tools(
         [tool()], "What is the weather in Rome and Oslo?", chat_history=history, allow_parallel_tool_calls=True
@@ -243,6 +249,7 @@ def test_tools_streamed(llm):
 
 @pytest.mark.parametrize("choice", ["required", "add"])
 def test_a_forced_tool_keeps_to_its_schema(llm, sent, choice):
+    # Stock: strict is always sent as false, and the arguments are junk.
     forced = {"tool_required": True} if choice == "required" else {"tool_choice": choice}
     response = llm.chat_with_tools([tool(add)], "Tell me a joke", **forced)
     arguments = llm.get_tool_calls_from_response(response)[0].tool_kwargs
@@ -256,6 +263,7 @@ async def test_predict_and_call(llm):
 
 
 def test_a_cut_call_is_an_error(llm):
+    # Stock: `Expected at least one tool call`.
     with pytest.raises(e.TruncatedOutput):
         llm.predict_and_call([tool()], "What is the weather in Rome?", max_tokens=8)
 
@@ -276,3 +284,19 @@ def test_a_tool_loop(llm, sent):
     assert assistant["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": '{"city": "Tokyo"}'}
     assert assistant["content"] is None
     assert result == {"role": "tool", "content": "sunny", "tool_call_id": call.tool_id}
+
+
+async def test_spans(llm):
+    spans, root = SimpleSpanHandler(), get_dispatcher()
+    root.add_span_handler(spans)
+    llm.complete("Hello")
+    await llm.achat([ChatMessage(content="Hello")])
+    list(llm.stream_chat([ChatMessage(content="Hello")]))
+    [found async for found in await llm.astream_complete("Hello")]
+    with pytest.raises(e.ModelNotServed):
+        llm.complete("Hello", model="nope")
+    root.span_handlers.remove(spans)
+    names = [span.id_.partition("-")[0] for span in spans.completed_spans]
+    assert sorted(names) == ["VLLM.achat", "VLLM.astream_complete", "VLLM.complete", "VLLM.stream_chat"]
+    assert [span.id_.partition("-")[0] for span in spans.dropped_spans] == ["VLLM.complete"]
+    assert not spans.open_spans

@@ -73,6 +73,14 @@ def test_tiny_is_served_with_parsers_and_without_thinking(started):
     assert flag(told, "--max-model-len") == "2048"
 
 
+def test_bare_leaves_the_models_own_flags_out(started):
+    _, told = started("tiny", bare=True, flags=("--max-num-seqs", "4"))
+    assert not {"--reasoning-parser", "--tool-call-parser", "--enable-auto-tool-choice"} & set(told["arguments"])
+    assert flag(told, "--model") == str(TINY_DIR)
+    assert flag(told, "--max-model-len") == "2048"
+    assert told["arguments"][-2:] == ["--max-num-seqs", "4"]
+
+
 def test_own_flags_come_last(started):
     _, told = started("tiny", flags=("--max-num-seqs", "4"), max_model_len=512)
     assert told["arguments"][-2:] == ["--max-num-seqs", "4"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from copy import deepcopy
+from typing import Any, ClassVar, Self, cast
 
 import openai
 from haystack import Document, default_from_dict, default_to_dict
 from haystack.utils import Secret
+from haystack.utils.auth import TokenSecret
 
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest
@@ -20,6 +22,7 @@ NAMESPACE = "haystack_integrations.components.vllm_adapters"
 """The module that pipelines name in their YAML."""
 
 API_KEY = Secret.from_env_var("VLLM_API_KEY", strict=False)
+_ALIVE = frozenset({"_client", "_async_client", "_server", "_tokenizer"})
 
 
 class Connected:
@@ -56,14 +59,15 @@ class Connected:
         self.max_retries = max_retries
         self.http_client_kwargs = http_client_kwargs
         self.server_version = server_version
-        self._given_server = self._server = server
+        self._given_server = self._server = server.serving(self.model) if server and self.model else server
         self._client: VLLMClient | None = None
         self._async_client: AsyncVLLMClient | None = None
 
     def _connect(self) -> VLLMServer:
         if self._server is None:
             options = dict(self.http_client_kwargs or {})
-            limit = options.pop("timeout", None) if self.timeout is None else self.timeout
+            limit = options.pop("timeout", None)
+            limit = limit if self.timeout is None else self.timeout
             self._server = VLLMServer(
                 self.api_base_url,
                 api_key=(self.api_key.resolve_value() if self.api_key else None) or NO_KEY,
@@ -115,6 +119,24 @@ class Connected:
         """The model's name as far as it is known."""
         return self.model or self._connect().client.facts.model
 
+    def __getstate__(self) -> dict[str, Any]:
+        # As for the client: a pickle holds no key and no connection; the process that opens it reads VLLM_API_KEY.
+        state = {name: None if name in _ALIVE else value for name, value in vars(self).items()}
+        state["_server"] = self._given_server
+        if isinstance(self.api_key, TokenSecret):
+            state["api_key"] = API_KEY
+        return state
+
+    def __copy__(self) -> Self:
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(deepcopy(vars(self), memo))
+        return twin
+
     def _saved(self) -> dict[str, Any]:
         """The constructor's arguments as they are saved."""
         saved = {}
@@ -126,7 +148,7 @@ class Connected:
         return saved
 
     def to_dict(self) -> dict[str, Any]:
-        """The component as basic types: its secret by the variable's name, what is not set by vLLM's absence."""
+        """The component as basic types: the key by the name of its variable, our own parameters if they are set."""
         return default_to_dict(self, **self._saved())
 
     @classmethod

@@ -13,8 +13,6 @@ from vllm_adapters.server import VLLMServer
 from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
 
-_OPENS = frozenset({"base_url", "http_client", "async_http_client"})
-
 
 class Connection(BaseModel):
     """The fields of a connection, and the server they lead to. Nothing is sent before the first call."""
@@ -22,8 +20,9 @@ class Connection(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     api_base: str | None = Field(
-        default=None, description="The server, `base_url` too; default `VLLM_BASE_URL`, else http://localhost:8000/v1."
+        default=None, description="The server; default: `VLLM_BASE_URL`, else http://localhost:8000/v1."
     )
+    base_url: str | None = Field(default=None, description="The same as `api_base`.", exclude=True)
     api_key: SecretStr | None = Field(
         default=None, description="Key of `vllm serve --api-key`; default `VLLM_API_KEY`.", exclude=True, repr=False
     )
@@ -36,6 +35,10 @@ class Connection(BaseModel):
     default_headers: dict[str, str] | None = Field(
         default=None, description="Headers of every request.", exclude=True, repr=False
     )
+    http_client: Any = Field(
+        default=None, description="An own HTTP client of the SDK's kind.", exclude=True, repr=False
+    )
+    async_http_client: Any = Field(default=None, description="The same, for coroutines.", exclude=True, repr=False)
     server: VLLMServer | None = Field(
         default=None, description="Used instead of address, key, timeout and retries.", exclude=True
     )
@@ -51,22 +54,20 @@ class Connection(BaseModel):
     def _checked(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Constructor arguments, with unknown names refused and both names of the address made one."""
         for name in given:
-            if name not in cls.model_fields and name not in _OPENS:
+            if name not in cls.model_fields:
                 raise dialect.unknown_parameter(cls._endpoint, name)
         if not isinstance(given.get("api_key"), str | SecretStr | None):
             # Not left to Pydantic, whose error would show the value.
             raise TypeError(f"api_key must be a str or a SecretStr, not {type(given['api_key']).__name__}")
-        base_url, api_base = given.get("base_url"), given.get("api_base")
-        if base_url and api_base and normal_address(base_url) != normal_address(api_base):
-            raise InvalidRequest(f"base_url is {base_url} and api_base is {api_base}", hint="Give one of them")
-        fields = {name: value for name, value in given.items() if name not in _OPENS}
-        if given.get("server") is not None:
-            address: str | None = given["server"].base_url
-        else:
-            address = normal_address(base_url or api_base)
-        return {**fields, "api_base": address}
+        if (server := given.get("server")) is not None:
+            return {**given, "api_base": server.base_url, "base_url": server.base_url}
+        named = {normal_address(given[name]) for name in ("base_url", "api_base") if given.get(name)}
+        if len(named) > 1:
+            raise InvalidRequest(f"base_url and api_base differ: {', '.join(sorted(named))}", hint="Give one of them")
+        address = named.pop() if named else normal_address(None)
+        return {**given, "api_base": address, "base_url": address}
 
-    def _connect(self, model: str, http_client: Any = None, async_http_client: Any = None) -> None:
+    def _connect(self, model: str) -> None:
         if self.server is not None:
             self._server = self.server.serving(model) if model else self.server
             return
@@ -79,11 +80,12 @@ class Connection(BaseModel):
             default_headers=self.default_headers,
             server_version=self.server_version,
             allow_unknown=self.allow_unknown,
-            http_client=http_client,
-            async_http_client=async_http_client,
+            http_client=self.http_client,
+            async_http_client=self.async_http_client,
         )
 
     def __getstate__(self) -> dict[Any, Any]:
-        # No key and no header leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
-        state = super().__getstate__()
-        return {**state, "__dict__": {**state["__dict__"], "api_key": None, "default_headers": None}}
+        # No key, header or connection leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
+        hidden = dict.fromkeys(("api_key", "default_headers", "http_client", "async_http_client"))
+        bare = self.model_copy(update=hidden)
+        return super(Connection, bare).__getstate__()

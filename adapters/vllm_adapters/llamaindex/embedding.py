@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CBEventType, EventPayload
@@ -63,10 +63,8 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
 
     Args:
         model_name: Served model name, also as ``model``; default: the one base model that the server serves.
-        base_url: The server, as for ``VLLMClient``; also as ``api_base``. ``OPENAI_*`` is never read.
+        api_base: The server, as for ``VLLMClient``; also as ``base_url``. ``OPENAI_*`` is never read.
         embeddings_cache: A store that keeps vectors, by model, parameters and role; found as ``cache``.
-        http_client: An own HTTP client of the SDK's kind.
-        async_http_client: The same, for coroutines.
         fields: See the fields of the class: connection, instructions, vLLM's parameters.
 
     Raises:
@@ -87,23 +85,15 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
     )
     cache: BaseKVStore | None = Field(default=None, exclude=True, description="Keeps vectors.")
 
-    def __init__(
-        self,
-        model_name: str = "",
-        *,
-        model: str | None = None,
-        base_url: str | None = None,
-        embeddings_cache: BaseKVStore | None = None,
-        http_client: Any = None,
-        async_http_client: Any = None,
-        **fields: Any,
-    ) -> None:
-        fields = self._checked({"model_name": model_name or model or "", "base_url": base_url, **fields})
-        if embeddings_cache is not None:
-            # LlamaIndex's own use of it asks by text alone: a query would get a document's vector.
-            fields["cache"] = embeddings_cache
-        super().__init__(**fields)
-        self._connect(self.model_name, http_client, async_http_client)
+    if not TYPE_CHECKING:  # type checkers make it from the fields
+
+        def __init__(self, model_name: str = "", *, model: str = "", **fields: Any) -> None:
+            fields = self._checked({"model_name": model_name or model, **fields})
+            if (store := fields.pop("embeddings_cache", None)) is not None:
+                # LlamaIndex's own use of it asks by text alone: a query would get a document's vector.
+                fields["cache"] = store
+            super().__init__(**fields)
+            self._connect(self.model_name)
 
     @classmethod
     def class_name(cls) -> str:

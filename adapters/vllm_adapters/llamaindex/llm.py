@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llama_index.core.base.llms.generic_utils import prompt_to_messages
 from llama_index.core.base.llms.types import (
@@ -57,9 +57,7 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
 
     Args:
         model: Served model name, a LoRA adapter's too; default: the one base model that the server serves.
-        base_url: The server, as for ``VLLMClient``; also as ``api_base``. ``OPENAI_*`` is never read.
-        http_client: An own HTTP client of the SDK's kind.
-        async_http_client: The same, for coroutines.
+        api_base: The server, as for ``VLLMClient``; also as ``base_url``. ``OPENAI_*`` is never read.
         fields: See the fields of the class: connection, OpenAI's parameters, vLLM's parameters.
 
     Raises:
@@ -84,23 +82,17 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
 
     _served_window: int | None = PrivateAttr(default=None)
 
-    def __init__(
-        self,
-        model: str = "",
-        *,
-        base_url: str | None = None,
-        http_client: Any = None,
-        async_http_client: Any = None,
-        **fields: Any,
-    ) -> None:
-        fields = self._checked({"model": model, "base_url": base_url, **fields})
-        if (server := fields.get("server")) is not None:
-            fields["model"] = model or server.model or ""
-        fields["additional_kwargs"] = fields.get("additional_kwargs") or {}
-        # Past OpenAI's own constructor, which fills in from the environment's OPENAI_* and by OpenAI's model names.
-        super(OpenAI, self).__init__(**fields)
-        self._client = self._aclient = self._http_client = self._async_http_client = None
-        self._connect(self.model, http_client, async_http_client)
+    if not TYPE_CHECKING:  # type checkers make it from the fields
+
+        def __init__(self, model: str = "", **fields: Any) -> None:
+            fields = self._checked({"model": model, **fields})
+            if (server := fields.get("server")) is not None:
+                fields["model"] = model or server.model or ""
+            fields["additional_kwargs"] = fields.get("additional_kwargs") or {}
+            # Past OpenAI's constructor, which fills in from the environment's OPENAI_* and by OpenAI's model names.
+            super(OpenAI, self).__init__(**fields)
+            self._client = self._aclient = self._http_client = self._async_http_client = None
+            self._connect(self.model)
 
     @classmethod
     def from_server(cls, server: VLLMServer | str | None = None, **fields: Any) -> Self:
@@ -114,7 +106,7 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
             VLLMError: The server cannot be reached.
             ModelNotServed: It serves several models, and none was named.
         """
-        where = {"server": server} if isinstance(server, VLLMServer) else {"base_url": server}
+        where: dict[str, Any] = {"server": server} if isinstance(server, VLLMServer) else {"api_base": server}
         llm = cls(**where, **fields)
         llm.model = llm.model or llm._server.client.served_model()
         llm.context_window = llm.context_window or llm._ask_window()

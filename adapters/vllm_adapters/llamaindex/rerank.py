@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -36,9 +36,7 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
 
     Args:
         model: Served model name; default: the one base model that the server serves.
-        base_url: The server, as for ``VLLMClient``; also as ``api_base``. ``OPENAI_*`` is never read.
-        http_client: An own HTTP client of the SDK's kind.
-        async_http_client: The same, for coroutines.
+        api_base: The server, as for ``VLLMClient``; also as ``base_url``. ``OPENAI_*`` is never read.
         fields: See the fields of the class: connection, ``top_n`` and vLLM's other parameters.
 
     Raises:
@@ -58,17 +56,11 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
         default=MetadataMode.EMBED, description="Which of a node's metadata the model gets to read with its text."
     )
 
-    def __init__(
-        self,
-        model: str = "",
-        *,
-        base_url: str | None = None,
-        http_client: Any = None,
-        async_http_client: Any = None,
-        **fields: Any,
-    ) -> None:
-        super().__init__(**self._checked({"model": model, "base_url": base_url, **fields}))
-        self._connect(self.model, http_client, async_http_client)
+    if not TYPE_CHECKING:  # type checkers make it from the fields
+
+        def __init__(self, model: str = "", **fields: Any) -> None:
+            super().__init__(**self._checked({"model": model, **fields}))
+            self._connect(self.model)
 
     @classmethod
     def class_name(cls) -> str:

@@ -57,6 +57,8 @@ class LocalVLLM:
             the installation.
         lora: Serve `tiny` with LoRA switched on: a random adapter under the name "tiny-lora", and leave to
             load more at run time.
+        bare: Leave out the flags that a bundled model is otherwise served with (parsers for tools and reasoning,
+            reports), as plain `vllm serve MODEL` does.
 
     Attributes:
         model: The name the server serves the model under: the bundled name, or what was given.
@@ -78,6 +80,7 @@ class LocalVLLM:
         quiet: bool = False,
         startup_timeout: float = 600.0,
         lora: bool = False,
+        bare: bool = False,
     ) -> None:
         if lora and model != "tiny":
             raise ValueError('lora=True has an adapter for "tiny" only; for another model give its own flags')
@@ -91,6 +94,7 @@ class LocalVLLM:
         self._env = dict(env or {})
         self._startup_timeout = startup_timeout
         self._lora = lora
+        self._bare = bare
         self._progress = Progress(quiet=quiet)
         self._port: int | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -263,7 +267,7 @@ class LocalVLLM:
         command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "16"]
         if self._max_model_len:
             command += ["--max-model-len", str(self._max_model_len)]
-        if self._bundled:
+        if self._bundled and not self._bare:
             command += self._bundled.flags
         if adapter:
             command += [*_LORA_FLAGS, "--lora-modules", f"tiny-lora={adapter}"]

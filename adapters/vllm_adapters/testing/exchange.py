@@ -92,13 +92,14 @@ class Exchange:
     """One request and the means to answer it, well or badly.
 
     A behaviour calls `head` and then `data` as often as it likes and `finish`, or `whole` for all three. The
-    knobs ``pace`` and ``cut`` change how later bytes leave, so that one behaviour can wrap another.
+    knobs ``pace``, ``cut`` and ``keep`` change how later bytes leave, so that one behaviour can wrap another.
 
     Attributes:
         request: what was asked.
         served: what a healthy server would serve.
         pace: (bytes, seconds): send in pieces of so many bytes with that pause after each.
         cut: (bytes, how): after so many body bytes close, reset or go silent.
+        keep: of a `whole` answer send only so many bytes of the body, and say so in its length.
     """
 
     def __init__(self, request: Received, served: Served, writer: asyncio.StreamWriter) -> None:
@@ -106,6 +107,7 @@ class Exchange:
         self.served = served
         self.pace: tuple[int, float] | None = None
         self.cut: tuple[int, Cut] | None = None
+        self.keep: int | None = None
         self.keep_alive = request.headers.get("connection", "").lower() != "close"
         self._writer = writer
         self._framing: Framing = "length"
@@ -167,6 +169,7 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send a complete answer with its length."""
+        body = body[: self.keep]
         await self.head(status, content_type, headers=headers, framing="length", length=len(body))
         await self.data(body)
 

@@ -96,6 +96,7 @@ class FaultServer:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._port = 0
+        self._same_port = 0
         self._stopping: asyncio.Event | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -166,9 +167,16 @@ class FaultServer:
         self._thread.join()
         self._thread = None
         self._port = 0
+        self._ready.clear()
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+    def restart(self) -> None:
+        """Stop, and start again on the same port, as a server that was replaced. Orders and requests stay."""
+        self._same_port = self._port
+        self.stop()
+        self.start()
 
     def __enter__(self) -> FaultServer:
         return self.start()
@@ -192,7 +200,7 @@ class FaultServer:
             connection = _Connection(reader, lambda r, w: self._accept(connection, r, w), loop)
             return connection
 
-        server = await loop.create_server(connect, "127.0.0.1", 0, backlog=_BACKLOG)
+        server = await loop.create_server(connect, "127.0.0.1", self._same_port, backlog=_BACKLOG)
         self._port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await stopping.wait()

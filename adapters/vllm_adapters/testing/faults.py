@@ -41,6 +41,7 @@ __all__ = [
     "redirect",
     "reply",
     "reset",
+    "shorten",
     "slow",
     "split",
     "sse",
@@ -111,6 +112,16 @@ def truncate(behaviour: Behaviour, after: int, how: Cut = "close") -> Behaviour:
 
     async def run(exchange: Exchange) -> None:
         exchange.cut = (after, how)
+        await behaviour(exchange)
+
+    return run
+
+
+def shorten(behaviour: Behaviour, to: int) -> Behaviour:
+    """Send only so many bytes of the body, and headers that agree: what a proxy stores of an answer cut short."""
+
+    async def run(exchange: Exchange) -> None:
+        exchange.keep = to
         await behaviour(exchange)
 
     return run

@@ -1,0 +1,53 @@
+"""`vllm-adapters doctor`: an examination from the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from rich.console import Console
+
+from vllm_adapters.doctor.examination import examine
+from vllm_adapters.doctor.page import page
+from vllm_adapters.doctor.show import show
+from vllm_adapters.errors import VLLMError
+
+NOTHING_USABLE = 2
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """Examine a server, and print, or write, what was found.
+
+    Args:
+        args: What the command line's parser read.
+
+    Returns:
+        The exit code: 0 all that the model can do works, 1 something lacks or is broken, 2 nothing usable there,
+        or wrong arguments.
+    """
+    api_key = os.environ.get(args.api_key_env) if args.api_key_env else None
+    if args.api_key_env and not api_key:
+        sys.stderr.write(f"vllm-adapters doctor: {args.api_key_env} is not set\n")
+        return NOTHING_USABLE
+    if args.html and not args.html.absolute().parent.is_dir():
+        sys.stderr.write(f"vllm-adapters doctor: there is no folder {args.html.absolute().parent}\n")
+        return NOTHING_USABLE
+    progress = Console(stderr=True)
+    try:
+        with progress.status("looking ...") as status:
+            report = examine(
+                args.url, api_key=api_key, model=args.model, before=lambda check: status.update(check.asks)
+            )
+    except VLLMError as error:  # not an address, or not a key: nothing was asked
+        sys.stderr.write(f"vllm-adapters doctor: {error}\n")
+        return NOTHING_USABLE
+    if args.html:
+        args.html.write_text(page(report), encoding="utf-8")
+        progress.print(f"Written: {args.html}", highlight=False)
+    if args.json:
+        sys.stdout.write(json.dumps(report.as_json(), ensure_ascii=False, indent=2) + "\n")
+    else:
+        show(report, Console())
+    return report.exit_code

@@ -1,0 +1,77 @@
+"""Which parser a model needs: by its name, else by the special tokens it has."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Parsers(NamedTuple):
+    """Names for `--tool-call-parser` and `--reasoning-parser`; None where there is none to suggest."""
+
+    tools: str | None = None
+    reasoning: str | None = None
+
+
+# The first that is found in the model's name or path holds.
+_BY_NAME = {
+    r"gpt-?oss": Parsers("openai", "openai_gptoss"),
+    r"deepseek-r1|qwq": Parsers("hermes", "deepseek_r1"),
+    r"deepseek-v3\.1": Parsers("deepseek_v31", "deepseek_v3"),
+    r"deepseek": Parsers("deepseek_v3", "deepseek_r1"),
+    r"qwen-?3-coder": Parsers("qwen3_coder"),
+    r"qwen-?3\.[5-9]": Parsers("qwen3_coder", "qwen3"),
+    r"qwen": Parsers("hermes", "qwen3"),
+    r"glm-4\.7": Parsers("glm47", "glm45"),
+    r"glm-4": Parsers("glm45", "glm45"),
+    r"mistral|ministral|magistral|mixtral|devstral": Parsers("mistral", "mistral"),
+    r"llama-?4": Parsers("llama4_pythonic"),
+    r"llama": Parsers("llama3_json"),
+    r"granite-4": Parsers("granite4", "granite"),
+    r"granite": Parsers("granite", "granite"),
+    r"kimi": Parsers("kimi_k2", "kimi_k2"),
+    r"minimax-m2": Parsers("minimax_m2", "minimax_m2"),
+    r"hunyuan": Parsers("hunyuan_a13b", "hunyuan_a13b"),
+    r"seed-oss": Parsers("seed_oss", "seed_oss"),
+    r"olmo-?3": Parsers("olmo3", "olmo3"),
+    r"ernie-?4\.5": Parsers("ernie45", "ernie45"),
+    r"gemma-?4": Parsers("gemma4", "gemma4"),
+    r"phi-4-mini": Parsers("phi4_mini_json"),
+}
+
+_BY_TOKEN = {
+    "<|tool_calls_section_begin|>": Parsers(tools="kimi_k2"),
+    "<minimax:tool_call>": Parsers(tools="minimax_m2"),
+    "<seed:tool_call>": Parsers(tools="seed_oss"),
+    "<seed:think>": Parsers(reasoning="seed_oss"),
+    "[TOOL_CALLS]": Parsers(tools="mistral"),
+    "[THINK]": Parsers(reasoning="mistral"),
+    "<|python_tag|>": Parsers(tools="llama3_json"),
+    "<tool_call>": Parsers(tools="hermes"),
+    "<think>": Parsers(reasoning="qwen3"),
+}
+TOKENS = tuple(_BY_TOKEN)
+
+THOUGHT_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "<seed:think>", "<|channel|>analysis")
+"""What is left in a reply whose thinking was not parsed; a template may have put the opening mark in the prompt."""
+
+CALL_MARKS = (
+    *("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<function=", "<minimax:tool_call>", "<seed:tool_call>"),
+    *("<|tool_calls_section_begin|>", "<｜tool▁calls▁begin｜>"),
+)
+"""What is left in a reply whose tool calls were not parsed."""
+
+
+def by_name(*names: str) -> Parsers:
+    """The parsers for a model called this way."""
+    text = " ".join(names).lower().replace("_", "-")
+    return next((parsers for pattern, parsers in _BY_NAME.items() if re.search(pattern, text)), Parsers())
+
+
+def by_tokens(strings: list[str]) -> Parsers:
+    """The parsers for a model whose tokenizer cuts the text of all ``TOKENS`` into these."""
+    found = [parsers for token, parsers in _BY_TOKEN.items() if token in strings]
+    return Parsers(
+        next((parsers.tools for parsers in found if parsers.tools), None),
+        next((parsers.reasoning for parsers in found if parsers.reasoning), None),
+    )

@@ -1,0 +1,105 @@
+"""The server's own request schema beside our table of parameters: is it a vLLM that we know in full?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from packaging.version import Version
+
+from vllm_adapters import params_table
+from vllm_adapters.doctor.findings import Check, Finding, Verdict, untried, works
+from vllm_adapters.doctor.visit import Visit
+
+_OBJECTS = ("repetition_detection", "stream_options", "structured_outputs")
+
+
+def request_fields(document: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
+    """The fields of every form of the request to a path, by name, with their schemas.
+
+    Args:
+        document: An OpenAPI document.
+        path: Such as ``/v1/chat/completions``.
+    """
+    content = document.get("paths", {}).get(path, {}).get("post", {}).get("requestBody", {}).get("content", {})
+    return {
+        name: schema
+        for body in content.values()
+        for form in _members(document, body["schema"])
+        for name, schema in _properties(form).items()
+    }
+
+
+def _properties(form: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: schema for name, schema in form.get("properties", {}).items() if not name.startswith("_")}
+
+
+def _members(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The forms a schema allows, with what it refers to in its place."""
+    while "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]]
+    either = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
+    if not either:
+        yield schema
+        return
+    for one in either:
+        yield from _members(document, one)
+
+
+def described(document: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """The fields of each endpoint of our table, and of the parameters that are objects, as the server has them."""
+    found: dict[str, set[str]] = {}
+    for path in document.get("paths", {}):
+        endpoint = params_table.endpoint_of(path)
+        fields = request_fields(document, path) if endpoint and path in params_table.paths(endpoint) else {}
+        if endpoint and fields:
+            found.setdefault(endpoint, set()).update(fields)
+        for name in _OBJECTS:
+            if endpoint == "chat" and name in fields:
+                inner = {key for form in _members(document, fields[name]) for key in _properties(form)}
+                found.setdefault(name, set()).update(inner)
+    return {name: frozenset(names) for name, names in found.items()}
+
+
+def differences(
+    theirs: Mapping[str, frozenset[str]], version: Version
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """What the server has and no version in our table, and what our table has for its version and it does not.
+
+    Args:
+        theirs: Fields by endpoint, as ``described`` gives them.
+        version: The server's version; one newer than the table is compared with its newest.
+    """
+    version = min(version, params_table.newest())
+    unknown, gone = {}, {}
+    for endpoint, names in sorted(theirs.items()):
+        ours = {name for name in params_table.names(endpoint) if _known(endpoint, name, version)}
+        unknown[endpoint] = sorted(names - params_table.names(endpoint))
+        gone[endpoint] = sorted(ours - names)
+    return {k: v for k, v in unknown.items() if v}, {k: v for k, v in gone.items() if v}
+
+
+def _known(endpoint: str, name: str, version: Version) -> bool:
+    found = params_table.availability(endpoint, name)
+    return found is not None and found.first <= version and (found.last is None or version <= found.last)
+
+
+def _schema(visit: Visit) -> Finding:
+    if not visit.document or visit.version is None:
+        return untried("it tells no version or no request schema")
+    theirs = described(visit.document)
+    unknown, gone = differences(theirs, visit.version)
+    data = {"unknown": unknown, "gone": gone}
+    if not unknown and not gone:
+        return works(f"all {sum(map(len, theirs.values()))} parameters of {len(theirs)} requests are known", **data)
+    parts = [f"it has {_told(unknown)}, which this package does not know"] if unknown else []
+    parts += [f"it has no {_told(gone)}, which vLLM {min(visit.version, params_table.newest())} has"] if gone else []
+    advice = "pip install -U vllm-adapters; until then allow_unknown=True lets them pass" if unknown else ""
+    return Finding(Verdict.LACKS, "; ".join(parts), advice=advice, data=data)
+
+
+def _told(fields: Mapping[str, list[str]]) -> str:
+    return ", ".join(f"{endpoint}.{name}" for endpoint, names in fields.items() for name in names)
+
+
+CHECKS = (Check("schema", "server", "Are all its parameters known here?", _schema, counts=False),)

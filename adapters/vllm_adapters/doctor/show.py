@@ -1,0 +1,47 @@
+"""The report in a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vllm_adapters.doctor.report import Report
+from vllm_adapters.doctor.rows import MARKS, Row, heading, rows_of, summary
+
+_STYLE = {"good": "green", "fault": "bold red", "option": "yellow", "quiet": "dim"}
+
+_NAMES = 24  # columns of the terminal
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, the flags to add, and how it stands."""
+    table = Table(
+        title=heading(report), title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False
+    )
+    table.add_column()
+    table.add_column(max_width=_NAMES)
+    table.add_column(overflow="fold")
+    group = ""
+    for row in rows_of(report):
+        if row.group != group:
+            group = row.group
+            table.add_row("", "", "")
+            table.add_row("", Text(group, "bold"), "")
+        style = _STYLE[row.tone]
+        table.add_row(Text(MARKS[row.finding.verdict], style), Text(", ".join(row.names)), _told(row))
+    console.print(table)
+    console.print()
+    for said, flags in (("Add to vllm serve", report.missing_flags), ("Could be added", report.optional_flags)):
+        if flags:
+            console.print(Text.assemble((f"{said}: ", "bold"), (" ".join(flags), "cyan")), soft_wrap=True)
+    console.print(Text(summary(report), "bold" if report.exit_code else "bold green"), soft_wrap=True)
+
+
+def _told(row: Row) -> Text:
+    text = Text(row.finding.text, "" if row.tone in ("good", "option") else _STYLE[row.tone])
+    if row.finding.flags:
+        text.append(f"\nadd {' '.join(row.finding.flags)}", "cyan")
+    if row.finding.advice:
+        text.append(f"\n{row.finding.advice}", "dim")
+    return text

@@ -1,0 +1,216 @@
+"""One visit to a server: how it is asked, and what is known of it so far."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from openai.types.chat import ChatCompletion
+from openai.types.completion_usage import CompletionUsage
+from packaging.version import Version
+from pydantic import SecretStr
+
+from vllm_adapters import dialect
+from vllm_adapters._compat import http
+from vllm_adapters.doctor import parsers
+from vllm_adapters.errors import FeatureNotEnabled, VLLMError
+from vllm_adapters.replies import ModelCard
+from vllm_adapters.server import VLLMServer
+from vllm_adapters.speaker import NO_KEY
+from vllm_adapters.transport import Timeouts
+
+CAPITAL = "What is the capital of Japan?"
+CHAT = "/v1/chat/completions"
+_BRIEF, _LONG = 64, 512  # tokens of a reply, without and with thinking
+_STREAMED_TOKENS = 48
+NOT_THINKING = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A streamed reply: how many pieces of text came, when (in seconds from the call), and the usage."""
+
+    pieces: int
+    first: float
+    last: float
+    usage: CompletionUsage | None
+
+
+class Visit:
+    """One visit to a server.
+
+    Args:
+        base_url: As for ``VLLMServer``.
+        api_key: As for ``VLLMServer``.
+        model: The served model to ask; default: the first base model.
+    """
+
+    def __init__(self, base_url: str | None, api_key: str | SecretStr | None, model: str | None) -> None:
+        self.requests = 0
+        options: dict[str, Any] = {
+            "timeout": Timeouts(connect=10, idle=60, total=120),
+            "max_retries": 0,
+            "http_options": {"event_hooks": {"request": [self._count]}},
+        }
+        self.server = VLLMServer(base_url, api_key=api_key, model=model, **options)
+        self.anonymous = VLLMServer(self.server.base_url, api_key=NO_KEY, **options)
+        self.told_version: str | None = None
+        self.cards: list[ModelCard] = []
+        self.document: dict[str, Any] = {}
+
+    def _count(self, request: http.Request) -> None:
+        self.requests += 1
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.server.close()
+        self.anonymous.close()
+
+    def get(self, path: str) -> http.Response:
+        """The raw reply to a GET at the server's root."""
+        response: http.Response = self.server.client.get(self.server.at_root(path), cast_to=http.Response)
+        return response
+
+    @property
+    def key(self) -> str | None:
+        """The key that is sent; None for the placeholder."""
+        key = self.server.client.api_key
+        return None if key == NO_KEY else key
+
+    @property
+    def version(self) -> Version | None:
+        """Its vLLM version, as far as it tells."""
+        return dialect.parse_version(self.told_version or "")
+
+    def older_than(self, version: str) -> bool:
+        """Whether the server is known to be older."""
+        return self.version is not None and self.version < Version(version)
+
+    @property
+    def model(self) -> str:
+        """The model that is asked."""
+        base = [card.id for card in self.cards if card.parent is None]
+        return self.server.model or (base or [card.id for card in self.cards])[0]
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """The routes the server lists; empty if it does not."""
+        return frozenset(self.document.get("paths") or {})
+
+    def chat(self, prompt: str, **parameters: Any) -> ChatCompletion:
+        """One reply to one question; vLLM's parameters flat."""
+        if "max_tokens" not in parameters:
+            parameters["max_tokens"] = self.room
+        return self.server.client.chat.completions.create(
+            model=self.model,
+            messages=[{"role": "user", "content": prompt}],
+            temperature=0,
+            extra_body=parameters,
+        )
+
+    @cached_property
+    def plain(self) -> ChatCompletion:
+        """The reply to a plain question, as the server's defaults make it."""
+        return self.chat(CAPITAL, max_tokens=_BRIEF)
+
+    @cached_property
+    def thinks(self) -> bool:
+        """Whether the model thinks before it answers when nobody says otherwise."""
+        text = text_of(self.plain)
+        return bool(thought_of(self.plain)) or any(mark in text for mark in parsers.THOUGHT_MARKS)
+
+    @property
+    def room(self) -> int:
+        """Tokens for a reply."""
+        return _LONG if self.thinks else _BRIEF
+
+    @property
+    def quiet(self) -> dict[str, Any]:
+        """Parameters that keep a model from thinking which else would."""
+        return NOT_THINKING if self.thinks else {}
+
+    @cached_property
+    def streamed(self) -> Streamed:
+        """A streamed reply of a fixed length."""
+        began, pieces, first, last, usage = time.monotonic(), 0, 0.0, 0.0, None
+        stream = self.server.client.chat.completions.create(
+            model=self.model,
+            messages=[{"role": "user", "content": CAPITAL}],
+            max_tokens=_STREAMED_TOKENS,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        for chunk in stream:
+            usage = chunk.usage or usage
+            delta = chunk.choices[0].delta if chunk.choices else None
+            if delta is not None and (delta.content or getattr(delta, "reasoning", None)):
+                last = time.monotonic() - began
+                first, pieces = first or last, pieces + 1
+        return Streamed(pieces, first, last, usage)
+
+    @cached_property
+    def reasoning_parser(self) -> bool | None:
+        """Whether the server has a reasoning parser; None where it cannot be told.
+
+        Only a server that has one takes a budget for thinking.
+        """
+        try:
+            self.chat(CAPITAL, max_tokens=1, thinking_token_budget=1)
+        except FeatureNotEnabled:
+            return False
+        except VLLMError:
+            return None
+        return True
+
+    @property
+    def enforcing_flags(self) -> tuple[str, ...]:
+        """What makes a server enforce constraints that it ignores for want of an end of thinking."""
+        if self.reasoning_parser is False or self.older_than("0.11.0"):
+            return ()
+        return ("--structured-outputs-config '{\"enable_in_reasoning\": true}'",)
+
+    @cached_property
+    def parsers(self) -> parsers.Parsers:
+        """The parsers this model seems to need."""
+        card = next((card for card in self.cards if card.id == self.model), ModelCard(self.model))
+        named = parsers.by_name(card.id, card.root or "")
+        if named.tools or named.reasoning:
+            return named
+        try:
+            tokens = self.server.tokenize("".join(parsers.TOKENS), return_token_strs=True)
+        except VLLMError:  # a server that does not tokenize leaves the name open
+            return named
+        return parsers.by_tokens(tokens.strings or [])
+
+    def with_parser_names(self, flags: tuple[str, ...]) -> tuple[str, ...]:
+        """Flags with the name of the parser, where that is what they need."""
+        names = {
+            "--tool-call-parser": self.parsers.tools if "--tool-call-parser" in flags else None,
+            "--reasoning-parser": self.parsers.reasoning if "--reasoning-parser" in flags else None,
+        }
+        return tuple(f"{flag} {names[flag] or 'NAME'}" if flag in names else flag for flag in flags)
+
+
+def text_of(reply: ChatCompletion) -> str:
+    """The reply's text."""
+    return reply.choices[0].message.content or ""
+
+
+def thought_of(reply: ChatCompletion) -> str:
+    """The reply's reasoning, parsed by the server."""
+    return getattr(reply.choices[0].message, "reasoning", None) or ""
+
+
+def shown(text: str, size: int = 60) -> str:
+    """The beginning of a text from the server, quoted."""
+    text = " ".join(text.split())
+    return repr(text if len(text) <= size else text[:size] + "…")
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """``1 token``, ``2 tokens``."""
+    return f"{count} {one if count == 1 else many or one + 's'}"

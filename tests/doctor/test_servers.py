@@ -1,0 +1,162 @@
+"""Servers told apart: each is examined for real, and every flag that is named makes green what lacked it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from vllm_adapters.doctor import Verdict, examine
+
+WORKS, LACKS, BROKEN, ABSENT, UNCLEAR = (
+    Verdict.WORKS,
+    Verdict.LACKS,
+    Verdict.BROKEN,
+    Verdict.ABSENT,
+    Verdict.UNCLEAR,
+)
+KEY = "sk-of-the-examined"
+
+ENFORCED = """--structured-outputs-config '{"enable_in_reasoning": true}'"""
+NEEDED = (
+    "--reasoning-parser qwen3",
+    """--default-chat-template-kwargs '{"enable_thinking": false}'""",
+    "--enable-auto-tool-choice",
+    "--tool-call-parser hermes",
+)
+OPTIONAL = (
+    "--enable-prompt-tokens-details",
+    "--enable-request-id-headers",
+    "--enable-per-request-metrics",
+    "--enable-tokenizer-info-endpoint",
+    "--enable-lora",
+)
+
+CHAT = ("chat", "usage", "stream", "stream-usage", "logprobs", "completions")
+TOOLS = ("tools-auto", "tools-required", "tools-strict", "tools-stream")
+STRUCTURED = ("json", "response-format", "regex", "choice", "grammar", "structural-tag")
+POOLING = ("embeddings", "rerank", "score", "classify", "pooling")
+
+
+def verdicts(report, *names):
+    return {name: report[name].verdict for name in names}
+
+
+def all_are(verdict, *names):
+    return dict.fromkeys(names, verdict)
+
+
+@pytest.mark.vllm("tiny")
+def test_a_chat_server_with_all_it_needs(vllm_url, sent):
+    report = examine(vllm_url)
+    working = (*CHAT, "reasoning", *TOOLS, *STRUCTURED, "tokenize", "metrics", "prefix-cache", "schema")
+    assert verdicts(report, *working) == all_are(WORKS, *working)
+    assert verdicts(report, *POOLING) == all_are(ABSENT, *POOLING)
+    assert report.version == "0.32.0"
+    assert report.models == ("tiny",)
+    assert report["models"].data["max_model_len"] == 2048
+    assert report["speed"].data["tokens_per_second"] > 0
+    assert report["completions-choice"].verdict is BROKEN, "known of 0.32 with a reasoning parser"
+    assert report["completions-choice"].flags == (ENFORCED,)
+    assert report.missing_flags == ()
+    assert report.exit_code == 0
+    assert "The capital of Japan is Tokyo." in report["chat"].text
+    assert "easy question" in report["reasoning"].text
+    assert len(sent) == report.requests <= 36
+    assert {body["max_tokens"] for body in sent.bodies("/v1/chat/completions")} <= {1, 48, 64}
+
+
+@pytest.mark.vllm("tiny", bare=True)
+def test_the_same_without_its_flags(vllm_url):
+    report = examine(vllm_url)
+    assert report.missing_flags == NEEDED
+    assert set(OPTIONAL) <= set(report.optional_flags)
+    assert verdicts(report, "reasoning", *TOOLS) == all_are(LACKS, "reasoning", *TOOLS)
+    assert "</think>" in report["reasoning"].text
+    assert report["tools-auto"].flags == ("--enable-auto-tool-choice", "--tool-call-parser hermes")
+    assert report["tools-required"].flags == ("--tool-call-parser hermes",)
+    assert verdicts(report, *CHAT, *STRUCTURED, "completions-choice") == all_are(
+        WORKS, *CHAT, *STRUCTURED, "completions-choice"
+    )
+    assert report["prefix-cache"].flags == ("--enable-prompt-tokens-details",)
+    assert report.exit_code == 1
+
+
+@pytest.mark.vllm(
+    "tiny",
+    bare=True,
+    api_key=KEY,
+    flags=tuple(shlex.split(" ".join((*NEEDED, ENFORCED, *OPTIONAL)))),
+    env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
+)
+def test_every_flag_that_was_named_makes_it_green(vllm_url):
+    report = examine(vllm_url, api_key=KEY)
+    faults = {result.check.name for result in report.results if result.finding.verdict in (LACKS, BROKEN)}
+    assert faults == {"open-routes"}
+    assert "without the key answer: /invocations" in report["open-routes"].text
+    assert "/tokenize" in report["open-routes"].text
+    assert "/metrics" in report["open-routes"].text
+    assert "/v1" not in report["open-routes"].text
+    assert report["runtime-lora"].verdict is Verdict.UNTRIED
+    assert report["key"].verdict is WORKS
+    assert KEY not in json.dumps(report.as_json())
+
+
+@pytest.mark.vllm("tiny", api_key=KEY)
+@pytest.mark.parametrize("given", [None, "sk-another"], ids=["none", "wrong"])
+def test_a_server_whose_key_we_have_not(vllm_url, given, sent):
+    report = examine(vllm_url, api_key=given)
+    assert report.exit_code == 2
+    assert report["vllm"].verdict is BROKEN
+    wanted = "vLLM 0.32.0 refuses the API key" if given else "vLLM 0.32.0 asks for an API key, and none was given"
+    assert report["vllm"].text == wanted
+    assert "--api-key-env" in report["vllm"].advice
+    assert report["chat"].verdict is Verdict.UNTRIED
+    assert len(sent) == 2, "nothing more is asked"
+
+
+@pytest.mark.vllm("minilm")
+def test_an_embedding_server(vllm_url, sent):
+    report = examine(vllm_url)
+    assert report["embeddings"].data["dimensions"] == 384
+    assert "Tokyo" in report["rerank"].text
+    assert verdicts(report, "score", "pooling", "tokenize", "metrics") == all_are(
+        WORKS, "score", "pooling", "tokenize", "metrics"
+    )
+    not_there = (*CHAT, "reasoning", "speed", *TOOLS, *STRUCTURED, "classify")
+    assert verdicts(report, *not_there) == all_are(ABSENT, *not_there)
+    assert report.missing_flags == ()
+    assert report.exit_code == 0
+    assert not sent.bodies("/v1/chat/completions")
+
+
+@pytest.mark.vllm("cross-encoder")
+def test_a_reranker(vllm_url):
+    report = examine(vllm_url)
+    assert verdicts(report, "rerank", "score", "classify", "chat", "embeddings") == {
+        **all_are(WORKS, "rerank", "score", "classify"),
+        **all_are(ABSENT, "chat", "embeddings"),
+    }
+    assert report.exit_code == 0
+
+
+@pytest.mark.vllm("tiny", version="0.28.0")
+def test_an_older_vllm_that_ignores_constraints(vllm_url):
+    report = examine(vllm_url)
+    assert report.version == "0.28.0"
+    assert verdicts(report, *STRUCTURED) == all_are(BROKEN, *STRUCTURED)
+    assert report["choice"].text == "silently not enforced: 'The capital of Japan is Tokyo.'"
+    assert report["tools-required"].verdict is BROKEN, "the call stays in the text"
+    assert report.missing_flags == (ENFORCED,)
+    assert verdicts(report, *CHAT, "reasoning", "tools-auto", "schema") == all_are(
+        WORKS, *CHAT, "reasoning", "tools-auto", "schema"
+    )
+    assert report.exit_code == 1
+
+
+@pytest.mark.vllm("tiny", version="0.28.0", flags=tuple(shlex.split(ENFORCED)))
+def test_the_older_one_with_the_flag_that_was_named(vllm_url):
+    report = examine(vllm_url)
+    assert verdicts(report, *STRUCTURED, *TOOLS) == all_are(WORKS, *STRUCTURED, *TOOLS)
+    assert report.exit_code == 0

@@ -1,0 +1,1 @@
+"""Every path of every room, on every fault: see ``make faults``."""

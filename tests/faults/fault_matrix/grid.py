@@ -1,0 +1,233 @@
+"""One cell: one path, on one fault. What came of it, and whether that may be."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from fault_matrix.scene import KEY, SETTINGS, Answer, Scene
+from vllm_adapters import VLLMClient
+from vllm_adapters.errors import VLLMError
+from vllm_adapters.testing import FaultServer
+from vllm_adapters.testing.exchange import Behaviour
+
+LIMIT = 2 * SETTINGS["timeout"].total
+"""Seconds in which every cell must be over: twice the total limit that its client has."""
+
+TRAPS = {
+    **dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:9"),
+    **dict.fromkeys(("OPENAI_BASE_URL", "OPENAI_API_BASE"), "http://127.0.0.1:9/v1"),
+    "OPENAI_API_KEY": "sk-not-for-this-server",
+}
+"""Every cell is tried with these in the environment; each would be the end of it."""
+
+Ask = Callable[[], Answer | Awaitable[Answer]]
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way for a user to ask a server.
+
+    Args:
+        name: the column's heading.
+        scene: what it asks for.
+        ways: how it is opened, sync and async: each takes the server's URL and returns a function, or a coroutine
+            function, that asks once.
+    """
+
+    name: str
+    scene: Scene
+    ways: Sequence[Callable[[str], Ask]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way for a server to fail, and what may come of it.
+
+    Args:
+        name: the row's heading.
+        answers: the server's behaviour; of several, one for each request, and after that it is healthy.
+        errors: which errors are a right outcome.
+        right: the right answer, if there may be one.
+        on: which scenes it can happen to.
+        requests: how many POSTs the server must have seen; its clients try twice, but a stream that has begun once.
+        waits: whether it takes its time.
+        before: prepares the server.
+        between: where given, the path asks twice, and this happens in between.
+    """
+
+    name: str
+    answers: Callable[[Scene], Behaviour | Sequence[Behaviour] | None]
+    errors: tuple[type[VLLMError], ...] = ()
+    right: Callable[[Scene], Answer] | None = None
+    on: Callable[[Scene], bool] = lambda scene: True
+    requests: int | Callable[[Scene], int] = 1
+    waits: bool = False
+    before: Callable[[FaultServer], None] | None = None
+    between: Callable[[FaultServer], None] | None = None
+
+
+class Cell(NamedTuple):
+    """What came of it: ``correct``, the error's name, or what is wrong with it."""
+
+    text: str
+    passed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Room:
+    """A table: where its ``PATHS`` are, and what must be installed for them."""
+
+    title: str
+    module: str
+    needs: str
+
+    @property
+    def there(self) -> bool:
+        """Whether it can be tried here."""
+        return find_spec(self.needs) is not None
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """Its columns."""
+        found: Sequence[Path] = import_module(self.module).PATHS
+        return found
+
+
+ROOMS = (
+    Room("client", "fault_matrix.on_client", "openai"),
+    Room("LangChain", "fault_matrix.on_langchain", "langchain_openai"),
+    Room("LlamaIndex", "fault_matrix.on_llamaindex", "llama_index"),
+    Room("Haystack", "fault_matrix.on_haystack", "haystack"),
+)
+
+
+@dataclass
+class _Watch:
+    """Stops a server whose client is still there when the time is over, so that nothing hangs for ever."""
+
+    server: FaultServer
+    late: bool = False
+    _timer: threading.Timer = field(init=False)
+
+    def __enter__(self) -> _Watch:
+        self._timer = threading.Timer(LIMIT, self._stop)
+        self._timer.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._timer.cancel()
+        self._timer.join()
+
+    def _stop(self) -> None:
+        self.late = True
+        self.server.stop()
+
+
+def attempt(path: Path, way: Callable[[str], Ask], fault: Fault) -> Cell:
+    """Ask a server that fails."""
+    with FaultServer(api_key=KEY) as server:
+        behaviour = fault.answers(path.scene)
+        if isinstance(behaviour, Sequence):
+            for route, method in server.served.routes.items():
+                server.script(route, behaviour if method == "POST" else ())
+        elif behaviour is not None:
+            server.reply(behaviour)
+        url = server.url
+        if fault.before is not None:
+            fault.before(server)
+        began = time.monotonic()
+        outcome: Answer | Exception
+        with _Watch(server) as watch:
+            try:
+                outcome = _ask(way(url), server, fault.between)
+            except Exception as error:  # judged below, whatever it is
+                outcome = error
+        cell = _judged(outcome, path.scene, fault)
+        if watch.late or time.monotonic() - began > LIMIT:
+            return Cell("HANG", False, f"not over after {LIMIT:g} s; then {cell.text}")
+        asked = len(server.posts())
+        expected = fault.requests(path.scene) if callable(fault.requests) else fault.requests
+        if cell.passed and asked != expected:
+            return Cell(f"{cell.text}, {asked} REQUESTS", False, f"{asked} requests, not {expected}")
+        return cell
+
+
+def _ask(ask: Ask, server: FaultServer, between: Callable[[FaultServer], None] | None) -> Answer:
+    if not inspect.iscoroutinefunction(ask):
+        answer = ask()
+        if between is not None:
+            between(server)
+            answer = ask()
+        return answer  # type: ignore[return-value]
+
+    async def run() -> Any:
+        answer = await ask()
+        if between is not None:
+            between(server)
+            answer = await ask()
+        return answer
+
+    return asyncio.run(run())  # type: ignore[no-any-return]
+
+
+def _judged(outcome: Answer | Exception, scene: Scene, fault: Fault) -> Cell:
+    if isinstance(outcome, Exception):
+        name = type(outcome).__name__
+        story = "".join(traceback.format_exception(outcome))
+        if KEY in story or KEY in repr(vars(outcome)):
+            return Cell(f"KEY SHOWN by {name}", False, "the error shows the API key")
+        if not isinstance(outcome, VLLMError):
+            return Cell(f"GENERIC {name}", False, story)
+        if not isinstance(outcome, fault.errors):
+            return Cell(f"WRONGLY {name}", False, story)
+        return Cell(name, True)
+    if fault.right is None:
+        return Cell("SILENT", False, f"an answer where none can be right: {outcome!r:.300}")
+    right = fault.right(scene)
+    if (outcome.value, outcome.broken) != (right.value, right.broken):
+        return Cell("WRONG", False, f"{outcome!r:.300}\n  not {right!r:.300}")
+    if outcome.finish not in (None, right.finish):
+        return Cell("WRONG", False, f"finish reason {outcome.finish!r}, not {right.finish!r}")
+    return Cell("correct", True)
+
+
+def run(
+    paths: Sequence[Path], faults: Sequence[Fault], done: Callable[[], object] = lambda: None
+) -> Mapping[tuple[Fault, Path], list[Cell]]:
+    """Every fault on every path that it can happen to: a cell for each of the path's ways.
+
+    Args:
+        paths: columns.
+        faults: rows.
+        done: called after each cell.
+    """
+
+    def cell(path: Path, way: Callable[[str], Ask], fault: Fault) -> Cell:
+        found = attempt(path, way, fault)
+        done()
+        return found
+
+    VLLMClient()  # loads the certificates, which all clients share
+    # Many wait at once; those that work do so a few at a time, or they would miss their time limits.
+    with ThreadPoolExecutor(40) as waiting, ThreadPoolExecutor(6) as working:
+        pending = {
+            (fault, path): [
+                (waiting if fault.waits or fault.requests != 1 else working).submit(cell, path, way, fault)
+                for way in path.ways
+            ]
+            for fault in faults
+            for path in paths
+            if fault.on(path.scene)
+        }
+        return {place: [future.result() for future in futures] for place, futures in pending.items()}

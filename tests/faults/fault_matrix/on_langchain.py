@@ -1,0 +1,124 @@
+"""LangChain's paths: ``ChatVLLM``, ``VLLM``, ``VLLMEmbeddings`` and ``VLLMRerank``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage
+
+from fault_matrix.grid import Path
+from fault_matrix.scene import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Scene
+from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
+
+DOCUMENTS = [Document(text, metadata={"index": index}) for index, text in enumerate(TEXTS)]
+
+
+def of_message(message: AIMessage) -> Answer:
+    """What a message says."""
+    finish = message.response_metadata.get("finish_reason")
+    if not message.tool_calls and not message.invalid_tool_calls:
+        return Answer(message.text, finish=finish)
+    whole = tuple((call["name"], call["args"]) for call in message.tool_calls)
+    return Answer(whole, tuple(call["args"] or "" for call in message.invalid_tool_calls), finish)
+
+
+def _sum(chunks: list[Any]) -> Any:
+    total = chunks[0]
+    for chunk in chunks[1:]:
+        total = total + chunk
+    return total
+
+
+def asks(scene: Scene, make: Callable[[str], Any], read: Callable[[Any], Answer], join: Any = _sum) -> tuple[Any, Any]:
+    """``invoke`` or ``stream`` of a runnable, and their async twins."""
+
+    def sync(url: str) -> Any:
+        runnable = make(url)
+        if scene.streamed:
+            return lambda: read(join(list(runnable.stream(PROMPT))))
+        return lambda: read(runnable.invoke(PROMPT))
+
+    def async_(url: str) -> Any:
+        runnable = make(url)
+
+        async def ask() -> Answer:
+            if scene.streamed:
+                return read(join([chunk async for chunk in runnable.astream(PROMPT)]))
+            return read(await runnable.ainvoke(PROMPT))
+
+        return ask
+
+    return sync, async_
+
+
+def _chat(url: str) -> ChatVLLM:
+    return ChatVLLM(base_url=url, model="stub", **SETTINGS)
+
+
+def _llm(url: str) -> VLLM:
+    return VLLM(base_url=url, model="stub", **SETTINGS)
+
+
+def _tools(url: str) -> Any:
+    return _chat(url).bind_tools([TOOL])
+
+
+def _structured(url: str) -> Any:
+    return _chat(url).with_structured_output(City)
+
+
+def _of_object(found: Any) -> Answer:
+    return Answer(found.model_dump())
+
+
+def _embed(url: str) -> Any:
+    embeddings = VLLMEmbeddings(base_url=url, model="stub", **SETTINGS)
+    return lambda: Answer(embeddings.embed_documents(list(TEXTS)))
+
+
+def _aembed(url: str) -> Any:
+    embeddings = VLLMEmbeddings(base_url=url, model="stub", **SETTINGS)
+
+    async def ask() -> Answer:
+        return Answer(await embeddings.aembed_documents(list(TEXTS)))
+
+    return ask
+
+
+def _ranked(documents: Any) -> Answer:
+    return Answer([(document.metadata["index"], document.metadata["relevance_score"]) for document in documents])
+
+
+def _rerank(url: str) -> Any:
+    rerank = VLLMRerank(base_url=url, model="stub", **SETTINGS)
+    return lambda: _ranked(rerank.compress_documents(DOCUMENTS, "two"))
+
+
+def _arerank(url: str) -> Any:
+    rerank = VLLMRerank(base_url=url, model="stub", **SETTINGS)
+
+    async def ask() -> Answer:
+        return _ranked(await rerank.acompress_documents(DOCUMENTS, "two"))
+
+    return ask
+
+
+def _path(name: str, task: str, streamed: bool, *how: Any) -> Path:
+    scene = Scene(task, streamed)
+    return Path(name, scene, asks(scene, *how))
+
+
+PATHS = (
+    _path("ChatVLLM.invoke", "say", False, _chat, of_message),
+    _path(".stream", "say", True, _chat, of_message),
+    _path("bind_tools .invoke", "call", False, _tools, of_message),
+    _path("bind_tools .stream", "call", True, _tools, of_message),
+    _path("with_structured_output .invoke", "object", False, _structured, _of_object),
+    _path("with_structured_output .stream", "object", True, _structured, _of_object, lambda chunks: chunks[-1]),
+    _path("VLLM.invoke", "complete", False, _llm, Answer),
+    _path("VLLM.stream", "complete", True, _llm, Answer, "".join),
+    Path("VLLMEmbeddings", Scene("embed"), (_embed, _aembed)),
+    Path("VLLMRerank", Scene("rank"), (_rerank, _arerank)),
+)
