@@ -254,12 +254,6 @@ class _Reading(Generic[T]):
         for chunk in reader.feed(received, self.response):
             yield self._client._process_response_data(data=chunk, cast_to=self._cast_to, response=self.response)
 
-    def _broken(self, reader: ChunkReader, failure: Exception) -> VLLMError:
-        if isinstance(failure, ServerTimeout):
-            failure.partial = reader.partial
-            return failure
-        return reader.broken(failure, self.response.request)
-
 
 _TRANSPORT_FAILURES = (http.TransportError, http.StreamError, openai.APIConnectionError)
 
@@ -289,10 +283,13 @@ class WholeStream(_Reading[T], Stream[T]):
                 if reader.done:
                     break
             reader.check_whole()
+        except IncompleteStream:
+            raise
+        except ServerTimeout as timeout:
+            timeout.partial = reader.partial
+            raise
         except _TRANSPORT_FAILURES as failure:
-            if isinstance(failure, IncompleteStream):
-                raise
-            raise self._broken(reader, failure) from failure
+            raise reader.broken(failure, self.response.request) from failure
         finally:
             self.response.close()
 
@@ -317,10 +314,13 @@ class AsyncWholeStream(_Reading[T], AsyncStream[T]):
                 if reader.done:
                     break
             reader.check_whole()
+        except IncompleteStream:
+            raise
+        except ServerTimeout as timeout:
+            timeout.partial = reader.partial
+            raise
         except _TRANSPORT_FAILURES as failure:
-            if isinstance(failure, IncompleteStream):
-                raise
-            raise self._broken(reader, failure) from failure
+            raise reader.broken(failure, self.response.request) from failure
         finally:
             await self.response.aclose()
 

@@ -69,12 +69,13 @@ def test_no_key_in_errors(fault_server, name, caplog):
     behaviour, stream = FAILURES[name]
     fault_server.reply(behaviour)
     shown = {}
-    with caplog.at_level(logging.DEBUG), pytest.raises(e.VLLMError) as caught:
-        with VLLMClient(fault_server.url, **GIVEN) as client:
-            found = client.chat.completions.create(
-                **HELLO, stream=stream, extra_body={"structured_outputs": {"choice": ["yes"]}}
-            )
-            list(found)
+    asked = {**HELLO, "stream": stream, "extra_body": {"structured_outputs": {"choice": ["yes"]}}}
+    with (
+        caplog.at_level(logging.DEBUG),
+        VLLMClient(fault_server.url, **GIVEN) as client,
+        pytest.raises(e.VLLMError) as caught,
+    ):
+        list(client.chat.completions.create(**asked))
     for link in chain(caught.value):
         shown |= {
             f"{type(link).__name__}: text": f"{link} {link!r}",

@@ -71,6 +71,7 @@ def test_dribble_ends_at_the_total_limit(ask, fault_server):
         ask(fault_server.url, stream=True, client={"timeout": 1, "max_retries": 2})
     assert caught.value.kind == "total"
     assert caught.value.seconds == 1
+    assert caught.value.__cause__ is not caught.value, "who follows the causes would never get to the end"
     assert time.monotonic() - started < 4
 
 
