@@ -2,10 +2,12 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[haystack]"]
 # ///
-"""Answer from your documents with Haystack: embed, retrieve, rank and generate on vLLM; the pipeline as YAML.
+"""Answer from documents in a Haystack pipeline: embed, retrieve, rerank, ask. Each model has its own vLLM.
 
-Servers: vllm serve EMBEDDING_MODEL, vllm serve RERANKER, vllm serve MODEL
-Run:     VLLM_EMBED_BASE_URL=... VLLM_RERANK_BASE_URL=... VLLM_BASE_URL=... python answer_from_documents_in_haystack.py
+Needs:  pip install 'vllm-adapters[haystack]'
+Server: vllm serve CHAT-MODEL, vllm serve EMBEDDING-MODEL   (or: vllm-adapters serve, ... serve minilm)
+Run:    VLLM_BASE_URL=http://localhost:8000 VLLM_EMBED_BASE_URL=http://localhost:8001 \
+        python answer_from_documents_in_haystack.py
 """
 
 from __future__ import annotations
@@ -14,42 +16,46 @@ import os
 
 from haystack import Document, Pipeline
 from haystack.components.builders import ChatPromptBuilder
-from haystack.components.retrievers import InMemoryEmbeddingRetriever
+from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
 from haystack.dataclasses import ChatMessage
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 
 from vllm_adapters.haystack import VLLMChatGenerator, VLLMDocumentEmbedder, VLLMRanker, VLLMTextEmbedder
 
-TEXTS = ["Bread is baked from flour.", "Tokyo is the capital city of Japan.", "The train was late again."]
-PROMPT = [
-    ChatMessage.from_system("Answer from this: {% for d in documents %}{{ d.content }} {% endfor %}"),
-    ChatMessage.from_user("{{ question }}"),
-]
+EMBED = os.environ.get("VLLM_EMBED_BASE_URL", "http://localhost:8001")
+RERANK = os.environ.get("VLLM_RERANK_BASE_URL", EMBED)  # embedding models rank by cosine, rerankers better
+CUT = {"truncate_prompt_tokens": -1}  # a text that is too long for the model is cut, not refused
+FACTS = ["The price of Leo is 480.", "The owner of Leo is Maria.", "The password of Ada is sesame.", "Bread is baked."]
+PROMPT = """Context:
+{% for document in documents %}{{ document.content }}
+{% endfor %}
+Question: {{ query }}
+Answer:"""
 
 
 def main() -> None:
-    embed, rerank = os.environ["VLLM_EMBED_BASE_URL"], os.environ["VLLM_RERANK_BASE_URL"]
-    store = InMemoryDocumentStore()
-    found = VLLMDocumentEmbedder(api_base_url=embed, progress_bar=False).run([Document(content=text) for text in TEXTS])
-    store.write_documents(found["documents"])
+    store = InMemoryDocumentStore(embedding_similarity_function="cosine")
+    embedder = VLLMDocumentEmbedder(api_base_url=EMBED, extra_parameters=CUT, progress_bar=False)
+    store.write_documents(embedder.run([Document(content=fact) for fact in FACTS])["documents"])
 
-    pipe = Pipeline()
-    pipe.add_component("embedder", VLLMTextEmbedder(api_base_url=embed))
-    pipe.add_component("retriever", InMemoryEmbeddingRetriever(store, top_k=3))
-    pipe.add_component("ranker", VLLMRanker(api_base_url=rerank, top_k=1))
-    pipe.add_component("prompt", ChatPromptBuilder(PROMPT, required_variables="*"))
-    pipe.add_component("llm", VLLMChatGenerator(generation_kwargs={"temperature": 0, "top_k": 20}))
-    pipe.connect("embedder.embedding", "retriever.query_embedding")
-    pipe.connect("retriever.documents", "ranker.documents")
-    pipe.connect("ranker.documents", "prompt.documents")
-    pipe.connect("prompt.prompt", "llm.messages")
-
-    loaded = Pipeline.loads(pipe.dumps())  # what you would keep in a file; nothing has to be allowed first
-    question = "What is the capital of Japan?"
-    asked = {"embedder": {"text": question}, "ranker": {"query": question}, "prompt": {"question": question}}
-    answer = loaded.run(asked, include_outputs_from={"ranker"})
-    print("from:", answer["ranker"]["documents"][0].content)
-    print("answer:", answer["llm"]["replies"][0].text)
+    rag = Pipeline()
+    rag.add_component("embedder", VLLMTextEmbedder(api_base_url=EMBED, extra_parameters=CUT))
+    rag.add_component("retriever", InMemoryEmbeddingRetriever(store, top_k=3))
+    rag.add_component("ranker", VLLMRanker(api_base_url=RERANK, extra_parameters=CUT, top_k=2))
+    rag.add_component("prompt", ChatPromptBuilder([ChatMessage.from_user(PROMPT)], required_variables="*"))
+    generation = {"temperature": 0, "max_tokens": 100}
+    rag.add_component("llm", VLLMChatGenerator(model=os.environ.get("VLLM_MODEL"), generation_kwargs=generation))
+    rag.connect("embedder.embedding", "retriever.query_embedding")
+    rag.connect("retriever.documents", "ranker.documents")
+    rag.connect("ranker.documents", "prompt.documents")
+    rag.connect("prompt.prompt", "llm.messages")
+    rag = Pipeline.loads(rag.dumps())  # the YAML that you would keep in a file; nothing has to be allowed first
+    query = "What is the price of Leo?"
+    asked = {"embedder": {"text": query}, "ranker": {"query": query}, "prompt": {"query": query}}
+    done = rag.run(asked, include_outputs_from={"ranker"})
+    for document in done["ranker"]["documents"]:
+        print(f"{document.score:.3f}  {document.content}")
+    print("answer:", done["llm"]["replies"][0].text)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,27 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[langchain]"]
 # ///
-"""See what a model thinks before it answers, whole and as a stream, through LangChain's own content blocks.
+"""Chat in LangChain and see what the model thinks, whole and as a stream, through LangChain's own content blocks.
 
+Needs:  pip install 'vllm-adapters[langchain]'
 Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve)
-Run:    VLLM_BASE_URL=http://localhost:8000 python recipes/get_reasoning_in_langchain.py
+Run:    VLLM_BASE_URL=http://localhost:8000 python get_reasoning_in_langchain.py
 """
 
 from __future__ import annotations
+
+import os
 
 from vllm_adapters.langchain import ChatVLLM
 
 
 def main() -> None:
     # Qwen3 and others read enable_thinking; another model's chat template may have another name for it.
-    llm = ChatVLLM(temperature=0, chat_template_kwargs={"enable_thinking": True})
+    llm = ChatVLLM(
+        model=os.environ.get("VLLM_MODEL", ""),  # empty: the one that is served
+        temperature=0,
+        chat_template_kwargs={"enable_thinking": True},
+    )
     question = "What is the capital of Japan?"
 
     reply = llm.invoke(question)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from vllm_adapters import __version__
 from vllm_adapters.cli import main
 from vllm_adapters.demo import show
 from vllm_adapters.errors import ServerUnreachable
+
+RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def test_tells_its_version(capsys):
@@ -26,6 +29,7 @@ def test_help_lists_the_commands(capsys):
     printed = capsys.readouterr().out
     assert "serve" in printed
     assert "demo" in printed
+    assert "recipes" in printed
     assert "doctor" in printed
 
 
@@ -78,6 +82,37 @@ def test_the_demo_says_which_server_does_not_answer(monkeypatch, capsys):
     assert "no server is started" in said
     assert "No answer from the server" in said
     assert "http://127.0.0.1:9/v1" in said
+
+
+def test_recipes_are_listed_with_their_jobs(capsys):
+    assert main(["recipes", "list"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    there = {path.stem for path in RECIPES.iterdir() if path.suffix == ".py" or path.is_dir()} - {"__pycache__"}
+    assert set(listed) == there
+    assert listed["constrain_a_reply"].startswith("Bind a reply to")
+
+
+def test_a_recipe_is_shown_as_it_is(capsys):
+    assert main(["recipes", "show", "constrain_a_reply.py"]) == 0
+    assert capsys.readouterr().out == (RECIPES / "constrain_a_reply.py").read_text(encoding="utf-8")
+
+
+def test_a_recipe_is_copied_but_never_over_another(tmp_path, capsys):
+    target = tmp_path / "new" / "constrain_a_reply.py"
+    assert main(["recipes", "copy", "constrain_a_reply", str(target.parent)]) == 0
+    assert capsys.readouterr().out == f"{target}\n"
+    assert target.read_bytes() == (RECIPES / target.name).read_bytes()
+    target.write_text("mine", encoding="utf-8")
+    assert main(["recipes", "copy", "constrain_a_reply", str(target.parent)]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert target.read_text(encoding="utf-8") == "mine"
+
+
+def test_an_unknown_recipe_is_told_with_its_neighbours(capsys):
+    assert main(["recipes", "show", "constrain"]) == 1
+    assert "Did you mean constrain_a_reply?" in capsys.readouterr().err
+    assert main(["recipes", "show", "xyzzy"]) == 1
+    assert "vllm-adapters recipes list" in capsys.readouterr().err
 
 
 def test_doctor_prints_json_for_scripts(fault_server, capsys, monkeypatch):

@@ -20,7 +20,7 @@ ROOMS = frozenset({"langchain", "llamaindex", "haystack"})
 # Each may import what stands in a line above its own; modules of one package may import each other.
 LAYERS = [
     {"_version", "_optional", "_compat", "merging", "calls"},
-    {"errors"},
+    {"errors", "_pytest"},
     {"failures", "params", "params_table"},
     {"dialect", "constraints", "transport"},
     {"answers"},
@@ -33,7 +33,7 @@ LAYERS = [
     {"embedding", "tokens"},
     {*ROOMS, "doctor", "local"},
     {"testing"},
-    {"demo"},
+    {"demo", "recipes"},
     {"cli"},
     {"__main__"},
 ]
@@ -106,8 +106,9 @@ def modules_after(code: str) -> set[str]:
         "from vllm_adapters.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from vllm_adapters.cli import main\ntry: main(['serve', '--help'])\nexcept SystemExit: pass",
         "from vllm_adapters.cli import main\ntry: main(['doctor', '--help'])\nexcept SystemExit: pass",
+        "from vllm_adapters.cli import main\nmain(['recipes', 'list'])",
     ],
-    ids=["import", "help", "serve-help", "doctor-help"],
+    ids=["import", "help", "serve-help", "doctor-help", "recipes"],
 )
 def test_loads_nothing_heavy(code):
     loaded = modules_after(code)

@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from vllm_adapters.local.command import add_serve_parser, run_serve
+    from vllm_adapters.recipes import add_recipes_parser
 
     parser = argparse.ArgumentParser(
         prog="vllm-adapters",
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.set_defaults(run=_demo)
+    add_recipes_parser(commands)
     return parser
 
 

@@ -2,54 +2,224 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import runpy
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from vllm_adapters.testing import faults
+
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 CHAT = "/v1/chat/completions"
+EMBED, RERANK = "/minilm/v1/embeddings", "/minilm/v1/rerank"
+FRAMEWORKS = {"langchain": "langchain_openai", "llamaindex": "llama_index.core", "haystack": "haystack"}
+TOKYO = "The capital of Japan is Tokyo."
+THOUGHT = "This is an easy question."
 
 
 @pytest.fixture
-def cook(capsys):
+def cook(capsys, monkeypatch):
     """Runs a recipe and returns the lines it printed."""
 
-    def run(name: str) -> list[str]:
-        runpy.run_path(str(RECIPES / name), run_name="__main__")
+    def run(name: str, *arguments: object, **environ: str) -> list[str]:
+        for framework, module in FRAMEWORKS.items():
+            if name.endswith(framework):
+                pytest.importorskip(module)
+        for variable, value in environ.items():
+            monkeypatch.setenv(variable, value)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
         return capsys.readouterr().out.splitlines()
 
+    for variable in ("VLLM_MODEL", "VLLM_EMBED_BASE_URL", "VLLM_RERANK_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
     return run
 
 
+# The client
+
+
 @pytest.mark.vllm("tiny")
-def test_get_reasoning_in_langchain(cook, sent):
-    pytest.importorskip("langchain_openai")
-    lines = cook("get_reasoning_in_langchain.py")
-    assert lines[:3] == ["thought: This is an easy question.", "answer: The capital of Japan is Tokyo.", "streamed:"]
-    assert [line for line in lines[3:] if line] == ["This is an easy question.", "The capital of Japan is Tokyo."]
-    assert [body["chat_template_kwargs"] for body in sent.bodies(CHAT)] == [{"enable_thinking": True}] * 2
+def test_chat_with_the_client(cook, sent):
+    lines = cook("chat_with_the_client")
+    assert lines[1] == "model: Nice to meet you, Ada."
+    assert lines[3] == "model: Your name is Ada."
+    assert [(body["top_k"], len(body["messages"])) for body in sent.bodies(CHAT)] == [(20, 1), (20, 3)]
+
+
+@pytest.mark.vllm("tiny")
+def test_a_recipe_takes_a_model_from_the_environment(cook, sent):
+    cook("chat_with_the_client", VLLM_MODEL="tiny")
+    assert {body["model"] for body in sent.bodies(CHAT)} == {"tiny"}
+    assert not sent.to("/v1/models")  # nobody had to ask
+
+
+def test_chat_with_the_client_ends_in_one_line_if_there_is_no_server(cook):
+    with pytest.raises(SystemExit, match=r"^ServerUnreachable: No answer"):
+        cook("chat_with_the_client", VLLM_BASE_URL="http://127.0.0.1:9")
+
+
+@pytest.mark.vllm("tiny")
+def test_stream_reasoning_with_the_client(cook, sent):
+    lines = [line for line in cook("stream_reasoning_with_the_client") if line]
+    assert lines[:2] == [f"thought: {THOUGHT}", f"answer: {TOKYO}"]
+    assert re.fullmatch(r"\[\d+ tokens]", lines[2])
+    body = sent.last.json
+    assert (body["stream"], body["chat_template_kwargs"]) == (True, {"enable_thinking": True})
+
+
+def test_stream_reasoning_with_the_client_tells_that_a_stream_broke_off(cook, fault_server):
+    fault_server.reply(faults.truncate(faults.chat("one two three four"), after=300))
+    lines = cook("stream_reasoning_with_the_client", VLLM_BASE_URL=fault_server.url)
+    assert lines[-1].startswith("broken off: ")
 
 
 @pytest.mark.vllm("tiny")
 def test_constrain_a_reply(cook, sent):
-    choice, year, city = cook("constrain_a_reply.py")
+    choice, year, query, city = cook("constrain_a_reply")
     assert choice in ("choice: tea", "choice: coffee")
     assert re.fullmatch(r"regex: (18|19)\d\d", year)
+    assert re.fullmatch(r"grammar: SELECT (name|city) FROM (users|orders)", query)
     assert city == "json: City(city='Rome', n=1)"
-    assert [list(body["structured_outputs"]) for body in sent.bodies(CHAT)] == [["choice"], ["regex"], ["json"]]
+    asked = [list(body["structured_outputs"]) for body in sent.bodies(CHAT)]
+    assert asked == [["choice"], ["regex"], ["grammar"], ["json"]]
 
 
-@pytest.mark.vllm("tiny", "minilm", "cross-encoder")
-def test_answer_from_documents_in_haystack(cook, sent, vllm_urls, monkeypatch):
-    pytest.importorskip("haystack")
-    monkeypatch.setenv("VLLM_EMBED_BASE_URL", vllm_urls["minilm"])
-    monkeypatch.setenv("VLLM_RERANK_BASE_URL", vllm_urls["cross-encoder"])
-    lines = cook("answer_from_documents_in_haystack.py")
-    assert lines == ["from: Tokyo is the capital city of Japan.", "answer: The capital of Japan is Tokyo."]
-    assert sent.bodies(CHAT)[0]["top_k"] == 20
+@pytest.mark.vllm("tiny")
+def test_move_between_openai_and_vllm(cook, sent, vllm_url):
+    hello = "Hello! I am a tiny test model."
+    assert cook("move_between_openai_and_vllm") == [f"VLLMClient says: {hello}"]
+    assert sent.last.json["top_k"] == 1
+    hosted = {"HOSTED_BASE_URL": vllm_url, "HOSTED_API_KEY": "key-of-another-host", "HOSTED_MODEL": "tiny"}
+    assert cook("move_between_openai_and_vllm", **hosted) == [f"OpenAI says: {hello}"]
+    assert sent.last.json == {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
+    with pytest.raises(ValueError, match="only vLLM knows top_k"):
+        cook("move_between_openai_and_vllm", WITHOUT_VLLM="refuse")
+
+
+@pytest.mark.vllm("tiny")
+def test_limit_the_time_of_long_requests(cook, sent):
+    story, whole = cook("limit_the_time_of_long_requests")
+    assert story.startswith("Once upon a time")
+    assert whole == f"whole: {len(story)} characters"
+    assert sent.last.json["stream"] is True
+
+
+def test_limit_the_time_of_long_requests_keeps_what_had_come(cook, fault_server):
+    fault_server.reply(faults.split(faults.chat("one two three four five six"), size=200, pause=0.2))
+    lines = cook("limit_the_time_of_long_requests", VLLM_BASE_URL=fault_server.url, TIME_LIMIT="1")
+    assert lines[0].startswith("one")
+    assert lines[-1].startswith("out of time: The call was not over within the total limit of 1 s")
+
+
+@pytest.mark.vllm("tiny")
+def test_ask_in_batch_and_resume(cook, sent, tmp_path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"id": "capital-Japan", "answer": "Tokyo."}\n{"id": "capital-Fra', encoding="utf-8")
+    assert cook("ask_in_batch_and_resume", file) == [f"1 answered before, 4 now, 0 left, in {file}"]
+    answers = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[2:]]
+    assert {"id": "capital-Italy", "answer": "The capital of Italy is Rome."} in answers
+    assert len(sent.to(CHAT)) == 4
+    assert cook("ask_in_batch_and_resume", file) == [f"5 answered before, 0 now, 0 left, in {file}"]
+    assert len(sent.to(CHAT)) == 4
+
+
+def test_ask_in_batch_and_resume_leaves_failures_for_the_next_run(cook, fault_server, tmp_path):
+    file = tmp_path / "answers.jsonl"
+    fault_server.script(CHAT, [faults.error(400, "no")])
+    lines = cook("ask_in_batch_and_resume", file, VLLM_BASE_URL=fault_server.url, AT_ONCE="1")
+    assert lines == [f"0 answered before, 4 now, 1 left, in {file}"]
+    lines = cook("ask_in_batch_and_resume", file, VLLM_BASE_URL=fault_server.url)
+    assert lines == [f"4 answered before, 1 now, 0 left, in {file}"]
+
+
+@pytest.mark.vllm("tiny")
+def test_keep_within_the_context(cook, sent):
+    lines = cook("keep_within_the_context", CONTEXT="110")
+    assert [line.partition("[")[2] for line in lines] == [
+        "20 of 110 tokens, 0 messages left out]",
+        "46 of 110 tokens, 0 messages left out]",
+        "42 of 110 tokens, 2 messages left out]",
+    ]
+    said = [message["content"] for message in sent.bodies(CHAT)[-1]["messages"]]
+    assert said == ["Be brief.", "What is my name?", "Your name is Ada.", "Count to three"]
+
+
+@pytest.mark.vllm("tiny")
+def test_reuse_the_prefix_cache(cook, sent):
+    lines = cook("reuse_the_prefix_cache")
+    cached = [int(re.search(r": (\d+) of \d+ tokens cached", line)[1]) for line in lines]
+    assert cached[1] > 1000
+    assert cached[3] > 1000
+    assert [body["cache_salt"] for body in sent.bodies(CHAT)] == ["tenant-a"] * 2 + ["tenant-b"] * 2
+
+
+# The frameworks, each with the same four jobs
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.vllm("tiny")
+def test_get_reasoning(cook, sent, framework):
+    lines = cook(f"get_reasoning_in_{framework}")
+    assert lines[:3] == [f"thought: {THOUGHT}", f"answer: {TOKYO}", "streamed:"]
+    assert [line for line in lines[3:] if line] == [THOUGHT, TOKYO]
+    assert [body["chat_template_kwargs"] for body in sent.bodies(CHAT)] == [{"enable_thinking": True}] * 2
+    assert [bool(body.get("stream")) for body in sent.bodies(CHAT)] == [False, True]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.vllm("tiny", "minilm")
+def test_answer_from_documents(cook, sent, vllm_urls, framework):
+    lines = cook(f"answer_from_documents_in_{framework}", VLLM_EMBED_BASE_URL=vllm_urls["minilm"])
+    assert re.fullmatch(r"0\.8\d\d  The price of Leo is 480\.", lines[0])
+    assert re.fullmatch(r"0\.\d\d\d  The owner of Leo is Maria\.", lines[1])
+    assert lines[2:] == ["answer: The price of Leo is 480."]
+    embedded = [text for body in sent.bodies(EMBED) for text in body["input"]]
+    assert len(embedded) == 5  # as texts: four facts and the question
+    assert "The price of Leo is 480." in embedded
+    assert sent.bodies(RERANK)[0]["query"] == "What is the price of Leo?"
+    assert len(sent.bodies(RERANK)[0]["documents"]) == 3
+    assert "The owner of Leo is Maria." in sent.bodies(CHAT)[0]["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.vllm("tiny")
+def test_run_an_agent(cook, sent, framework):
+    if framework == "langchain":
+        pytest.importorskip("langchain.agents")
+    lines = cook(f"run_an_agent_in_{framework}")
+    assert lines[:2] == ["calls get_weather({'city': 'Rome'})", "result: sunny"]
+    assert lines[-1] == "answer: The weather tool says: sunny."
+    asked, told = sent.bodies(CHAT)
+    assert asked["tools"][0]["function"]["name"] == "get_weather"
+    assert [message["role"] for message in told["messages"]][-3:] == ["user", "assistant", "tool"]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.vllm("tiny")
+def test_extract_objects(cook, sent, framework):
+    maria, omar = cook(f"extract_objects_in_{framework}")
+    assert maria.endswith("->  Person(name='Maria', age=34, city='Lisbon')")
+    assert omar.endswith("->  Person(name='Omar', age=51, city='Cairo')")
+    for body in sent.bodies(CHAT):
+        assert set(body["response_format"]["json_schema"]["schema"]["properties"]) == {"name", "age", "city"}
+
+
+# Across
+
+
+@pytest.mark.vllm("tiny", lora=True)
+def test_switch_lora_per_request(cook, sent):
+    pytest.importorskip("langchain_openai")
+    base, adapter = cook("switch_lora_per_request")
+    assert base == f"base: {TOKYO}"
+    assert adapter.startswith("tiny-lora: ")
+    assert [body["model"] for body in sent.bodies(CHAT)] == ["tiny", "tiny-lora"]
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
@@ -58,6 +228,13 @@ def test_is_short_and_says_what_it_needs(recipe):
     header = re.match(r"# /// script\n((?:# .*\n)+)# ///\n", text)
     assert header, "no script header"
     needs = tomllib.loads(re.sub(r"^# ", "", header[1], flags=re.M))["dependencies"]
-    assert any(need.startswith("vllm-adapters") for need in needs)
-    assert len(text.splitlines()) <= 60
-    assert f"def test_{recipe.stem}(" in Path(__file__).read_text(encoding="utf-8"), "no test runs this recipe"
+    assert needs[0].startswith("vllm-adapters")
+    about = ast.get_docstring(ast.parse(text)) or ""
+    said = " ".join(f"'{need}'" if "[" in need or ">" in need else need for need in needs)
+    assert f"Needs:  pip install {said}\n" in about, "pip users are told something else than uv"
+    assert "Server: vllm serve" in about
+    assert f"python {recipe.name}" in about.replace("\\\n", " ")
+    assert len(text.splitlines()) <= 64
+    job, _, framework = recipe.stem.partition("_in_")
+    test = f"def test_{job if framework in FRAMEWORKS else recipe.stem}("
+    assert test in Path(__file__).read_text(encoding="utf-8"), "no test runs this recipe"

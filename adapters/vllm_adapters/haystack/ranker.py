@@ -56,8 +56,16 @@ class VLLMRanker(Connected):
 
     __module__ = NAMESPACE
     _left_out: ClassVar[frozenset[str]] = frozenset(
-        ("timeout", "max_retries", "query_prefix", "query_suffix", "document_prefix", "document_suffix")
-    ) | {"server_version"}
+        {
+            "timeout",
+            "max_retries",
+            "query_prefix",
+            "query_suffix",
+            "document_prefix",
+            "document_suffix",
+            "server_version",
+        }
+    )
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-__all__ = ["Interaction", "Origin", "Scrubber", "audit", "dump", "load", "recorded_versions", "replay_url"]
+__all__ = ["Interaction", "Origin", "Scrubber", "audit", "cassettes", "dump", "load", "recorded_versions", "replay_url"]
 
 _HOST = "http://localhost:8000"
 _LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}  # noqa: S104 (names to compare, nothing is bound)
@@ -199,12 +199,20 @@ _FORBIDDEN = {
 def recorded_versions(folder: Path) -> dict[str, int]:
     """The vLLM versions of all cassettes under ``folder``, with their number; reads only the first lines."""
     counts: dict[str, int] = {}
-    for path in sorted(folder.rglob("*.yaml")):
-        with path.open(encoding="utf-8") as file:
-            found = re.search(r"^  vllm: '?([^'\s]+)", file.read(200), re.MULTILINE)
+    for _, head in cassettes(folder):
+        found = re.search(r"^  vllm: '?([^'\s]+)", head, re.MULTILINE)
         version = found.group(1) if found else "unknown"
         counts[version] = counts.get(version, 0) + 1
     return counts
+
+
+def cassettes(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The cassettes under ``folder`` and how each begins; YAML files of others may lie between them."""
+    for path in sorted(folder.rglob("*.yaml")):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = file.read(200)
+        if head.startswith("recorded_with:"):
+            yield path, head
 
 
 def _fingerprint(interactions: Sequence[Interaction]) -> str | None:

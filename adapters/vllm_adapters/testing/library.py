@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vllm_adapters.testing.cassette import cassettes
+
 __all__ = ["Library"]
 
 _NAME_LIMIT = 200
@@ -39,7 +41,7 @@ class Library:
         """Cassettes that no test owns: their module is gone, or is among ``modules`` without owning them."""
         folders = {self._folder(module) for module in modules}
         found = []
-        for cassette in sorted(self.root.rglob("*.yaml")):
+        for cassette, _ in cassettes(self.root):
             folder = cassette.parent
             gone = not any(self._module(folder, source).is_file() for source in self._sources)
             if cassette not in owned and (gone or folder in folders):

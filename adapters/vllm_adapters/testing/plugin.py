@@ -29,6 +29,8 @@ from typing import Any
 import pytest
 from pytest_recording import network
 
+from vllm_adapters._pytest import CASSETTES
+from vllm_adapters.server import VLLMServer
 from vllm_adapters.testing.cassette import recorded_versions, replay_url
 from vllm_adapters.testing.fault_server import FaultServer
 from vllm_adapters.testing.library import Library
@@ -66,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         dest="vllm_record",
         help="With --live: write the cassettes of the tests that pass, and remove those without a test.",
     )
-    parser.addini("vllm_cassettes", "Folder of the cassettes.", default="cassettes")
+    parser.addini(*CASSETTES, default="")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -80,7 +82,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if record and not live:
         raise pytest.UsageError("--record needs --live: cassettes are recorded from a real vLLM only")
     tests = [config.rootpath / path for path in config.getini("testpaths")]
-    library = Library(config.rootpath / config.getini("vllm_cassettes"), [*tests, config.rootpath])
+    folder = config.getini(CASSETTES[0]) or "cassettes"
+    library = Library(config.rootpath / folder, [*tests, config.rootpath])
     config.stash[_RUN] = _Run(live, record, library, Servers(os.environ))
 
 
@@ -257,6 +260,14 @@ def vllm_urls(_vllm_life: Mapping[str, str]) -> Mapping[str, str]:
 def vllm_url(vllm_urls: Mapping[str, str]) -> str:
     """The base URL of this test's vLLM, ending in ``/v1``; of several, the first."""
     return next(iter(vllm_urls.values()))
+
+
+@pytest.fixture
+def vllm_server(request: pytest.FixtureRequest, vllm_url: str) -> Iterator[VLLMServer]:
+    """This test's vLLM; of several, the first. The adapters take it as ``server=``."""
+    key = _kinds(request.node)[0].options.get("api_key")
+    with VLLMServer(vllm_url, api_key=key) as server:
+        yield server
 
 
 @pytest.fixture

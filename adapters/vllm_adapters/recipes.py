@@ -1,0 +1,132 @@
+"""``vllm-adapters recipes``: short programs to copy. They travel with the package."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_PACKAGED = Path(__file__).parent / "_recipes"
+_CHECKED_OUT = Path(__file__).parent.parent.parent / "recipes"
+_LEFT_BEHIND = shutil.ignore_patterns("__pycache__", ".*")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One recipe: a program, or a folder of files that belong together.
+
+    Args:
+        path: The program or the folder.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What it is called on the command line."""
+        return self.path.stem
+
+    @property
+    def files(self) -> list[Path]:
+        """What there is to read, in order."""
+        if self.path.is_file():
+            return [self.path]
+        return [file for file in sorted(self.path.iterdir()) if file.is_file()]
+
+    @property
+    def about(self) -> str:
+        """Its job in one line."""
+        text = self.files[0].read_text(encoding="utf-8")
+        if self.files[0].suffix == ".py":
+            text = ast.get_docstring(ast.parse(text)) or ""
+        return text.splitlines()[0].removeprefix("# ")
+
+
+def all_recipes() -> list[Recipe]:
+    """Every recipe, by name."""
+    return [Recipe(path) for path in sorted(_paths())]
+
+
+def _paths() -> Iterator[Path]:
+    home = _PACKAGED if _PACKAGED.is_dir() else _CHECKED_OUT
+    for path in home.iterdir():
+        if path.suffix == ".py" or (path.is_dir() and not path.name.startswith(("_", "."))):
+            yield path
+
+
+def find(name: str) -> Recipe:
+    """The recipe of that name, with or without ``.py``.
+
+    Raises:
+        VLLMError: There is none; says which names are near.
+    """
+    from vllm_adapters.errors import VLLMError
+
+    known = {recipe.name: recipe for recipe in all_recipes()}
+    name = name.removesuffix(".py").rstrip("/")
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or [k for k in known if name in k]
+    hint = f"Did you mean {' or '.join(near)}?" if near else "vllm-adapters recipes list shows them"
+    raise VLLMError(f"There is no recipe {name!r}", hint=hint)
+
+
+def add_recipes_parser(subparsers: Any) -> None:
+    """Adds ``recipes`` to a parser.
+
+    Args:
+        subparsers: What ``ArgumentParser.add_subparsers()`` returned.
+    """
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "recipes",
+        help="short programs to copy, one job each",
+        description="Short programs to copy, one job each. They find the server by VLLM_BASE_URL, VLLM_API_KEY and "
+        "VLLM_MODEL; each says at its top what it needs.",
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    actions.add_parser("list", help="names and jobs").set_defaults(run=_list)
+    show = actions.add_parser("show", help="print a recipe")
+    show.set_defaults(run=_show)
+    copy = actions.add_parser("copy", help="copy a recipe, to make it yours")
+    copy.set_defaults(run=_copy)
+    for action in (show, copy):
+        action.add_argument("name", metavar="NAME", help="as listed")
+    copy.add_argument("folder", metavar="DIR", nargs="?", default=".", help="where to (default: here)")
+
+
+def _list(args: argparse.Namespace) -> int:
+    recipes = all_recipes()
+    width = max(len(recipe.name) for recipe in recipes)
+    for recipe in recipes:
+        print(f"{recipe.name:<{width}}  {recipe.about}")  # noqa: T201
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    recipe = find(args.name)
+    for file in recipe.files:
+        if recipe.path.is_dir():
+            print(f"# --- {recipe.name}/{file.name}")  # noqa: T201
+        print(file.read_text(encoding="utf-8"), end="")  # noqa: T201
+    return 0
+
+
+def _copy(args: argparse.Namespace) -> int:
+    from vllm_adapters.errors import VLLMError
+
+    recipe, folder = find(args.name), Path(args.folder)
+    target = folder / recipe.path.name
+    if target.exists():
+        raise VLLMError(f"{target} is there already", hint="Name another folder: nothing is overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
+    if recipe.path.is_dir():
+        shutil.copytree(recipe.path, target, ignore=_LEFT_BEHIND)
+    else:
+        shutil.copyfile(recipe.path, target)
+    print(target)  # noqa: T201
+    return 0

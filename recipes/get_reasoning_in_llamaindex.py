@@ -1,0 +1,43 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["vllm-adapters[llamaindex]"]
+# ///
+"""Chat in LlamaIndex and see what the model thinks, whole and as a stream, through LlamaIndex's ThinkingBlock.
+
+Needs:  pip install 'vllm-adapters[llamaindex]'
+Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve)
+Run:    VLLM_BASE_URL=http://localhost:8000 python get_reasoning_in_llamaindex.py
+"""
+
+from __future__ import annotations
+
+import os
+
+from llama_index.core.base.llms.types import ChatMessage, ThinkingBlock
+
+from vllm_adapters.llamaindex import VLLM
+
+
+def main() -> None:
+    # Qwen3 and others read enable_thinking; another model's chat template may have another name for it.
+    llm = VLLM(
+        model=os.environ.get("VLLM_MODEL", ""),  # empty: the one that is served
+        temperature=0,
+        chat_template_kwargs={"enable_thinking": True},
+    )
+    question = [ChatMessage(role="user", content="What is the capital of Japan?")]
+
+    reply = llm.chat(question)
+    for block in reply.message.blocks:
+        if isinstance(block, ThinkingBlock):
+            print("thought:", (block.content or "").strip())
+    print("answer:", (reply.message.content or "").strip())
+
+    print("streamed:")
+    for response in llm.stream_chat(question):
+        print(response.additional_kwargs.get("thinking_delta") or response.delta or "", end="", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["vllm-adapters[haystack]"]
+# ///
+"""Run Haystack's agent with tools on vLLM, and watch each call and its result.
+
+Needs:  pip install 'vllm-adapters[haystack]'
+Server: vllm serve MODEL --enable-auto-tool-choice --tool-call-parser PARSER   (or: vllm-adapters serve)
+Run:    VLLM_BASE_URL=http://localhost:8000 python run_an_agent_in_haystack.py
+"""
+
+from __future__ import annotations
+
+import os
+
+from haystack.components.agents import Agent
+from haystack.dataclasses import ChatMessage
+from haystack.tools import tool
+
+from vllm_adapters.haystack import VLLMChatGenerator
+
+
+@tool
+def get_weather(city: str) -> str:
+    """The weather in a city."""
+    return "sunny"
+
+
+def main() -> None:
+    llm = VLLMChatGenerator(model=os.environ.get("VLLM_MODEL"), generation_kwargs={"temperature": 0, "max_tokens": 200})
+    agent = Agent(chat_generator=llm, tools=[get_weather])
+    done = agent.run(messages=[ChatMessage.from_user("What is the weather in Rome?")])
+    for message in done["messages"]:
+        for call in message.tool_calls:
+            print(f"calls {call.tool_name}({call.arguments})")
+        for result in message.tool_call_results:
+            print("result:", result.result)
+        for broken in message.meta.get("invalid_tool_calls", []):  # cut or malformed: never repaired, never run
+            print("broken call:", broken["error"])
+    print("answer:", done["last_message"].text)
+
+
+if __name__ == "__main__":
+    main()
