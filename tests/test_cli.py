@@ -110,7 +110,7 @@ def test_a_recipe_is_copied_but_never_over_another(tmp_path, capsys):
 
 def test_an_unknown_recipe_is_told_with_its_neighbours(capsys):
     assert main(["recipes", "show", "constrain"]) == 1
-    assert "Did you mean constrain_a_reply?" in capsys.readouterr().err
+    assert "Did you mean constrain_a_reply" in capsys.readouterr().err
     assert main(["recipes", "show", "xyzzy"]) == 1
     assert "vllm-adapters recipes list" in capsys.readouterr().err
 
