@@ -71,7 +71,7 @@ def find(name: str) -> Recipe:
     name = name.removesuffix(".py").rstrip("/")
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or [k for k in known if name in k]
+    near = [known_name for known_name in known if name in known_name] or difflib.get_close_matches(name, known)
     hint = f"Did you mean {' or '.join(near)}?" if near else "vllm-adapters recipes list shows them"
     raise VLLMError(f"There is no recipe {name!r}", hint=hint)
 
