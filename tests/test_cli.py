@@ -92,6 +92,15 @@ def test_recipes_are_listed_with_their_jobs(capsys):
     assert listed["constrain_a_reply"].startswith("Bind a reply to")
 
 
+def test_recipes_are_wrapped_in_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["recipes", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.startswith("                ") for line in lines)
+
+
 def test_a_recipe_is_shown_as_it_is(capsys):
     assert main(["recipes", "show", "constrain_a_reply.py"]) == 0
     assert capsys.readouterr().out == (RECIPES / "constrain_a_reply.py").read_text(encoding="utf-8")
