@@ -11,7 +11,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live record lint test-openai3 test-alone faults params bench clean
+.PHONY: help demo test live record lint test-openai3 test-alone faults params readme pictures bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -23,8 +23,8 @@ demo: $(VENV)/.installed ## A tour of what works, against a real vLLM (VLLM_BASE
 test: $(VENV)/.installed ## The recorded tests, offline; ARGS="-k tools -x" goes to pytest
 	$(RUN) -m pytest $(ARGS)
 
-live: $(VENV)/.installed ## The same tests against a real vLLM
-	$(RUN) -m pytest --live $(ARGS)
+live: $(VENV)/.installed ## Those of them that talk to a server, against a real vLLM
+	$(RUN) -m pytest --live -m "vllm or live" $(ARGS)
 
 record: $(VENV)/.installed ## The same, and write the cassettes anew
 	$(RUN) -m pytest --live --record $(ARGS)
@@ -49,6 +49,12 @@ faults: $(VENV)/.installed ## What every path makes of every fault, as a table; 
 params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }
 	$(RUN) adapters/scripts/make_params_table.py $(SPEC) $(ARGS)
+
+readme: $(VENV)/.installed ## Make the README's tables anew
+	$(RUN) adapters/scripts/make_readme.py
+
+pictures: $(VENV)/.installed ## Take the README's terminal pictures anew, of servers started here
+	$(RUN) adapters/scripts/make_pictures.py
 
 bench: $(VENV)/.installed ## Side by side with the frameworks' stock classes
 	$(RUN) benchmarks/run.py $(ARGS)

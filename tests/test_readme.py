@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import importlib.util
 import io
 import re
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+TESTS = Path(__file__).parent
+README = TESTS.parent / "README.md"
 BLOCK = re.compile(r"^(?:<!-- run against: (?P<model>\S+) -->\n)?```python\n(?P<code>.*?)^```$", re.M | re.S)
 NEEDS = {"langchain": "langchain_openai", "llamaindex": "llama_index.llms.openai_like", "haystack": "haystack"}
 PRINTS = re.compile(r"^\s*print\(.*\)  # (.+)$", re.M)
@@ -64,3 +68,31 @@ def test_chat_examples(block):
 @pytest.mark.parametrize("block", [b for b in blocks() if b.model == "minilm"], ids=first_import)
 def test_embedding_examples(block):
     run(block)
+
+
+def test_tables_are_as_made():
+    script = TESTS.parent / "adapters" / "scripts" / "make_readme.py"
+    spec = importlib.util.spec_from_file_location("make_readme", script)
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    text = README.read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- made: (\w+) -->", text)) == set(maker.SECTIONS)
+    assert maker.made(text) == text, "make readme"
+
+
+def test_every_proof_of_the_parity_table_is_a_test():
+    proofs = tomllib.loads((TESTS / "parity.toml").read_text(encoding="utf-8"))
+    for capability, tests in proofs.items():
+        for part, test in tests.items():
+            if test != "-":
+                file, name = test.split("::")
+                tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+                found = {
+                    node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                }
+                assert name in found, f"{capability}, {part}: {test}"
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\(([^)\s]+)", README.read_text(encoding="utf-8")):
+        assert "://" in target or (README.parent / target.split("#")[0]).exists(), target

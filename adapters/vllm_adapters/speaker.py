@@ -97,13 +97,14 @@ def clean_key(api_key: str | SecretStr | None) -> str:
     """The key to send: the one given, else ``VLLM_API_KEY``, else a placeholder. ``OPENAI_API_KEY`` is not read.
 
     Raises:
-        AuthenticationFailed: It has characters that no HTTP header can carry. They are not shown.
+        AuthenticationFailed: It has white space in it, or characters that no HTTP header can carry; not shown.
     """
     key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
     key = (key or os.environ.get("VLLM_API_KEY") or NO_KEY).strip()  # keys read from files end in a newline
-    if not key.isascii() or not key.isprintable():
+    if not key.isascii() or not key.isprintable() or " " in key:
         raise AuthenticationFailed(
-            "The API key has characters that no HTTP header can carry", hint="Is it the right file, in full?"
+            "The API key has white space in it, or characters that no HTTP header can carry",
+            hint="Is it the right file, in full, and nothing else?",
         )
     return key
 

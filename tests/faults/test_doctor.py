@@ -109,6 +109,82 @@ def test_constraints_that_are_ignored_are_found(fault_server):
         assert report[kind].text.startswith("silently not enforced"), kind
 
 
+def answering(**by_thinking):
+    """A chat that answers by what is said of thinking: ``unsaid``, ``on`` and ``off``."""
+
+    async def run(exchange: Exchange) -> None:
+        thinking = (exchange.request.json.get("chat_template_kwargs") or {}).get("enable_thinking")
+        said = {None: "unsaid", True: "on", False: "off"}[thinking]
+        await by_thinking[said](exchange)
+
+    return run
+
+
+def test_an_answer_that_lands_in_reasoning_unless_thinking_is_denied(fault_server):
+    lost = faults.chat("", reasoning="Tokyo")
+    fault_server.reply(answering(unsaid=lost, on=lost, off=faults.chat("Tokyo")), "/v1/chat/completions")
+    report = examine(fault_server.url)
+    assert report["chat"].verdict is Verdict.BROKEN
+    assert report["reasoning"].verdict is Verdict.BROKEN
+    assert report["reasoning"].flags == ("""--default-chat-template-kwargs '{"enable_thinking": false}'""",)
+
+
+def test_a_parser_that_takes_every_answer_for_reasoning(fault_server):
+    fault_server.reply(faults.chat("", reasoning="Tokyo"), "/v1/chat/completions")
+    report = examine(fault_server.url)
+    assert report["reasoning"].flags == ()
+    assert report["reasoning"].advice == "The --reasoning-parser does not fit the model"
+
+
+def test_a_model_that_always_thinks_is_given_room_and_asked_not_to(fault_server):
+    thinking = faults.chat("zebra-7", reasoning="Hm.")
+    fault_server.reply(answering(unsaid=thinking, on=thinking, off=thinking), "/v1/chat/completions")
+    report = examine(fault_server.url)
+    asked = [request.json for request in fault_server.posts("/v1/chat/completions")]
+    constrained = [body for body in asked if "choice" in body.get("structured_outputs", {})]
+    assert constrained[0]["max_tokens"] == 512
+    assert constrained[0]["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
+    assert report["choice"].verdict is Verdict.WORKS
+    assert report["reasoning"].text == "parsed into its own field: 'Hm.'"
+
+
+def test_thinking_in_the_text_of_a_model_that_always_does(make_fault_server):
+    server = make_fault_server(models=["Qwen3-8B"])
+    server.reply(faults.chat("<think>Hm.</think>Tokyo"), "/v1/chat/completions")
+    assert examine(server.url)["reasoning"].flags == ("--reasoning-parser qwen3",)
+
+
+def test_a_model_that_never_thinks_is_no_fault(fault_server):
+    fault_server.reply(faults.chat("Tokyo"), "/v1/chat/completions")
+    report = examine(fault_server.url)
+    assert report["reasoning"].verdict is Verdict.UNCLEAR
+    assert report["reasoning"].text.startswith("cannot tell: the model did not think")
+
+
+def test_calls_that_stay_in_the_text(make_fault_server):
+    server = make_fault_server(models=["Qwen2.5-7B-Instruct"])
+    server.reply(faults.chat('<tool_call>{"name": "get_weather"}</tool_call>'), "/v1/chat/completions")
+    report = examine(server.url)
+    assert report["tools-auto"].flags == ("--tool-call-parser hermes",)
+    assert report["tools-required"].verdict is Verdict.BROKEN
+
+
+def test_a_call_that_the_token_limit_cut_says_nothing_of_the_server(fault_server):
+    cut = faults.chat('<tool_call>{"name": "get_weather", "arguments": {"city": "', finish_reason="length")
+    fault_server.reply(cut, "/v1/chat/completions")
+    report = examine(fault_server.url)
+    for name in ("tools-required", "tools-strict", "tools-stream"):
+        assert report[name].verdict is Verdict.UNCLEAR, name
+
+
+def test_a_task_that_an_old_server_mounts_but_has_not(make_fault_server):
+    server = make_fault_server(version="0.15.1")
+    server.reply(faults.error(400, "The model does not support Embeddings API"), "/v1/embeddings")
+    report = examine(server.url)
+    assert report["embeddings"].verdict is Verdict.ABSENT
+    assert "mounted whatever the model can do" in report["endpoints"].text
+
+
 def test_a_stream_that_a_proxy_holds_back(fault_server):
     async def held(exchange: Exchange) -> None:
         behaviour = faults.chat(" ".join(["word"] * 40))

@@ -206,6 +206,15 @@ def test_a_finish_reason_with_the_last_thought(llm, fault_server, ask, reason):
 
 
 @every_way
+def test_a_reply_that_the_server_gave_up(llm, fault_server, ask):
+    # vllm-haystack returns what there is, with no finish reason when it streams.
+    fault_server.reply(faults.chat("half of", finish_reason="abort"))
+    with pytest.raises(e.ServerFailed, match="gave the reply up") as caught:
+        ask(llm)
+    assert caught.value.partial == "half of"
+
+
+@every_way
 def test_the_old_name_of_reasoning(llm, fault_server, ask):
     fault_server.reply(faults.chat("six", reasoning="because", legacy_reasoning=True))
     (reply,) = ask(llm)
@@ -325,6 +334,19 @@ def test_a_server_object_instead_of_an_address(make_fault_server):
     saved = llm.to_dict()["init_parameters"]
     assert (saved["api_base_url"], saved["model"]) == (server.base_url, "two")
     assert "sk-of" not in str(saved)
+
+
+@both
+def test_another_model_of_a_server_object(make_fault_server, is_async):
+    fault_server = make_fault_server(models=("one", "two", "three"))
+    for model in (None, "three"):
+        there = {"server": VLLMServer(fault_server.url, model="two"), "model": model}
+        out(VLLMChatGenerator(**there), is_async, "hi")
+        out(VLLMTextEmbedder(**there), is_async, "hi")
+        out(VLLMDocumentEmbedder(**there, progress_bar=False), is_async, [Document(content="hi")])
+        out(VLLMRanker(**there), is_async, "hi", [Document(content="hi")])
+        VLLMTokenCounter(**there).count([ChatMessage.from_user("hi")])
+    assert [request.json["model"] for request in fault_server.posts()] == ["two"] * 5 + ["three"] * 5
 
 
 @both
@@ -574,6 +596,14 @@ def test_a_server_that_is_not_there_is_no_documents_fault(is_async):
     embedder = VLLMDocumentEmbedder(api_base_url="http://127.0.0.1:9", progress_bar=False, max_retries=0)
     with pytest.raises(e.ServerUnreachable):
         out(embedder, is_async, [Document(content="one")])
+
+
+@both
+def test_a_wrong_parameter_is_no_documents_fault(fault_server, is_async):
+    fault_server.reply(faults.error(400, "Model does not support matryoshka representation", param="dimensions"))
+    embedder = VLLMDocumentEmbedder(api_base_url=fault_server.url, dimensions=3, progress_bar=False, max_retries=0)
+    with pytest.raises(e.InvalidRequest, match="matryoshka"):
+        out(embedder, is_async, [Document(content=str(number)) for number in range(4)])
 
 
 def test_what_the_embedders_send(fault_server, capsys):

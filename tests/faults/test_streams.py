@@ -71,6 +71,7 @@ def test_dribble_ends_at_the_total_limit(ask, fault_server):
         ask(fault_server.url, stream=True, client={"timeout": 1, "max_retries": 2})
     assert caught.value.kind == "total"
     assert caught.value.seconds == 1
+    assert caught.value.__cause__ is not caught.value, "who follows the causes would never get to the end"
     assert time.monotonic() - started < 4
 
 
@@ -124,6 +125,17 @@ def test_tool_calls_in_one_chunk_with_content_and_finish_reason(ask, fault_serve
     assert [[t.function.name for t in c.choices[0].delta.tool_calls or []] for c in chunks] == [[], ["add"], ["mul"]]
     assert [c.choices[0].finish_reason for c in chunks] == [None, None, "tool_calls"]
     assert chunks[-1].choices[0].stop_reason == 7
+
+
+def test_a_call_is_named_once(ask, fault_server):
+    calls = [wire.tool_call("add", text, index=number) for number in (0, 1) for text in ('{"a"', ": 1}")]
+    del calls[0]["index"], calls[1]["index"]
+    fault_server.reply(faults.deltas(*({"tool_calls": [call]} for call in calls)))
+    found = [chunk.choices[0].delta.tool_calls[0] for chunk in ask(fault_server.url, stream=True)[:-1]]
+    assert [call.index for call in found] == [0, 0, 1, 1]
+    assert [call.function.name for call in found] == ["add", None, "add", None]
+    assert [call.id for call in found] == [calls[0]["id"], None, calls[2]["id"], None]
+    assert [call.function.arguments for call in found] == ['{"a"', ": 1}"] * 2
 
 
 @pytest.mark.parametrize("reason", ["repetition", "length"])

@@ -21,8 +21,8 @@ from vllm_adapters.transport import Timeouts
 NAMESPACE = "haystack_integrations.components.vllm_adapters"
 """The module that pipelines name in their YAML."""
 
-_ALIVE = frozenset({"_client", "_async_client", "_server", "_tokenizer"})
 API_KEY = Secret.from_env_var("VLLM_API_KEY", strict=False)
+_ALIVE = frozenset({"_client", "_async_client", "_server", "_tokenizer"})
 
 
 class Connected:
@@ -59,14 +59,15 @@ class Connected:
         self.max_retries = max_retries
         self.http_client_kwargs = http_client_kwargs
         self.server_version = server_version
-        self._given_server = self._server = server
+        self._given_server = self._server = server.serving(self.model) if server and self.model else server
         self._client: VLLMClient | None = None
         self._async_client: AsyncVLLMClient | None = None
 
     def _connect(self) -> VLLMServer:
         if self._server is None:
             options = dict(self.http_client_kwargs or {})
-            limit = options.pop("timeout", None) if self.timeout is None else self.timeout
+            limit = options.pop("timeout", None)
+            limit = limit if self.timeout is None else self.timeout
             self._server = VLLMServer(
                 self.api_base_url,
                 api_key=(self.api_key.resolve_value() if self.api_key else None) or NO_KEY,
@@ -147,7 +148,7 @@ class Connected:
         return saved
 
     def to_dict(self) -> dict[str, Any]:
-        """The component as basic types: its secret by the variable's name, what is not set by vLLM's absence."""
+        """The component as basic types: the key by the name of its variable, our own parameters if they are set."""
         return default_to_dict(self, **self._saved())
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import pickle
 import threading
 import time
 import traceback
@@ -185,7 +186,7 @@ def _judged(outcome: Answer | Exception, scene: Scene, fault: Fault) -> Cell:
     if isinstance(outcome, Exception):
         name = type(outcome).__name__
         story = "".join(traceback.format_exception(outcome))
-        if KEY in story or KEY in repr(vars(outcome)):
+        if KEY in story + _attributes(outcome):
             return Cell(f"KEY SHOWN by {name}", False, "the error shows the API key")
         if not isinstance(outcome, VLLMError):
             return Cell(f"GENERIC {name}", False, story)
@@ -200,6 +201,15 @@ def _judged(outcome: Answer | Exception, scene: Scene, fault: Fault) -> Cell:
     if outcome.finish not in (None, right.finish):
         return Cell("WRONG", False, f"finish reason {outcome.finish!r}, not {right.finish!r}")
     return Cell("correct", True)
+
+
+def _attributes(error: BaseException | None) -> str:
+    """All that a tool finds that looks into an error, and into what it came from."""
+    if error is None:
+        return ""
+    headers = getattr(vars(error).get("request") or vars(error).get("_request"), "headers", {})
+    packed = pickle.dumps(error) if isinstance(error, VLLMError) else b""
+    return f"{vars(error)!r} {dict(headers)} {packed!r}" + _attributes(error.__cause__)
 
 
 def run(
