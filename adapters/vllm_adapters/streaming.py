@@ -255,6 +255,24 @@ class _Reading(Generic[T]):
             yield self._client._process_response_data(data=chunk, cast_to=self._cast_to, response=self.response)
 
 
+class _Left(Iterator[Any], AsyncIterator[Any]):
+    """What is left of a stream that was left before its end: not nothing, which would look like its end."""
+
+    def __init__(self, stream: _Reading[Any]) -> None:
+        self._stream = stream
+
+    def __next__(self) -> Any:
+        raise IncompleteStream(
+            "The stream was left before its end, and that has closed it",
+            hint="To look at the first chunk and go on, keep the iterator: chunks = iter(stream), or use next(stream)",
+            address=self._stream._client.address,
+            request=self._stream.response.request,
+        )
+
+    async def __anext__(self) -> Any:
+        self.__next__()
+
+
 _TRANSPORT_FAILURES = (http.TransportError, http.StreamError, openai.APIConnectionError)
 
 
@@ -294,8 +312,10 @@ class WholeStream(_Reading[T], Stream[T]):
             self.response.close()
 
     def __iter__(self) -> Iterator[T]:
+        chunks, self._iterator = self._iterator, _Left(self)
         try:
-            yield from self._iterator
+            yield from chunks
+            self._iterator = chunks
         finally:
             # Without this, `break` would leave vLLM generating until the stream object is collected.
             self.close()
@@ -325,8 +345,10 @@ class AsyncWholeStream(_Reading[T], AsyncStream[T]):
             await self.response.aclose()
 
     async def __aiter__(self) -> AsyncIterator[T]:
+        chunks, self._iterator = self._iterator, _Left(self)
         try:
-            async for chunk in self._iterator:
+            async for chunk in chunks:
                 yield chunk
+            self._iterator = chunks
         finally:
             await self.close()

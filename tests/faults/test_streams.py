@@ -5,10 +5,12 @@ import time
 import openai
 import pytest
 
+from vllm_adapters import AsyncVLLMClient, VLLMClient
 from vllm_adapters import errors as e
 from vllm_adapters.testing import faults, wire
 
 CHAT = "/v1/chat/completions"
+HELLO = {"model": "stub", "messages": [{"role": "user", "content": "one two"}]}
 WORDS = wire.chat_chunks("one two three four five", finish_reason=None)
 
 
@@ -211,6 +213,32 @@ def test_leaving_the_loop_disconnects_within_a_second(fault_server, life):
     fault_server.reply(faults.chat("word " * 400, pause=0.05))
     life(fault_server.url)
     assert fault_server.wait_for(lambda: fault_server.posts(CHAT)[0].disconnected_at is not None, timeout=1.0)
+
+
+@pytest.mark.parametrize("again", [list, next])
+def test_going_on_with_a_stream_that_was_left_raises(fault_server, again):
+    with VLLMClient(fault_server.url) as client:
+        stream = client.chat.completions.create(**HELLO, stream=True)
+        assert next(iter(stream)).choices[0].delta.role == "assistant"
+        for _ in range(2):
+            with pytest.raises(e.IncompleteStream, match="was left before its end"):
+                again(stream)
+
+
+async def test_going_on_with_an_async_stream_that_was_left_raises(fault_server):
+    async with AsyncVLLMClient(fault_server.url) as client:
+        stream = await client.chat.completions.create(**HELLO, stream=True)
+        async for _ in stream:
+            break
+        with pytest.raises(e.IncompleteStream, match="was left before its end"):
+            [chunk async for chunk in stream]
+
+
+def test_looking_at_the_first_chunk_and_going_on(fault_server):
+    with VLLMClient(fault_server.url) as client:
+        stream = client.chat.completions.create(**HELLO, stream=True)
+        assert text_of([next(stream), *stream]) == "one two"
+        assert list(stream) == []
 
 
 def break_sync(url):

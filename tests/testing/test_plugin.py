@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from vllm_adapters.testing import faults
 from vllm_adapters.testing.cassette import audit
 
 ONE = """
@@ -162,6 +163,32 @@ def test_no_cassette(project):
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*no cassette cassettes/chat/test_one/test_chat.yaml: record with make record*"])
+
+
+def test_live_only(project):
+    project.write(
+        """
+@pytest.mark.vllm("tiny", recorded=False)
+def test_break(vllm_url):
+    with openai.OpenAI(base_url=vllm_url, api_key="x") as client:
+        for _ in client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "word " * 99}], stream=True
+        ):
+            break
+
+@pytest.mark.vllm("tiny", recorded=False)
+def test_sent(vllm_url, sent): pass
+"""
+    )
+    result = project.run("-rs")
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(["*no cassette can show this: --live*"])
+    project.server.reply(faults.chat("word " * 99, pause=0.05))
+    result = project.record()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*not recorded=False*"])
+    assert project.server.posts()[0].wait_disconnected(1), "nothing in between read it to its end"
+    assert not list(project.pytester.path.rglob("*.yaml"))
 
 
 def test_no_network(project):

@@ -12,6 +12,9 @@ By default it replays ``cassettes/.../test_sends_top_k.yaml``: the network is bl
 recorded fails the test, and so does an answer that was not asked for. With ``--live`` the same test talks to
 a real vLLM; with ``--live --record`` that conversation becomes the new cassette, if the test passes.
 
+What no cassette can show, such as what a break does to the server, is marked
+``@pytest.mark.vllm("tiny", recorded=False)``: nothing stands between it and the server, and it is skipped by default.
+
 A test may have several servers, ``@pytest.mark.vllm("tiny", "minilm")``: ``vllm_urls["minilm"]`` is the address
 of each. The first is also ``vllm_url``; what goes to another is found under ``sent.to("/minilm/v1/embeddings")``.
 """
@@ -76,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         'vllm(*models, **options): talks to a vLLM that serves this model, default "tiny", or to one for each '
-        "model; options go to the first's LocalVLLM.",
+        "model; options go to the first's LocalVLLM. recorded=False: live only.",
     )
     live, record = config.getoption("vllm_live"), config.getoption("vllm_record")
     if record and not live:
@@ -118,9 +121,15 @@ def _kinds(item: pytest.Item) -> tuple[Kind, ...]:
     marker = item.get_closest_marker("vllm")
     if marker is None:
         return ()
-    options = dict(marker.kwargs)
+    options = {name: value for name, value in marker.kwargs.items() if name != "recorded"}
     first, *others = marker.args or (options.pop("model", "tiny"),)
     return Kind(first, options), *(Kind(model) for model in others)
+
+
+def _recorded(item: pytest.Item) -> bool:
+    """Whether the test has a life on a cassette."""
+    marker = item.get_closest_marker("vllm")
+    return marker is None or bool(marker.kwargs.get("recorded", True))
 
 
 def _mounts(kinds: tuple[Kind, ...]) -> list[str]:
@@ -134,7 +143,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run = config.stash[_RUN]
     partial = any("::" in arg for arg in config.args) or config.getoption("lf", False)
     if not partial:
-        marked = {run.library.path(item) for item in items if _kinds(item)}
+        marked = {run.library.path(item) for item in items if _kinds(item) and _recorded(item)}
         run.orphans = run.library.orphans(marked, {item.path for item in items})
     for item in items:
         if _kinds(item):
@@ -217,6 +226,8 @@ def _vllm_life(request: pytest.FixtureRequest) -> Iterator[Mapping[str, str]]:
         yield {}
         return
     run, mounts = item.config.stash[_RUN], _mounts(kinds)
+    if not (run.live or _recorded(item)):
+        pytest.skip("no cassette can show this: --live")
     try:
         found = [run.servers.origin(kind) for kind in kinds] if run.live else []
     except NoServer as error:
@@ -227,6 +238,10 @@ def _vllm_life(request: pytest.FixtureRequest) -> Iterator[Mapping[str, str]]:
     addresses = [origin.url for origin in origins] or [replay_url(mount) for mount in mounts]
     urls = dict(zip((kind.model for kind in kinds), addresses, strict=True))
     key = run.servers.api_key(kinds[0]) if run.live else None
+    if not _recorded(item):
+        with _environment(addresses[0], key):
+            yield urls
+        return
     with _environment(urls[kinds[0].model], key), open_tape(path, name, origins) as tape:
         item.stash[_TAPE] = tape
         yield urls
@@ -275,6 +290,8 @@ def sent(request: pytest.FixtureRequest, _vllm_life: Mapping[str, str]) -> Sent:
     """What this test sent to its vLLM so far."""
     if not _vllm_life:
         pytest.fail("sent needs @pytest.mark.vllm", pytrace=False)
+    if _TAPE not in request.node.stash:
+        pytest.fail("sent needs a test with a cassette: not recorded=False", pytrace=False)
     tape: Tape = request.node.stash[_TAPE]
     return tape.sent
 
