@@ -11,7 +11,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live record lint test-openai3 test-alone faults params readme bench clean
+.PHONY: help demo test live record lint test-openai3 test-alone faults params readme pictures bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -23,8 +23,8 @@ demo: $(VENV)/.installed ## A tour of what works, against a real vLLM (VLLM_BASE
 test: $(VENV)/.installed ## The recorded tests, offline; ARGS="-k tools -x" goes to pytest
 	$(RUN) -m pytest $(ARGS)
 
-live: $(VENV)/.installed ## Those of them that talk to a server, against a real vLLM
-	$(RUN) -m pytest --live -m "vllm or live" $(ARGS)
+live: $(VENV)/.installed ## Those that talk to a server, against a real vLLM; ARGS="-m another_version": against older ones
+	$(RUN) -m pytest --live -m "(vllm or live) and not another_version" $(ARGS)
 
 record: $(VENV)/.installed ## The same, and write the cassettes anew
 	$(RUN) -m pytest --live --record $(ARGS)
@@ -52,6 +52,9 @@ params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address o
 
 readme: $(VENV)/.installed ## Make the README's tables anew
 	$(RUN) adapters/scripts/make_readme.py
+
+pictures: $(VENV)/.installed ## Take the README's terminal pictures anew, of servers started here
+	$(RUN) adapters/scripts/make_pictures.py
 
 bench: $(VENV)/.installed ## Side by side with the frameworks' stock classes
 	$(RUN) benchmarks/run.py $(ARGS)

@@ -92,9 +92,28 @@ def test_recipes_are_listed_with_their_jobs(capsys):
     assert listed["constrain_a_reply"].startswith("Bind a reply to")
 
 
+def test_recipes_are_wrapped_in_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["recipes", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.startswith("                ") for line in lines)
+
+
 def test_a_recipe_is_shown_as_it_is(capsys):
     assert main(["recipes", "show", "constrain_a_reply.py"]) == 0
     assert capsys.readouterr().out == (RECIPES / "constrain_a_reply.py").read_text(encoding="utf-8")
+
+
+def test_a_recipe_may_be_a_folder(tmp_path, capsys):
+    assert main(["recipes", "show", "testing"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("# --- testing/my_chain.py\n# /// script")
+    assert '# --- testing/pyproject.toml\n[tool.pytest.ini_options]\nvllm_cassettes = "cassettes"\n' in printed
+    assert main(["recipes", "copy", "testing", str(tmp_path)]) == 0
+    copied = {path.name for path in (tmp_path / "testing").iterdir()}
+    assert copied == {"my_chain.py", "test_my_chain.py", "pyproject.toml", "cassettes"}
 
 
 def test_a_recipe_is_copied_but_never_over_another(tmp_path, capsys):
@@ -111,6 +130,8 @@ def test_a_recipe_is_copied_but_never_over_another(tmp_path, capsys):
 def test_an_unknown_recipe_is_told_with_its_neighbours(capsys):
     assert main(["recipes", "show", "constrain"]) == 1
     assert "Did you mean constrain_a_reply?" in capsys.readouterr().err
+    assert main(["recipes", "show", "move_from_openailke"]) == 1
+    assert "Did you mean move_from_openailike" in capsys.readouterr().err
     assert main(["recipes", "show", "xyzzy"]) == 1
     assert "vllm-adapters recipes list" in capsys.readouterr().err
 

@@ -23,11 +23,13 @@ import ast
 import json
 import sys
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from packaging.version import Version
+
+from vllm_adapters.doctor.schema import members, properties, request_forms
 
 TABLE = Path(__file__).parent.parent / "vllm_adapters" / "params_table.json"
 
@@ -231,13 +233,13 @@ class Spec:
     """The requests that one OpenAPI document describes."""
 
     def __init__(self, document: dict[str, Any]) -> None:
-        self._paths: dict[str, Any] = document.get("paths", {})
+        self._document = document
         self._schemas: dict[str, Any] = document.get("components", {}).get("schemas", {})
 
     def endpoints(self) -> dict[str, list[Fields]]:
         """Every form of every request, by endpoint."""
         return {
-            name: [fields for path in endpoint.paths for fields in self._forms(path)]
+            name: [self._fields(form) for path in endpoint.paths for form in request_forms(self._document, path)]
             for name, endpoint in ENDPOINTS.items()
         }
 
@@ -245,33 +247,16 @@ class Spec:
         """The parameters that are objects themselves."""
         return {name: [self._fields(self._schemas[c])] for name, c in OBJECTS.items() if c in self._schemas}
 
-    def _forms(self, path: str) -> Iterable[Fields]:
-        content = self._paths.get(path, {}).get("post", {}).get("requestBody", {}).get("content", {})
-        for body in content.values():
-            for schema in self._members(body["schema"]):
-                yield self._fields(schema)
-
-    def _resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
-        while "$ref" in schema:
-            schema = self._schemas[schema["$ref"].rsplit("/", 1)[-1]]
-        return schema
-
-    def _members(self, schema: dict[str, Any]) -> list[dict[str, Any]]:
-        schema = self._resolved(schema)
-        either = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
-        return [m for one in either for m in self._members(one)] if either else [schema]
-
-    def _fields(self, schema: dict[str, Any]) -> Fields:
-        properties = schema.get("properties", {})
-        return {n: self._field(s) for n, s in properties.items() if not n.startswith("_")}
+    def _fields(self, form: Mapping[str, Any]) -> Fields:
+        return {name: self._field(schema) for name, schema in properties(form).items()}
 
     def _field(self, schema: dict[str, Any]) -> Field:
-        members = [m for m in self._members(schema) if m.get("type") != "null"]
+        kinds = [member for member in members(self._document, schema) if member.get("type") != "null"]
         field: Field = {"type": self._type(schema)}
-        if len(members) == 1:  # a bound of one member of a union does not bind the others
+        if len(kinds) == 1:  # a bound of one member of a union does not bind the others
             for theirs, ours in SPEC_BOUNDS.items():
-                if theirs in members[0]:
-                    field[ours] = self._number(members[0][theirs], members[0].get("type"))
+                if theirs in kinds[0]:
+                    field[ours] = self._number(kinds[0][theirs], kinds[0].get("type"))
         if schema.get("default") is not None:
             field["default"] = schema["default"]
         return field
@@ -282,9 +267,9 @@ class Spec:
         return value if kind == "number" else min(max(int(value), INT64[0]), INT64[1])
 
     def _type(self, schema: dict[str, Any]) -> str:
-        return union_of(name for member in self._members(schema) for name in self._names(member))
+        return union_of(name for member in members(self._document, schema) for name in self._names(member))
 
-    def _names(self, schema: dict[str, Any]) -> list[str]:
+    def _names(self, schema: Mapping[str, Any]) -> list[str]:
         if "const" in schema:
             return [repr(schema["const"])]
         if "enum" in schema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -25,3 +26,11 @@ def require(module: str, extra: str) -> ModuleType:
             f"{module.split('.')[0]} is not installed: pip install 'vllm-adapters[{extra}]'",
             name=missing.name,
         ) from None
+
+
+def is_installed(module: str) -> bool:
+    """Whether ``module``, a dotted name, could be imported. Packages above it are loaded, it is not."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package above it
+        return False

@@ -6,6 +6,8 @@ import argparse
 import ast
 import difflib
 import shutil
+import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +73,7 @@ def find(name: str) -> Recipe:
     name = name.removesuffix(".py").rstrip("/")
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or [k for k in known if name in k]
+    near = [known_name for known_name in known if name in known_name] or difflib.get_close_matches(name, known)
     hint = f"Did you mean {' or '.join(near)}?" if near else "vllm-adapters recipes list shows them"
     raise VLLMError(f"There is no recipe {name!r}", hint=hint)
 
@@ -101,9 +103,12 @@ def add_recipes_parser(subparsers: Any) -> None:
 
 def _list(args: argparse.Namespace) -> int:
     recipes = all_recipes()
-    width = max(len(recipe.name) for recipe in recipes)
+    margin = max(len(recipe.name) for recipe in recipes) + 2
     for recipe in recipes:
-        print(f"{recipe.name:<{width}}  {recipe.about}")  # noqa: T201
+        line = f"{recipe.name:<{margin}}{recipe.about}"
+        if sys.stdout.isatty():  # elsewhere one line each, to be searched
+            line = textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent=" " * margin)
+        print(line)  # noqa: T201
     return 0
 
 

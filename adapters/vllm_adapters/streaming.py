@@ -71,6 +71,7 @@ class ChunkReader:
         self._texts: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
         self._with_tools: set[int] = set()
+        self._said_of_calls: set[tuple[int, int, str]] = set()
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
@@ -147,8 +148,10 @@ class ChunkReader:
         delta = choice.get("delta")
         if isinstance(delta, dict):
             text = delta.get("content")
-            if delta.get("tool_calls"):
+            if calls := delta.get("tool_calls"):
                 self._with_tools.add(index)
+                for call in calls:
+                    self._say_once(index, call)
             if thought := delta.get("reasoning"):
                 self._reasoning.append(thought)
         else:
@@ -169,6 +172,18 @@ class ChunkReader:
                 )
         elif index not in self._finished:
             self._open.add(index)
+
+    def _say_once(self, choice: int, call: dict[str, Any]) -> None:
+        # Old versions name a forced tool in every delta, with another id each time. Frameworks add deltas up by
+        # their index, and would have the name many times over, or a call per delta.
+        if call.get("index") is None:
+            call["index"] = max((number for of, number, _ in self._said_of_calls if of == choice), default=0)
+        for part, name in ((call, "id"), (call.get("function") or {}, "name")):
+            said = (choice, call["index"], name)
+            if said in self._said_of_calls:
+                part.pop(name, None)
+            elif part.get(name):
+                self._said_of_calls.add(said)
 
 
 def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:

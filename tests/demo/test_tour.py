@@ -111,13 +111,13 @@ def test_what_is_not_there_is_no_failure(tour):
         def chat(self, server, prompt):
             return "Tokyo"
 
-    missing = Room("Haystack", "vllm_adapters.demo.on_haystack", "no_such_framework", "haystack")
+    missing = Room("Haystack", "vllm_adapters.demo.on_haystack", "no_such_framework.of_any_kind", "haystack")
     code, printed = tour(Little(), [CHAT], (ROOM, missing))
     assert code == 0
     assert "—" in printed
     assert "not served there" in printed
     assert "1 worked, 0 failed, 15 not there" in printed
-    assert printed.count("no_such_framework is not installed: pip install 'vllm-adapters[haystack]'") == 1
+    assert printed.count("no_such_framework.of_any_kind is not installed: pip install 'vllm-adapters[haystack]'") == 1
 
 
 def test_a_tour_of_nothing_is_a_failure(tour):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from packaging.version import Version
 
 from vllm_adapters import params_table
-from vllm_adapters.doctor.schema import described, differences, request_fields
+from vllm_adapters.doctor.schema import described, differences, properties, request_forms
 
 DOCUMENT = {
     "paths": {
@@ -48,9 +48,9 @@ DOCUMENT = {
 
 
 def test_every_form_of_a_request_is_read():
-    assert set(request_fields(DOCUMENT, "/tokenize")) == {"prompt", "messages"}
-    assert request_fields(DOCUMENT, "/metrics") == {}
-    assert request_fields(DOCUMENT, "/not/there") == {}
+    assert [set(properties(form)) for form in request_forms(DOCUMENT, "/tokenize")] == [{"prompt"}, {"messages"}]
+    assert not list(request_forms(DOCUMENT, "/metrics"))
+    assert not list(request_forms(DOCUMENT, "/not/there"))
 
 
 def test_endpoints_and_the_parameters_that_are_objects():

@@ -141,6 +141,7 @@ def test_a_reranker(vllm_url):
     assert report.exit_code == 0
 
 
+@pytest.mark.another_version
 @pytest.mark.vllm("tiny", version="0.28.0")
 def test_an_older_vllm_that_ignores_constraints(vllm_url):
     report = examine(vllm_url)
@@ -155,6 +156,7 @@ def test_an_older_vllm_that_ignores_constraints(vllm_url):
     assert report.exit_code == 1
 
 
+@pytest.mark.another_version
 @pytest.mark.vllm("tiny", version="0.28.0", flags=tuple(shlex.split(ENFORCED)))
 def test_the_older_one_with_the_flag_that_was_named(vllm_url):
     report = examine(vllm_url)

@@ -169,6 +169,14 @@ def test_calls_that_stay_in_the_text(make_fault_server):
     assert report["tools-required"].verdict is Verdict.BROKEN
 
 
+def test_a_call_that_the_token_limit_cut_says_nothing_of_the_server(fault_server):
+    cut = faults.chat('<tool_call>{"name": "get_weather", "arguments": {"city": "', finish_reason="length")
+    fault_server.reply(cut, "/v1/chat/completions")
+    report = examine(fault_server.url)
+    for name in ("tools-required", "tools-strict", "tools-stream"):
+        assert report[name].verdict is Verdict.UNCLEAR, name
+
+
 def test_a_task_that_an_old_server_mounts_but_has_not(make_fault_server):
     server = make_fault_server(version="0.15.1")
     server.reply(faults.error(400, "The model does not support Embeddings API"), "/v1/embeddings")

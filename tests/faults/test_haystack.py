@@ -598,6 +598,14 @@ def test_a_server_that_is_not_there_is_no_documents_fault(is_async):
         out(embedder, is_async, [Document(content="one")])
 
 
+@both
+def test_a_wrong_parameter_is_no_documents_fault(fault_server, is_async):
+    fault_server.reply(faults.error(400, "Model does not support matryoshka representation", param="dimensions"))
+    embedder = VLLMDocumentEmbedder(api_base_url=fault_server.url, dimensions=3, progress_bar=False, max_retries=0)
+    with pytest.raises(e.InvalidRequest, match="matryoshka"):
+        out(embedder, is_async, [Document(content=str(number)) for number in range(4)])
+
+
 def test_what_the_embedders_send(fault_server, capsys):
     parameters = {"truncate_prompt_tokens": -1}
     shared = {"api_base_url": fault_server.url, "prefix": "[", "suffix": "]", "dimensions": 4}

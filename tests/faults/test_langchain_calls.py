@@ -134,6 +134,20 @@ def test_no_arguments_are_an_empty_dict(llm, fault_server, ask):
     assert not message.invalid_tool_calls
 
 
+# Stock: one broken call per delta; without an index, no call at all.
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("ask", [stream, astream, events_v3], ids=lambda f: f.__name__)
+def test_a_call_that_is_named_in_every_delta(llm, fault_server, ask, indexed):
+    said = []
+    for text in ('{"city"', ': "Ro', 'me"}'):
+        call = wire.tool_call("get_weather", text, index=0)
+        said.append({"tool_calls": [call if indexed else {k: v for k, v in call.items() if k != "index"}]})
+    fault_server.reply(faults.deltas(*said, finish_reason="stop"))
+    message = ask(llm)
+    assert [(call["name"], call["args"]) for call in message.tool_calls] == [("get_weather", {"city": "Rome"})]
+    assert not message.invalid_tool_calls
+
+
 def test_chunks_are_langchains_own_to_others(llm, fault_server):
     fault_server.reply(reply('{"a": 1}', '{"b', finish_reason="length"))
     message = stream(llm)

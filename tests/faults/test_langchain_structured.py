@@ -86,6 +86,8 @@ def test_schemas_that_do_not_fit_the_method(llm, fault_server):
     for schema, method in ((Person, "choice"), ([], "choice"), (Person, "regex"), (Person, "grammar"), (None, None)):
         with pytest.raises(ValueError, match="needs"):
             llm.with_structured_output(schema, method=method)
+    with pytest.raises(ValueError, match="say which"):
+        llm.with_structured_output("yes|no")
     with pytest.raises(ValueError, match="method is one of"):
         llm.with_structured_output(Person, method="json")
     assert not fault_server.requests

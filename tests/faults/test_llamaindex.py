@@ -1,6 +1,7 @@
 """LlamaIndex's classes against a server that fails as it is told to: errors, whole streams, loops, bodies."""
 
 import asyncio
+import copy
 import json
 import logging
 import multiprocessing
@@ -510,6 +511,23 @@ def test_what_the_completions_endpoint_has_no_place_for(fault_server):
 def test_an_empty_key_is_no_key(fault_server):
     # Stock: `Missing credentials`.
     assert VLLM(base_url=fault_server.url, api_key="").complete("hi").text == "hi"
+
+
+@every_way
+def test_options_of_streams(llm, fault_server, call):
+    call(llm, stream_options=None)
+    assert "stream_options" not in fault_server.posts(CHAT)[0].json
+    call(llm, stream_options={"continuous_usage_stats": True})
+    asked = fault_server.posts(CHAT)[1].json
+    whole = {"include_usage": True, "continuous_usage_stats": True}
+    assert asked.get("stream_options") == (whole if asked["stream"] else None)
+
+
+def test_a_copy_keeps_the_key(make_fault_server):
+    server = make_fault_server(api_key="sk-there")
+    llm = VLLM(base_url=server.url, api_key="sk-there")
+    for twin in (copy.copy(llm), copy.deepcopy(llm), llm.model_copy()):
+        assert twin.complete("hi").text == "hi"
 
 
 def test_how_a_request_is_sent(llm, fault_server):

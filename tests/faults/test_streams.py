@@ -129,6 +129,17 @@ def test_tool_calls_in_one_chunk_with_content_and_finish_reason(ask, fault_serve
     assert chunks[-1].choices[0].stop_reason == 7
 
 
+def test_a_call_is_named_once(ask, fault_server):
+    calls = [wire.tool_call("add", text, index=number) for number in (0, 1) for text in ('{"a"', ": 1}")]
+    del calls[0]["index"], calls[1]["index"]
+    fault_server.reply(faults.deltas(*({"tool_calls": [call]} for call in calls)))
+    found = [chunk.choices[0].delta.tool_calls[0] for chunk in ask(fault_server.url, stream=True)[:-1]]
+    assert [call.index for call in found] == [0, 0, 1, 1]
+    assert [call.function.name for call in found] == ["add", None, "add", None]
+    assert [call.id for call in found] == [calls[0]["id"], None, calls[2]["id"], None]
+    assert [call.function.arguments for call in found] == ['{"a"', ": 1}"] * 2
+
+
 @pytest.mark.parametrize("reason", ["repetition", "length"])
 def test_finish_reasons_that_openai_does_not_know(ask, fault_server, reason):
     fault_server.reply(faults.sse(*wire.chat_chunks("one", finish_reason=reason)))

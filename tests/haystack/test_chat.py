@@ -86,6 +86,8 @@ def test_what_vllm_adds_to_replies(llm, ask):
     assert "".join(token["token"] for token in meta["logprobs"]["content"]).startswith("The capital of")
     assert ask.streams or len(meta["prompt_logprobs"]) == len(meta["prompt_token_ids"])
     assert meta["system_fingerprint"].startswith("vllm-")
+    assert json.loads(json.dumps(reply.to_dict())) == reply.to_dict()
+    assert json.dumps([chunk.to_dict() for chunk in ask.chunks])
 
 
 def test_reasoning_with_logprobs(llm, ask):

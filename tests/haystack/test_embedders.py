@@ -74,6 +74,12 @@ def test_texts_that_are_too_long(out):
         )
 
 
+def test_nothing_but_documents_that_are_too_long(out):
+    found = out(VLLMDocumentEmbedder(max_retries=0, progress_bar=False), [Document(content=TOO_LONG)])
+    assert found["documents"][0].embedding is None
+    assert [failure["index"] for failure in found["meta"]["failures"]] == [0]
+
+
 def test_truncation(out):
     cut = {"extra_parameters": {"truncate_prompt_tokens": -1}, "max_retries": 0}
     text = out(VLLMTextEmbedder(**cut), TOO_LONG)

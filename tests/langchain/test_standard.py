@@ -38,6 +38,8 @@ def same_ids(monkeypatch):
 @pytest.mark.usefixtures("same_ids")
 @pytest.mark.vllm("tiny")
 class TestChatVLLM(ChatModelIntegrationTests):
+    """Not declared: images and audio, which the tiny model does not read; PDFs, for which vLLM has no part."""
+
     @property
     def chat_model_class(self):
         return ChatVLLM

@@ -131,6 +131,14 @@ async def test_a_stream_of_dicts_grows(llm, method):
     assert all(set(found) <= {"city", "n"} for found in growing)
 
 
+# Stock ChatOpenAI: "it must have a top-level 'title' key".
+def test_a_json_schema_without_a_title(llm, sent):
+    schema = {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 1, "maxItems": 2}
+    found = llm.with_structured_output(schema).invoke("Which colours?")
+    assert set(found) <= {"red", "blue"}
+    assert sent.last.json["response_format"]["json_schema"]["schema"] == schema
+
+
 # Stock ChatOpenAI loses it; integrations that read the SDK's parsed stream have it twice.
 @pytest.mark.parametrize("schema", [City, City.model_json_schema()], ids=["pydantic", "dict"])
 def test_reasoning_once_beside_a_streamed_object(llm, schema):

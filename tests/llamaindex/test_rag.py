@@ -1,5 +1,7 @@
 """Retrieval with three real servers: embeddings, a reranker, and the model that answers."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
@@ -8,10 +10,13 @@ from llama_index.core import Document, PromptTemplate, Settings, VectorStoreInde
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
+from pydantic import BaseModel, Field
 
+import vllm_adapters
 from vllm_adapters import VLLMServer, VLLMTokenizer
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
 
+TINY = Path(vllm_adapters.__file__).parent / "local" / "models" / "tiny"
 TEXTS = [
     "Tokyo is the capital city of Japan.",
     "Bread is baked from flour, water and salt.",
@@ -19,6 +24,13 @@ TEXTS = [
     "Mount Fuji is the highest mountain of Japan.",
 ]
 QUESTION = "What is the capital of Japan?"
+
+
+class Place(BaseModel):
+    """A place."""
+
+    city: str = Field(max_length=6)
+    n: int = Field(ge=0, le=9)
 
 
 @pytest.fixture
@@ -92,3 +104,26 @@ def test_a_splitter_that_counts_as_the_model_does(vllm_url, sent):
     assert all(len(tokenizer(node.text)) <= 24 for node in nodes)
     assert all(len(node.embedding) == 384 for node in nodes)
     assert len(sent.to("/tokenize")) < 20
+
+
+@pytest.mark.vllm("tiny")
+def test_a_splitter_with_the_models_own_file(vllm_url, sent):
+    pytest.importorskip("tokenizers")
+    tokenizer = VLLMTokenizer(VLLMServer(vllm_url), tokenizer=TINY / "tokenizer.json", add_special_tokens=False)
+    splitter = SentenceSplitter(chunk_size=24, chunk_overlap=0, tokenizer=tokenizer)
+    chunks = splitter.split_text(" ".join(TEXTS * 10))
+    assert len(chunks) > 10
+    assert all(len(tokenizer(chunk)) <= 24 for chunk in chunks)
+    assert len(sent.to("/tokenize")) == 1
+
+
+@pytest.mark.vllm("tiny", "minilm")
+async def test_a_query_engine_that_answers_with_objects(vllm_urls, sent):
+    llm = VLLM(base_url=vllm_urls["tiny"], temperature=0, max_tokens=60)
+    embed_model = VLLMEmbedding(base_url=vllm_urls["minilm"])
+    index = VectorStoreIndex.from_documents([Document(text=text) for text in TEXTS], embed_model=embed_model)
+    engine = index.as_query_engine(llm=llm, output_cls=Place)
+    for reply in (engine.query(QUESTION), await engine.aquery(QUESTION)):
+        assert isinstance(reply.response, Place)
+    asked = [body["response_format"]["json_schema"]["schema"] for body in sent.bodies("/v1/chat/completions")]
+    assert asked == [Place.model_json_schema()] * 2

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import json
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vllm_adapters.testing import faults
+from vllm_adapters.testing.cassette import audit
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 CHAT = "/v1/chat/completions"
@@ -220,6 +226,110 @@ def test_switch_lora_per_request(cook, sent):
     assert base == f"base: {TOKYO}"
     assert adapter.startswith("tiny-lora: ")
     assert [body["model"] for body in sent.bodies(CHAT)] == ["tiny", "tiny-lora"]
+
+
+@pytest.mark.vllm("tiny")
+def test_develop_here_run_there(cook, sent):
+    pytest.importorskip("langchain_openai")
+    about, hello = cook("develop_here_run_there")
+    assert re.fullmatch(r"tiny, 2048 tokens, on vLLM 0\.\d+\.\d+", about)
+    assert hello == "Hello! I am a tiny test model."
+    assert len(sent.to(CHAT)) == 1
+
+
+def moved(recipe, cook, sent):
+    """The lines before and after, if both asked for the same."""
+    before, after = cook(recipe)
+    first, second = (without(body, "stream", "stream_options", "n") for body in sent.bodies(CHAT))
+    assert first == second
+    assert (first["top_k"], first["chat_template_kwargs"]) == (20, {"enable_thinking": True})
+    return before, after
+
+
+def without(body, *names):
+    return {name: value for name, value in body.items() if name not in names}
+
+
+@pytest.mark.vllm("tiny")
+def test_move_from_chatopenai(cook, sent):
+    pytest.importorskip("langchain_openai")
+    before, after = moved("move_from_chatopenai", cook, sent)
+    assert before.startswith(f"ChatOpenAI: {TOKYO}")
+    assert after == f"ChatVLLM: {TOKYO}  [reasoning, text]"
+
+
+@pytest.mark.vllm("tiny")
+def test_move_from_openailike(cook, sent):
+    pytest.importorskip("llama_index.core")
+    before, after = moved("move_from_openailike", cook, sent)
+    assert before.startswith(f"OpenAILike: {TOKYO}")
+    assert after == f"VLLM: {TOKYO}  [thinking, text]"
+
+
+@pytest.mark.vllm("tiny")
+def test_move_from_openaichatgenerator(cook, sent):
+    pytest.importorskip("haystack")
+    before, after = moved("move_from_openaichatgenerator", cook, sent)
+    assert before.startswith(f"OpenAIChatGenerator: {TOKYO}")
+    assert after == f"VLLMChatGenerator: {TOKYO}  [reasoning, text]"
+
+
+def test_ask_about_an_image(cook, fault_server, tmp_path):
+    pytest.importorskip("haystack")
+    fault_server.reply(faults.chat("Red."))
+    assert cook("ask_about_an_image", VLLM_BASE_URL=fault_server.url) == ["Red."]
+    [message] = fault_server.posts(CHAT)[-1].json["messages"]
+    text, drawn = message["content"]
+    assert text == {"type": "text", "text": "What color is this?"}
+    prefix, _, data = drawn["image_url"]["url"].partition(",")
+    assert prefix == "data:image/png;base64"
+    file = tmp_path / "red.png"
+    file.write_bytes(base64.b64decode(data))
+    assert cook("ask_about_an_image", file, VLLM_BASE_URL=fault_server.url) == ["Red."]
+    assert fault_server.posts(CHAT)[-1].json["messages"][0]["content"][1]["image_url"] == drawn["image_url"]
+
+
+def test_ask_about_an_image_draws_a_picture(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("haystack")
+    drawn = runpy.run_path(str(RECIPES / "ask_about_an_image.py"))["red_square"](8)
+    with image.open(io.BytesIO(base64.b64decode(drawn))) as picture:
+        assert picture.getcolors() == [(64, (255, 0, 0))]
+
+
+# Folders
+
+
+def test_testing(tmp_path, request):
+    pytest.importorskip("langchain_openai")
+    copied = tmp_path / "testing"
+    shutil.copytree(RECIPES / "testing", copied, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    how = [flag for flag in ("live", "record") if request.config.getoption(f"vllm_{flag}")]
+    command = [sys.executable, "-m", "pytest", "-p", "vllm_adapters._pytest", *(f"--{flag}" for flag in how)]
+    done = subprocess.run(command, cwd=copied, capture_output=True, text=True, timeout=600)
+    assert " 3 passed" in done.stdout, done.stdout + done.stderr
+    for cassette in copied.glob("cassettes/*/*.yaml"):
+        assert audit(cassette.read_text(encoding="utf-8")) == []
+    if "record" in how:
+        shutil.copytree(copied / "cassettes", RECIPES / "testing" / "cassettes", dirs_exist_ok=True)
+
+
+def test_serve():
+    compose = yaml.safe_load((RECIPES / "serve" / "compose.yaml").read_text(encoding="utf-8"))
+    cluster = list(yaml.safe_load_all((RECIPES / "serve" / "kubernetes.yaml").read_text(encoding="utf-8")))
+    [container] = next(part for part in cluster if part["kind"] == "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    chat = compose["services"]["chat"]
+    assert (container["image"], container["args"]) == (chat["image"], chat["command"])
+    # What the recipes' headers ask for is there; LoRA needs an adapter of your own.
+    wanted = {flag for path in RECIPES.glob("*.py") for flag in flags(path.read_text(encoding="utf-8"))}
+    assert wanted - set(flags(" ".join(chat["command"]))) == {"--enable-lora", "--lora-modules"}
+
+
+def flags(text):
+    lines = [line for line in text.splitlines() if line.startswith("Server: ")] or [text]
+    return [flag for line in lines for flag in re.findall(r"--[a-z-]+", line.partition("(or:")[0])]
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)

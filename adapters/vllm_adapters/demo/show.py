@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.util import find_spec
 from textwrap import shorten
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vllm_adapters._optional import is_installed
 from vllm_adapters.demo.jobs import JOBS, SHOWN, Column, Job, NotThere
 from vllm_adapters.demo.servers import Place, Places, by_task, servers
 from vllm_adapters.demo.tape import TapedServer
@@ -101,7 +101,7 @@ def walk(places: list[Place], progress: Console, rooms: Sequence[Room] = ROOMS) 
 
 def visit(job: Job, room: Room, found: Places) -> Cell:
     """Do one job in one room; whatever goes wrong becomes the cell."""
-    if find_spec(room.needs) is None:
+    if not is_installed(room.needs):
         note = f"{room.needs} is not installed: pip install 'vllm-adapters[{room.extra}]'"
         return Cell("not installed", "empty", note)
     place = found.get(job.task)

@@ -69,7 +69,7 @@ class Report:
 
     def __getitem__(self, name: str) -> Finding:
         """The finding of the check of that name."""
-        return next(result.finding for result in self.results if result.check.name == name)
+        return {result.check.name: result.finding for result in self.results}[name]
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON values; ``format`` tells the version of this form."""

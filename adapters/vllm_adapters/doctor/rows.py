@@ -67,8 +67,8 @@ def _tone(result: Result) -> str:
 
 def heading(report: Report) -> str:
     """What was examined, in a line."""
-    what = f"vLLM {report.version}" if report.version else "vLLM" if report.usable else "examined"
-    return f"{report.address}: {what}" if report.usable else report.address
+    version = report.version or "of a version it does not tell"
+    return f"{report.address}: vLLM {version}" if report.usable else report.address
 
 
 def summary(report: Report) -> str:

@@ -14,27 +14,19 @@ from vllm_adapters.doctor.visit import Visit
 _OBJECTS = ("repetition_detection", "stream_options", "structured_outputs")
 
 
-def request_fields(document: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
-    """The fields of every form of the request to a path, by name, with their schemas.
+def request_forms(document: Mapping[str, Any], path: str) -> Iterator[Mapping[str, Any]]:
+    """The schema of every form of the request to a path.
 
     Args:
         document: An OpenAPI document.
         path: Such as ``/v1/chat/completions``.
     """
     content = document.get("paths", {}).get(path, {}).get("post", {}).get("requestBody", {}).get("content", {})
-    return {
-        name: schema
-        for body in content.values()
-        for form in _members(document, body["schema"])
-        for name, schema in _properties(form).items()
-    }
+    for body in content.values():
+        yield from members(document, body["schema"])
 
 
-def _properties(form: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    return {name: schema for name, schema in form.get("properties", {}).items() if not name.startswith("_")}
-
-
-def _members(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def members(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The forms a schema allows, with what it refers to in its place."""
     while "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]]
@@ -43,7 +35,16 @@ def _members(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator
         yield schema
         return
     for one in either:
-        yield from _members(document, one)
+        yield from members(document, one)
+
+
+def properties(form: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The fields of a form by name, with their schemas; those with an underscore are the server's own."""
+    return {name: schema for name, schema in form.get("properties", {}).items() if not name.startswith("_")}
+
+
+def _request_fields(document: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
+    return {name: schema for form in request_forms(document, path) for name, schema in properties(form).items()}
 
 
 def described(document: Mapping[str, Any]) -> dict[str, frozenset[str]]:
@@ -51,12 +52,12 @@ def described(document: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {}
     for path in document.get("paths", {}):
         endpoint = params_table.endpoint_of(path)
-        fields = request_fields(document, path) if endpoint and path in params_table.paths(endpoint) else {}
+        fields = _request_fields(document, path) if endpoint and path in params_table.paths(endpoint) else {}
         if endpoint and fields:
             found.setdefault(endpoint, set()).update(fields)
         for name in _OBJECTS:
             if endpoint == "chat" and name in fields:
-                inner = {key for form in _members(document, fields[name]) for key in _properties(form)}
+                inner = {key for form in members(document, fields[name]) for key in properties(form)}
                 found.setdefault(name, set()).update(inner)
     return {name: frozenset(names) for name, names in found.items()}
 

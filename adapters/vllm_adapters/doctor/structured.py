@@ -35,7 +35,7 @@ _PREFIXED = r"zebra-[0-9]+"
 _FORMAT = {"type": "json_schema", "json_schema": {"name": "zebra", "schema": _SCHEMA}}
 
 
-_WITHOUT_AN_END = "Its reasoning parser never sees the end of thinking"
+_WITHOUT_AN_END = "Likely its reasoning parser never sees the end of thinking"
 _ITS_PRICE = "with the flag, thinking is bound by the constraint as well"
 
 

@@ -82,8 +82,8 @@ def _forced(visit: Visit, tool: ChatCompletionFunctionToolParam, choice: Any) ->
 
 
 def _no_call(visit: Visit, text: str, finish: str) -> Finding:
-    if finish == "length" and not text:
-        return unclear("cannot tell: the model was still thinking")
+    if finish == "length" and (not text or any(mark in text for mark in CALL_MARKS)):
+        return unclear(f"cannot tell: the model did not come to an end{f': {shown(text)}' if text else ''}")
     return broken(
         f"no call, although it was forced: {shown(text)}",
         *visit.enforcing_flags,
@@ -102,11 +102,14 @@ def _streamed(visit: Visit) -> Finding:
         tool_choice=_NAMED,
         extra_body=visit.quiet,
     )
-    name, arguments = "", ""
-    for chunk in stream:
-        for call in chunk.choices[0].delta.tool_calls or [] if chunk.choices else []:
+    name, arguments, finish = "", "", ""
+    for choice in (choice for chunk in stream for choice in chunk.choices):
+        finish = choice.finish_reason or finish
+        for call in choice.delta.tool_calls or []:
             if call.function is not None:
                 name, arguments = name or call.function.name or "", arguments + (call.function.arguments or "")
+    if finish == "length":
+        return unclear("cannot tell: the model did not come to an end")
     if not name:
         return broken("no call in the stream, although it was forced", *visit.enforcing_flags)
     try:

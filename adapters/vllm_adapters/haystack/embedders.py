@@ -11,7 +11,7 @@ from haystack import Document, component
 from haystack.utils import Secret
 
 from vllm_adapters.embedding import Embedded, Embedder
-from vllm_adapters.errors import InvalidRequest
+from vllm_adapters.errors import ContextLengthExceeded
 from vllm_adapters.haystack.connected import API_KEY, NAMESPACE, Connected, refuse_own, with_meta
 from vllm_adapters.server import VLLMServer
 
@@ -158,8 +158,8 @@ class VLLMDocumentEmbedder(_Embeds):
         max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
         http_client_kwargs: Arguments of the HTTP clients, such as ``proxy`` or ``verify``.
         raise_on_failure: Raise when a document fails. Default: such documents come back without an embedding,
-            logged and listed in ``meta["failures"]``; only a failure that has nothing to do with the documents,
-            such as a server that is not there, is raised if it leaves nothing embedded.
+            logged and listed in ``meta["failures"]``. What leaves nothing embedded, such as a server that is not
+            there or a wrong parameter, is raised all the same, unless it is that all documents are too long.
         extra_parameters: vLLM's own by their names, such as ``{"truncate_prompt_tokens": -1}``, which cuts texts
             to what the model can take.
         max_concurrency: Requests under way at once, in ``run`` as in ``run_async``.
@@ -216,7 +216,7 @@ class VLLMDocumentEmbedder(_Embeds):
         return embedder, {"keep_going": not self.raise_on_failure, "progress": progress}
 
     def _output(self, documents: Sequence[Document], found: Embedded) -> dict[str, Any]:
-        others = [error for error in found.failures.values() if not isinstance(error, InvalidRequest)]
+        others = [error for error in found.failures.values() if not isinstance(error, ContextLengthExceeded)]
         if others and len(found.failures) == len(documents):
             raise others[0]
         vectors = found.vectors.tolist()

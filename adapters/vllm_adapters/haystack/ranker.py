@@ -100,15 +100,18 @@ class VLLMRanker(Connected):
         self.document_prefix = document_prefix
         self.document_suffix = document_suffix
 
+    def _prepare_texts(self, documents: Sequence[Document]) -> list[str]:
+        texts = with_meta(documents, self.meta_fields_to_embed, self.meta_data_separator)
+        return [self.document_prefix + text + self.document_suffix for text in texts]
+
     def _ask(
         self, query: str, documents: Sequence[Document], top_k: int | None
     ) -> Ask[tuple[list[Ranked], dict[str, Any]]]:
-        texts = with_meta(documents, self.meta_fields_to_embed, self.meta_data_separator)
         return (
             self._connect()
             ._rerank(
                 self.query_prefix + query + self.query_suffix,
-                [self.document_prefix + text + self.document_suffix for text in texts],
+                self._prepare_texts(documents),
                 top_n=self.top_k if top_k is None else top_k,
                 **(self.extra_parameters or {}),
             )

@@ -172,6 +172,12 @@ def _bound_by_text(schema: Schema, method: str) -> tuple[dict[str, Any], Any]:
     return {method: text}, _Text()
 
 
+def _json_schema(schema: Schema) -> Mapping[str, Any]:
+    # LangChain asks for a title, to name a tool with; vLLM needs none.
+    named = isinstance(schema, Mapping) and {"title", "name", "function", "input_schema"} & schema.keys()
+    return schema if isinstance(schema, Mapping) and not named else convert_to_json_schema(schema)
+
+
 def structured(
     llm: ChatVLLM, schema: Schema, *, method: Method | None, include_raw: bool, strict: bool | None, **kwargs: Any
 ) -> Runnable[Any, Any]:
@@ -181,6 +187,8 @@ def structured(
         method = by_schema or "json_schema"  # type: ignore[assignment]
     if schema is None and method != "json_mode":
         raise ValueError(f"method={method!r} needs a schema")
+    if isinstance(schema, str) and method in ("json_schema", "function_calling"):
+        raise ValueError("A text needs method='regex', 'grammar' or 'structural_tag': say which it is")
     if tools := kwargs.pop("tools", None):
         kwargs["tools"] = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
     tool_name: str | None = None
@@ -188,7 +196,7 @@ def structured(
     pydantic_class: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
     parser: Any = _WholePydantic(pydantic_object=pydantic_class) if pydantic_class else _Json()
     if method == "json_schema":
-        json_schema = convert_to_json_schema(schema)
+        json_schema = _json_schema(schema)
         how["schema"] = json_schema
         name = str(json_schema.get("title", "reply"))
         shape = {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema, "strict": True}}

@@ -1,4 +1,9 @@
-"""LlamaIndex on vLLM: ``pip install 'vllm-adapters[llamaindex]'``."""
+"""LlamaIndex on vLLM: ``pip install 'vllm-adapters[llamaindex]'``.
+
+``VLLM`` goes where an LLM goes (``Settings.llm``, query and chat engines, agents), ``VLLMEmbedding`` where an
+embedding model goes, ``VLLMRerank`` into ``node_postprocessors``. Text splitters and token counters count as the
+served model does with ``Settings.tokenizer = VLLMTokenizer(VLLMServer(...))``, from ``vllm_adapters``.
+"""
 
 from vllm_adapters._optional import require
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from vllm_adapters import dialect
 from vllm_adapters.errors import InvalidRequest
-from vllm_adapters.merging import merged
+from vllm_adapters.merging import merged, settled
 from vllm_adapters.params import ChatParams, CompletionParams, wire
 
 _HOW = frozenset({"extra_headers", "extra_query", "timeout"})
@@ -50,7 +50,7 @@ def body_of(llm: Any, endpoint: Literal["chat", "completions"], call: Mapping[st
         InvalidRequest: A value is of the wrong type, out of bounds, or cannot be streamed.
     """
     how = {name: value for name, value in call.items() if name in _HOW}
-    said = merged(
+    body = settled(
         {"stream_options": {"include_usage": True}},
         wire(llm, OpenAIParams),
         wire(llm, ChatParams),
@@ -60,9 +60,8 @@ def body_of(llm: Any, endpoint: Literal["chat", "completions"], call: Mapping[st
         llm.extra_body,
         _level(endpoint, llm, {name: value for name, value in call.items() if name not in _HOW}),
     )
-    body = {name: value for name, value in said.items() if value is not None}
     if not stream:
-        del body["stream_options"]
+        body.pop("stream_options", None)
     elif (body.get("n") or 1) > 1:
         raise InvalidRequest("A stream is one reply: n must be 1 when streaming", param="n")
     return {"model": llm.model, **body, "stream": stream, **how}
