@@ -1,3 +1,4 @@
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ FAKE = Path(__file__).with_name("fake_vllm.py")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "live: needs a real vLLM, which it starts; run with --live or -m live")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a script's background, where no Ctrl-C would arrive
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):
