@@ -101,7 +101,7 @@ def _shortened(at: bytes, past: int) -> Callable[[Scene], Behaviour]:
 def _dripping(scene: Scene) -> Behaviour:
     """Something new all the time, but never enough of it."""
     if scene.streamed:
-        return faults.sse(*scene.events()[:1] * 100, pause=0.1)
+        return faults.sse(*scene.events()[:1] * 300, pause=0.1)
     return _slowly(scene.whole)
 
 
@@ -200,7 +200,7 @@ WAITS = (
     Fault("hang in the middle", _cut(b'"', 40, "hang"), (Timeout,), waits=True, requests=attempts),
     Fault("drip of comments or spaces", lambda s: faults.drip(0.05, sse=s.streamed), (Timeout,), waits=True),
     Fault("slow drip, for ever", _dripping, (Timeout,), waits=True),
-    Fault("slow, then fine", lambda scene: [faults.slow(0.5, scene.whole)], right=right, waits=True),
+    Fault("slow, then fine", lambda scene: [faults.slow(1, scene.whole)], right=right, waits=True),
 )
 
 CUTS = (

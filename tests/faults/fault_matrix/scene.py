@@ -17,7 +17,7 @@ KEY = "sk-canary-of-the-fault-matrix"
 SETTINGS: dict[str, Any] = {
     "api_key": KEY,
     "max_retries": 1,
-    "timeout": Timeouts(connect=3, idle=1.5, total=4),
+    "timeout": Timeouts(connect=5, idle=3, total=8),
 }
 """How every path is connected."""
 
