@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from fault_matrix.grid import Fault
 from fault_matrix.scene import CALLS, Answer, Scene
@@ -170,6 +172,19 @@ def _elsewhere(scene: Scene) -> Behaviour:
     return faults.redirect("http://127.0.0.1:9/v1/anything")
 
 
+_DESERTED: list[socket.socket] = []
+
+
+def _desert(server: FaultServer) -> None:
+    """Stop the server, and keep its port from those of other cells: they would get this cell's further attempts."""
+    port = urlsplit(server.url).port
+    server.stop()
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", port or 0))
+    _DESERTED.append(kept)
+
+
 def _moved(scene: Scene) -> Behaviour:
     async def run(exchange: Any) -> None:
         moved = "moved" in exchange.request.path
@@ -185,7 +200,7 @@ Invalid, Failed, NotReady = e.InvalidResponse, e.ServerFailed, e.ServerNotReady
 
 CONNECTIONS = (
     Fault("nothing wrong", lambda scene: scene.whole, right=right),
-    Fault("nobody there", lambda scene: None, (Unreachable,), requests=0, before=FaultServer.stop),
+    Fault("nobody there", lambda scene: None, (Unreachable,), requests=0, before=_desert),
     Fault("closed without a byte", always(faults.hang_up()), (Unreachable,), requests=2),
     Fault("reset", always(faults.reset()), (Unreachable,), requests=2),
     Fault("closed once, then fine", then_fine(faults.hang_up()), right=right, requests=2),
