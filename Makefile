@@ -41,7 +41,7 @@ test-openai3: $(OPENAI3)/.installed ## The recorded tests on openai 3, where Lan
 test-alone: $(ALONE:%=test-alone-%) ## The recorded tests with LlamaIndex alone, and with Haystack alone on openai 3
 
 test-alone-%: .venv-%/.installed
-	.venv-$*/bin/python -m pytest --ignore=tests/local --ignore=tests/testing $(ARGS)
+	.venv-$*/bin/python -m pytest tests/$* tests/faults/test_$**.py tests/faults/test_matrix.py tests/demo tests/recipes tests/test_*.py $(ARGS)
 
 faults: $(VENV)/.installed ## What every path makes of every fault, as a table; ARGS="LangChain 500" for a part of it
 	@PYTHONPATH=tests/faults $(RUN) -m fault_matrix $(ARGS)
