@@ -8,10 +8,10 @@ import pytest
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters.errors import ServerTimeout
 
-pytestmark = pytest.mark.vllm("tiny", recorded=False)
+pytestmark = pytest.mark.vllm("smollm2", recorded=False)  # slow enough to be seen at work
 
 PROMPT = "Tell me a long story"
-LONG = {"max_tokens": 1500, "ignore_eos": True}  # some twenty seconds on the machines that run this
+LONG = {"max_tokens": 1500, "ignore_eos": True}  # a minute on the machines that run this
 ASKED = {
     "model": "",
     "messages": [{"role": "user", "content": PROMPT}],
@@ -30,7 +30,7 @@ def count(server):
 
 def at_work(url):
     """Wait until the server counts the request."""
-    server, until = VLLMServer(url), time.monotonic() + 5
+    server, until = VLLMServer(url), time.monotonic() + 30
     while not count(server):
         assert time.monotonic() < until
         time.sleep(0.05)
