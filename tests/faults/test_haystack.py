@@ -539,7 +539,7 @@ def test_batches_are_under_way_together_and_stay_in_order(make_fault_server, is_
     # vllm-haystack sends one batch after the other, in run_async too.
     server = make_fault_server(delay=0.3)
     documents = [Document(content=f"text {number}") for number in range(16)]
-    embedder = VLLMDocumentEmbedder(api_base_url=server.url, batch_size=2, progress_bar=False)
+    embedder = VLLMDocumentEmbedder(api_base_url=server.url, batch_size=2, max_concurrency=8, progress_bar=False)
     started = time.monotonic()
     found = out(embedder, is_async, documents)["documents"]
     assert time.monotonic() - started < 8 * 0.3

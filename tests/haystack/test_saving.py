@@ -81,7 +81,7 @@ def full(cls):
     if cls is VLLMRanker:
         affixes = {"query_prefix": "<", "query_suffix": ">", "document_prefix": "[", "document_suffix": "]"}
         return cls(**shared, **affixes, top_k=2, score_threshold=0.5, extra_parameters={"instruction": "find"})
-    many = {"max_concurrency": 2, "batch_size": 3, "raise_on_failure": True} if cls is VLLMDocumentEmbedder else {}
+    many = {"max_concurrency": 3, "batch_size": 3, "raise_on_failure": True} if cls is VLLMDocumentEmbedder else {}
     return cls(**shared, **many, prefix="<", dimensions=4, extra_parameters={"truncate_prompt_tokens": -1})
 
 

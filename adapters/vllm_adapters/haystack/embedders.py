@@ -162,7 +162,8 @@ class VLLMDocumentEmbedder(_Embeds):
             there or a wrong parameter, is raised all the same, unless it is that all documents are too long.
         extra_parameters: vLLM's own by their names, such as ``{"truncate_prompt_tokens": -1}``, which cuts texts
             to what the model can take.
-        max_concurrency: Requests under way at once, in ``run`` as in ``run_async``.
+        max_concurrency: Requests under way at once, in ``run`` as in ``run_async``; default 2, which costs least
+            CPU here. A server with many GPUs wants more.
         server: A ``VLLMServer`` to use instead of url, key, timeout and retries. It is not saved: a loaded
             component has its address and its own key.
         server_version: The server's vLLM version, where ``/version`` does not tell it.
@@ -189,7 +190,7 @@ class VLLMDocumentEmbedder(_Embeds):
         http_client_kwargs: dict[str, Any] | None = None,
         raise_on_failure: bool = False,
         extra_parameters: dict[str, Any] | None = None,
-        max_concurrency: int = 8,
+        max_concurrency: int = 2,
         server: VLLMServer | None = None,
         server_version: str | None = None,
     ) -> None:
