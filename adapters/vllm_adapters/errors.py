@@ -19,6 +19,7 @@
     │   └── FeatureNotEnabled                                      .flags: what to add to `vllm serve`
     ├── IncompleteStream             (openai.APIConnectionError)   .partial: the text that had arrived
     ├── TruncatedOutput              (openai.LengthFinishReasonError)
+    ├── FilteredOutput               (openai.ContentFilterFinishReasonError)
     ├── ConstraintNotEnforced                                      .reply .constraint
     ├── InvalidResponse              (openai.APIResponseValidationError)
     └── LocalVLLMError                                             the local server could not be set up or died
@@ -251,6 +252,13 @@ class IncompleteStream(VLLMError, openai.APIConnectionError):
 
 class TruncatedOutput(VLLMError, openai.LengthFinishReasonError):
     """The token limit cut the reply where a whole object was asked for; ``.partial`` is what there is."""
+
+    STATUS = 200
+    completion: Any = None
+
+
+class FilteredOutput(VLLMError, openai.ContentFilterFinishReasonError):
+    """A gateway's content filter cut the reply where a whole object was asked for; ``.partial`` is what there is."""
 
     STATUS = 200
     completion: Any = None

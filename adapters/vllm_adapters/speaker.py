@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import openai
+from openai._constants import RAW_RESPONSE_HEADER
 from openai._models import FinalRequestOptions
 from openai._types import NotGiven
 from openai.types import Completion, CreateEmbeddingResponse
@@ -36,7 +37,7 @@ from vllm_adapters.errors import (
     VLLMError,
     WrongAddress,
 )
-from vllm_adapters.failures import Call, truncated
+from vllm_adapters.failures import Call, parsing
 from vllm_adapters.transport import DEADLINE, Deadline, Timeouts
 
 log = logging.getLogger("vllm_adapters")
@@ -301,6 +302,9 @@ class Speaker:
             check_answer(answer, body, call=call, response=response)
             if not callable(then):
                 return answer
+            if isinstance(answer, ChatCompletion):
+                with parsing(lambda: answer, call):
+                    return then(answer)
             made = then(answer)
             if isinstance(made, CreateEmbeddingResponse):
                 check_vectors([item.embedding for item in made.data], call=call, response=response)  # out of base64
@@ -308,15 +312,19 @@ class Speaker:
 
         options.post_parser = check
 
+    def _in_whose_hands(self, response: http.Response) -> None:
+        """Name the failures of a stream that ``with_streaming_response`` hands out as bytes."""
+        if response.request.headers.get(RAW_RESPONSE_HEADER) == "stream":
+            from vllm_adapters.helpers import ReadByHand
+
+            response.stream = ReadByHand(response.stream, lambda: self.reading(response))
+
     def _failed(self, failure: openai.OpenAIError) -> VLLMError | None:
         """The SDK's error as ours; ``None`` for those that are no failure of the server."""
         if isinstance(failure, VLLMError):
             return failure
         deadline = DEADLINE.get()
         call = deadline.call if deadline else Call(self.address)
-        if isinstance(failure, openai.LengthFinishReasonError):  # from the SDK's parse() helper
-            text = failure.completion.choices[0].message.content or ""
-            return truncated(text, call=call, completion=failure.completion)
         if isinstance(failure, openai.APIConnectionError):
             return failures.from_transport(failure.__cause__ or failure, call=call, request=failure.request)
         return None
