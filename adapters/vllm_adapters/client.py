@@ -150,7 +150,7 @@ class VLLMClient(_Connected, OpenAI):
     def beta(self) -> Beta:
         """The SDK's resource."""
         beta = super().beta
-        beta.chat = self.chat  # the helpers' former place
+        vars(beta)["chat"] = self.chat  # the helpers were there once, and still are
         return beta
 
     def _run(self, steps: Steps[R]) -> R:
@@ -237,7 +237,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
     def beta(self) -> AsyncBeta:
         """The SDK's resource."""
         beta = super().beta
-        beta.chat = self.chat  # the helpers' former place
+        vars(beta)["chat"] = self.chat  # the helpers were there once, and still are
         return beta
 
     async def _run(self, steps: Steps[R]) -> R:
