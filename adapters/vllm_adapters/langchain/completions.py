@@ -136,9 +136,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
         """``BaseLLM.generate``, with the call's parameters in the key of LangChain's cache, which leaves them out."""
         return super(VLLM, self._with(kwargs)).generate(prompts, *args, **kwargs)
 
-    async def agenerate(
-        self, prompts: list[str], stop: list[str] | None = None, *args: Any, **kwargs: Any
-    ) -> LLMResult:
+    async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
         """``generate``, to await."""
         return await super(VLLM, self._with(kwargs)).agenerate(prompts, *args, **kwargs)
 
