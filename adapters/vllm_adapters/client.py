@@ -67,7 +67,7 @@ class _Connected(Speaker):
     ) -> None:
         address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
         self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
-        self.allow_unknown = allow_unknown
+        self.allow_unknown, self._http_options = allow_unknown, http_options
         self._transports = transports or make_transports(
             self._http_class, http.URL(address).host, max_connections, http_options
         )
@@ -323,12 +323,17 @@ def _same_but(client: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
         "max_retries": client.max_retries,
         "max_connections": client.max_connections,
         "allow_unknown": client.allow_unknown,
-        "default_query": client._custom_query,
         "http_client": client._own_http,
+        "http_options": client._http_options,
         "facts": client.facts,
         "transports": client._transports,
     }
     if "base_url" in changes:
-        config["facts"] = config["transports"] = None
-    headers = {**client._custom_headers, **changes.get("default_headers", {})}
-    return {**config, **changes, "default_headers": headers}
+        config["facts"] = None
+    if not changes.keys().isdisjoint(("base_url", "max_connections", "http_options")):
+        config["transports"] = None
+    added = {
+        "default_headers": {**client._custom_headers, **(changes.get("default_headers") or {})},
+        "default_query": {**client._custom_query, **(changes.get("default_query") or {})},
+    }
+    return {**config, **changes, **added}
