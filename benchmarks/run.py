@@ -32,8 +32,8 @@ from typing import Any
 
 import openai
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-from stub import CHUNKS, DIMENSIONS, Stub
 
+from stub import CHUNKS, DIMENSIONS, Stub
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters._compat import http
 from vllm_adapters.langchain import ChatVLLM
