@@ -6,7 +6,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
 
-from vllm_adapters._compat import OPENAI_MAJOR, http
+from vllm_adapters._compat import OPENAI_MAJOR, http, httpcore
 
 MOVED = f"openai {openai.__version__} moved a hook that client.py, streaming.py or asking.py overrides: "
 
@@ -53,3 +53,9 @@ def test_what_is_imported_from_private_modules():
 def test_the_transport_of_this_major():
     assert http.__name__ == ("httpx2" if OPENAI_MAJOR >= 3 else "httpx")
     assert issubclass(openai.DefaultHttpxClient, http.Client)
+
+
+def test_the_connections_of_a_transport():
+    backend = http.HTTPTransport()._pool._network_backend
+    assert isinstance(backend, httpcore.NetworkBackend), "transport.timed() has to find it elsewhere"
+    assert {"_transport", "_mounts"} <= set(vars(http.Client()))

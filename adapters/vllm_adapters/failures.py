@@ -194,13 +194,13 @@ def from_transport(failure: BaseException, *, call: Call, request: http.Request 
         spent = f" of {seconds:g} s" if seconds is not None else ""
         what = {
             "connect": "No connection within the connect limit",
-            "pool": "No free connection within the pool limit",
-            "idle": "Nothing arrived within the idle limit",
+            "pool": "No free connection within the idle limit",
+            "idle": "Nothing arrived, or only keep-alive comments, within the idle limit",
             "total": "The call was not over within the total limit",
         }[kind]
         return e.ServerTimeout(
             f"{what}{spent}",
-            hint=f"Raise it with timeout=Timeouts({kind if kind != 'pool' else 'connect'}=...) in seconds, "
+            hint=f"Raise it with timeout=Timeouts({kind if kind != 'pool' else 'idle'}=...) in seconds, "
             "or ask for fewer tokens",
             kind=kind,
             seconds=seconds,

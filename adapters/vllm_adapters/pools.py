@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 from urllib.request import getproxies
 
 from vllm_adapters._compat import http
-from vllm_adapters.transport import AsyncHTTP
+from vllm_adapters.transport import AsyncHTTP, timed
 
 C = TypeVar("C")
 
@@ -227,7 +227,11 @@ def make_transports(
         few = http.Limits(max_connections=_LANE, max_keepalive_connections=_LANE)
         transport: Any = http.AsyncHTTPTransport if per_loop else http.HTTPTransport
         lanes: Any = _AsyncLanes if per_loop else _SyncLanes
-        pool = functools.partial(transport, verify=_ssl_context(), limits=few)
+
+        def pool() -> Any:
+            made = transport(verify=_ssl_context(), limits=few)
+            return made if per_loop else timed(made)
+
         return cast(C, own(transport=lanes(pool, max_connections), verify=_ssl_context(), trust_env=False))
 
     return Transports(make, per_loop=per_loop)

@@ -36,6 +36,7 @@ def answer(client, text="hi"):
         (faults.hang(), 0.4, "total"),
         (faults.drip(0.05, sse=False), Timeouts(idle=5, total=0.5), "total"),
         (faults.drip(0.05, sse=False), 0.5, "total"),
+        (faults.split(faults.chat("hi"), 1, 0.1), Timeouts(idle=5, total=0.5), "total"),  # headers byte by byte
     ],
 )
 def test_every_limit_ends_a_call(ask, fault_server, behaviour, timeout, kind):
