@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-
 from soak.held import held, leaks
 from soak.proxy import FAULTS, Proxy
 from soak.questions import TEXTS, Right
 from soak.running import THREADS, Soak, Tally
 from soak.ways import Left, Line, Way, all_ways
+
 from vllm_adapters import Timeouts
 from vllm_adapters.errors import ServerFailed
 
