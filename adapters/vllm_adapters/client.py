@@ -138,7 +138,7 @@ class VLLMClient(_Connected, OpenAI):
             url = next(steps)
             while True:
                 try:
-                    with self._transports.asking:
+                    with self._transports.asking(self._deadline()):
                         if url not in self.facts.answers:
                             self.facts.answers[url] = as_answer(self.get(url, cast_to=dict[str, object]))
                         answer = self.facts.answers[url]
@@ -209,7 +209,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             url = next(steps)
             while True:
                 try:
-                    async with self._transports.asking_async:
+                    async with self._transports.asking_async(self._deadline()):
                         if url not in self.facts.answers:
                             self.facts.answers[url] = as_answer(await self.get(url, cast_to=dict[str, object]))
                         answer = self.facts.answers[url]
