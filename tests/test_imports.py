@@ -24,7 +24,7 @@ LAYERS = [
     {"failures", "params", "params_table"},
     {"dialect", "constraints", "transport"},
     {"answers"},
-    {"streaming", "replies", "pools"},
+    {"streaming", "replies", "pools", "helpers"},
     {"speaker"},
     {"client"},
     {"asking", "plain"},

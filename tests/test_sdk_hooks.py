@@ -8,7 +8,7 @@ from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
 
 from vllm_adapters._compat import OPENAI_MAJOR, http, httpcore
 
-MOVED = f"openai {openai.__version__} moved a hook that client.py, streaming.py or asking.py overrides: "
+MOVED = f"openai {openai.__version__} moved a hook that client.py, streaming.py, asking.py or helpers.py overrides: "
 
 
 @pytest.mark.parametrize("client", [OpenAI, AsyncOpenAI])
@@ -38,6 +38,16 @@ def test_hooks(client, hook, parameters):
 def test_streams(stream):
     assert "__stream__" in vars(stream), MOVED + "__stream__"
     assert {"cast_to", "response", "client", "options"} <= set(inspect.signature(stream).parameters)
+
+
+def test_the_stream_helpers():
+    from openai.lib.streaming.chat import AsyncChatCompletionStream, ChatCompletionStream, ChatCompletionStreamState
+
+    for helper in (ChatCompletionStream, AsyncChatCompletionStream):
+        made = inspect.getsource(helper)
+        for name in ("_raw_stream", "_state.handle_chunk(", "_state.get_final_completion("):
+            assert f"self.{name}" in made, f"{MOVED}{helper.__name__}.{name}"
+    assert {"_input_tools", "_response_format"} <= set(vars(ChatCompletionStreamState())), MOVED + "stream's state"
 
 
 def test_what_is_imported_from_private_modules():

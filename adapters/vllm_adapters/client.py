@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Self, cast, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
 import openai
 from openai import AsyncOpenAI, OpenAI
 from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
+from openai._response import APIResponse, AsyncAPIResponse
 from packaging.version import Version
 from pydantic import SecretStr
 
@@ -35,6 +37,10 @@ from vllm_adapters.speaker import (
 )
 from vllm_adapters.streaming import AsyncWholeStream, WholeStream
 from vllm_adapters.transport import DEADLINE, AsyncHTTP, SyncHTTP, Timeouts
+
+if TYPE_CHECKING:
+    from openai.resources.beta import AsyncBeta, Beta
+    from openai.resources.chat import AsyncChat, Chat
 
 
 class _Connected(Speaker):
@@ -61,7 +67,7 @@ class _Connected(Speaker):
     ) -> None:
         address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
         self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
-        self.allow_unknown = allow_unknown
+        self.allow_unknown, self._http_options = allow_unknown, http_options
         self._transports = transports or make_transports(
             self._http_class, http.URL(address).host, max_connections, http_options
         )
@@ -133,6 +139,20 @@ class VLLMClient(_Connected, OpenAI):
 
     _http_class = SyncHTTP
 
+    @cached_property
+    def chat(self) -> Chat:
+        """The SDK's resource: ``chat.completions.create``, ``.parse``, ``.stream``."""
+        from vllm_adapters.helpers import HelpfulChat  # takes time, as the SDK's own resources do
+
+        return HelpfulChat(self)
+
+    @cached_property
+    def beta(self) -> Beta:
+        """The SDK's resource."""
+        beta = super().beta
+        vars(beta)["chat"] = self.chat  # the helpers were there once, and still are
+        return beta
+
     def _run(self, steps: Steps[R]) -> R:
         try:
             url = next(steps)
@@ -181,12 +201,14 @@ class VLLMClient(_Connected, OpenAI):
             with self.reading(response):
                 response.read()
             raise self._not_a_stream(response)
+        if stream:
+            self._in_whose_hands(response)
         checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
         if checked:
             self._checking(options, response)
         with self.reading(response):
             answer = super()._process_response(options=options, response=response, stream=stream, **how)
-            if checked and isinstance(answer, LegacyAPIResponse):
+            if checked and isinstance(answer, LegacyAPIResponse | APIResponse):
                 answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
         return answer
 
@@ -203,6 +225,20 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
     """
 
     _http_class = AsyncHTTP
+
+    @cached_property
+    def chat(self) -> AsyncChat:
+        """The SDK's resource: ``chat.completions.create``, ``.parse``, ``.stream``."""
+        from vllm_adapters.helpers import AsyncHelpfulChat
+
+        return AsyncHelpfulChat(self)
+
+    @cached_property
+    def beta(self) -> AsyncBeta:
+        """The SDK's resource."""
+        beta = super().beta
+        vars(beta)["chat"] = self.chat  # the helpers were there once, and still are
+        return beta
 
     async def _run(self, steps: Steps[R]) -> R:
         try:
@@ -249,6 +285,8 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             with self.reading(response):
                 await response.aread()
             raise self._not_a_stream(response)
+        if stream:
+            self._in_whose_hands(response)
         checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
         if checked:
             self._checking(options, response)
@@ -256,6 +294,8 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             answer = await super()._process_response(options=options, response=response, stream=stream, **how)
             if checked and isinstance(answer, LegacyAPIResponse):
                 answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
+            elif checked and isinstance(answer, AsyncAPIResponse):
+                await answer.parse()
         return answer
 
 
@@ -283,12 +323,17 @@ def _same_but(client: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
         "max_retries": client.max_retries,
         "max_connections": client.max_connections,
         "allow_unknown": client.allow_unknown,
-        "default_query": client._custom_query,
         "http_client": client._own_http,
+        "http_options": client._http_options,
         "facts": client.facts,
         "transports": client._transports,
     }
     if "base_url" in changes:
-        config["facts"] = config["transports"] = None
-    headers = {**client._custom_headers, **changes.get("default_headers", {})}
-    return {**config, **changes, "default_headers": headers}
+        config["facts"] = None
+    if not changes.keys().isdisjoint(("base_url", "max_connections", "http_options")):
+        config["transports"] = None
+    added = {
+        "default_headers": {**client._custom_headers, **(changes.get("default_headers") or {})},
+        "default_query": {**client._custom_query, **(changes.get("default_query") or {})},
+    }
+    return {**config, **changes, **added}

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import openai
 
 from vllm_adapters import errors as e
 from vllm_adapters._compat import http
@@ -263,6 +266,49 @@ def truncated(partial: str, *, call: Call | None = None, completion: Any = None)
         partial=partial,
         completion=completion,
     )
+
+
+@contextmanager
+def parsing(completion: Callable[[], Any], call: Call) -> Iterator[None]:
+    """The errors of the SDK's helpers ``parse`` and ``stream``, which make objects of replies, as ours.
+
+    Args:
+        completion: Tells the reply, as far as it has arrived.
+        call: What was asked.
+
+    Raises:
+        TruncatedOutput: The token limit cut the reply.
+        FilteredOutput: A content filter did.
+        ConstraintNotEnforced: It does not fit the class, or a call's arguments do not fit their tool.
+    """
+    try:
+        yield
+    except openai.LengthFinishReasonError as error:
+        raise truncated(_said(error.completion), call=call, completion=error.completion) from None
+    except openai.ContentFilterFinishReasonError:
+        raise e.FilteredOutput(
+            "A content filter cut the reply before the object was whole",
+            hint="vLLM has none: it is the gateway's before it",
+            address=call.address,
+            model=call.model,
+            partial=_said(completion()),
+        ) from None
+    except ValueError as error:  # Pydantic's is one
+        said = _said(completion())
+        raise e.ConstraintNotEnforced(
+            f"The reply does not fit what it should be parsed into: {error}; reply: {said[:200]!r}",
+            hint="A schema says less than a class with validators of its own, "
+            "and the arguments of tools keep to theirs only where the tool is strict and forced",
+            address=call.address,
+            model=call.model,
+            reply=said,
+            constraint="json",
+        ) from error
+
+
+def _said(completion: Any) -> str:
+    message = completion.choices[0].message
+    return message.content or (message.tool_calls[-1].function.arguments if message.tool_calls else "")
 
 
 def _flags(message: str) -> tuple[str, ...]:

@@ -167,8 +167,10 @@ class _LaneStream(http.SyncByteStream, http.AsyncByteStream):
         return cast("AsyncIterator[bytes]", self._stream.__aiter__())
 
     def close(self) -> None:
-        self._stream.close()
-        self._over()
+        try:
+            self._stream.close()
+        finally:
+            self._over()
 
     async def aclose(self) -> None:
         try:

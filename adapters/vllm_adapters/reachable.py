@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
-from vllm_adapters.asking import Ask, in_async, in_sync
+from vllm_adapters.asking import Ask
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import ServerTimeout, ServerUnreachable, VLLMError
 from vllm_adapters.transport import Timeouts
@@ -37,7 +37,7 @@ class Reachable:
     @cached_property
     def async_client(self) -> AsyncVLLMClient:
         """The async client of this server; what one client learns of the server, the other knows."""
-        options = {**self._options, "facts": self.client.facts}
+        options = {**self._options, "server_version": None, "facts": self.client.facts}
         return AsyncVLLMClient(self.client.address, api_key=self.client.api_key, **options)
 
     @property
@@ -76,14 +76,14 @@ class Reachable:
     def is_ready(self) -> bool:
         """Whether the server answers requests now; ``False`` while it loads and when nothing listens."""
         try:
-            return in_sync(Reachable._health)(self)
+            return self._health().send(self.client)
         except VLLMError as error:
             return _not_ready(error)
 
     async def ais_ready(self) -> bool:
         """``is_ready``, to await."""
         try:
-            return await in_async(Reachable._health)(self)
+            return await self._health().asend(self.async_client)
         except VLLMError as error:
             return _not_ready(error)
 

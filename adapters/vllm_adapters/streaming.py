@@ -140,6 +140,8 @@ class ChunkReader:
 
     def broken(self, failure: BaseException | None, request: http.Request | None = None) -> VLLMError:
         """The error for a stream that ended early, by itself or with a transport's ``failure``."""
+        if isinstance(failure, VLLMError):  # named already, for a caller who reads bytes
+            failure = failure.__context__
         if failure is not None and "Timeout" in type(failure).__name__:
             timeout = failures.from_transport(failure, call=self._call, request=request)
             timeout.partial = self.partial
@@ -170,6 +172,8 @@ class ChunkReader:
         index = choice.get("index") or 0
         delta = choice.get("delta")
         if isinstance(delta, dict):
+            if index in self._open:
+                delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
             text = delta.get("content")
             if calls := delta.get("tool_calls"):
                 self._with_tools.add(index)

@@ -88,6 +88,8 @@ def test_no_key_in_errors(fault_server, name, caplog):
             except (AttributeError, RuntimeError):  # the transport's own errors may have none
                 continue
             headers = [held.headers, *([held.request.headers] if holder == "response" else [])]
+            if following := getattr(held, "next_request", None):
+                headers.append(following.headers)
             shown[f"{type(link).__name__}: headers of its {holder}"] = repr([dict(h) for h in headers])
     shown["pickle"] = repr(pickle.dumps(caught.value))
     shown["traceback"] = "".join(traceback.format_exception(caught.value))
@@ -114,6 +116,23 @@ def test_a_key_with_white_space_or_stranger_is_refused_and_not_quoted(make, key)
         make("http://h:1", api_key=key)
     shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
     assert "canary" not in shown
+
+
+@pytest.mark.parametrize(
+    "address", ["me:canary@gpu:8000", "http://me:canary@gpu:8000", "http://me:canary/9@gpu", "ftp://me:canary@gpu"]
+)
+def test_an_address_with_a_password_is_refused_and_not_quoted(address):
+    with pytest.raises(e.WrongAddress) as caught:
+        VLLMServer(address)
+    shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize("address", ["gpu:8000", "http://gpu:port", "http://[::1", "https://"])
+def test_an_address_that_is_none_is_shown(address):
+    with pytest.raises(e.WrongAddress, match="is not a server's address") as caught:
+        VLLMServer(address)
+    assert repr(address) in str(caught.value)
 
 
 def test_a_newline_at_the_end_of_a_key_file_is_no_part_of_the_key(fault_server):

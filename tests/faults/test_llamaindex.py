@@ -811,3 +811,13 @@ def test_completions_fill_the_window_if_there_is_a_tokenizer(fault_server):
     complete(llm, max_tokens=3)
     assert [request.json["max_tokens"] for request in fault_server.posts(TEXT)] == [4094, 3]
     assert VLLM.from_dict(llm.to_dict()).tokenizer is None
+
+
+def test_the_base_of_an_adapter_may_be_named_by_its_root(make_fault_server):
+    base = {"id": "alias", "object": "model", "parent": None, "root": "org/base", "max_model_len": 8192}
+    lora = {"id": "lora", "object": "model", "parent": "org/base", "root": "/x", "max_model_len": None}
+    server = make_fault_server(models=(base, lora))
+    llm = VLLM("lora", base_url=server.url)
+    assert llm.metadata.context_window == 8192
+    with pytest.raises(e.ModelNotServed, match="alias, lora"):
+        llm.model_copy(update={"model": "other"}).metadata.context_window  # noqa: B018

@@ -135,6 +135,14 @@ def test_limit_of_one_request(fault_server):
         client.chat.completions.create(**hello(), timeout=0.3)
 
 
+def test_the_limit_of_a_request_holds_for_what_is_asked_on_its_way(ask, fault_server):
+    fault_server.reply(faults.hang(), "/v1/models")
+    began = time.monotonic()
+    with pytest.raises(e.ServerTimeout, match=r"total limit of 0\.3 s"):
+        ask(fault_server.url, model="", timeout=0.3)
+    assert time.monotonic() - began < 3
+
+
 def test_nobody_there(ask):
     with pytest.raises(e.ServerUnreachable, match=r"http://127\.0\.0\.1:9/v1.*Is it running"):
         ask("http://127.0.0.1:9")
@@ -366,6 +374,27 @@ def test_copies_share_connections_and_facts(fault_server):
     assert copy.max_retries == 7
     headers = fault_server.posts(CHAT)[-1].headers
     assert (headers["x-a"], headers["x-b"], headers["authorization"]) == ("1", "2", "Bearer sk-1")
+
+
+def test_copies_with_other_connections(fault_server):
+    client = VLLMClient(
+        "http://127.0.0.1:9",
+        max_connections=64,
+        default_query={"a": "1"},
+        http_options={"headers": {"x-team": "search"}},
+    )
+    assert client.with_options(max_connections=1)._transports is not client._transports
+    answer(client.with_options(base_url=fault_server.url, default_query={"b": "2"}))
+    request = fault_server.posts(CHAT)[0]
+    assert request.headers["x-team"] == "search"
+    assert request.path == f"{CHAT}?a=1&b=2"
+
+
+@pytest.mark.parametrize("version", [None, "0.32.0"])
+def test_the_clients_of_a_server_share_what_they_learn(fault_server, version):
+    server = VLLMServer(fault_server.url, server_version=version)
+    assert asyncio.run(server.async_client.served_model()) == server.client.served_model() == "stub"
+    assert [request.route for request in fault_server.requests] == ["/v1/models"]
 
 
 def test_wait_until_ready(fault_server):

@@ -136,9 +136,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
         """``BaseLLM.generate``, with the call's parameters in the key of LangChain's cache, which leaves them out."""
         return super(VLLM, self._with(kwargs)).generate(prompts, *args, **kwargs)
 
-    async def agenerate(
-        self, prompts: list[str], stop: list[str] | None = None, *args: Any, **kwargs: Any
-    ) -> LLMResult:
+    async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
         """``generate``, to await."""
         return await super(VLLM, self._with(kwargs)).agenerate(prompts, *args, **kwargs)
 
@@ -161,7 +159,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
             request = self._request(stop, kwargs)
             replies = []
             for batch in self._batches(prompts, request):
-                room = self._vllm.tokenize(batch[0]) if _wants_all(request) else None
+                room = self._vllm.tokenize(batch[0], model=request.get("model")) if _wants_all(request) else None
                 replies.append((batch, self.client.create(prompt=batch, **_fitted(request, room))))
             return _result(replies, request.get("n") or 1)
 
@@ -178,7 +176,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
             request = self._request(stop, kwargs)
             replies = []
             for batch in self._batches(prompts, request):
-                room = await self._vllm.atokenize(batch[0]) if _wants_all(request) else None
+                room = await self._vllm.atokenize(batch[0], model=request.get("model")) if _wants_all(request) else None
                 replies.append((batch, await self.async_client.create(prompt=batch, **_fitted(request, room))))
             return _result(replies, request.get("n") or 1)
 
@@ -191,7 +189,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
     ) -> Iterator[GenerationChunk]:
         with langchain_errors():
             request = self._streamed(stop, kwargs)
-            room = self._vllm.tokenize(prompt) if _wants_all(request) else None
+            room = self._vllm.tokenize(prompt, model=request.get("model")) if _wants_all(request) else None
             for reply in self.client.create(prompt=prompt, **_fitted(request, room)):
                 chunk = _chunk(reply)
                 if run_manager:
@@ -207,7 +205,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
     ) -> AsyncIterator[GenerationChunk]:
         with langchain_errors():
             request = self._streamed(stop, kwargs)
-            room = await self._vllm.atokenize(prompt) if _wants_all(request) else None
+            room = await self._vllm.atokenize(prompt, model=request.get("model")) if _wants_all(request) else None
             async for reply in await self.async_client.create(prompt=prompt, **_fitted(request, room)):
                 chunk = _chunk(reply)
                 if run_manager:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import openai
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
@@ -83,7 +82,7 @@ class _ToServer(BaseModel):
 
 
 _LEFT_BEHIND = frozenset(
-    {"api_key", "openai_api_key", "default_headers", "server", "_vllm", "_tokenizer"}
+    {"api_key", "openai_api_key", "default_headers", "server", "_vllm", "_tokenizers"}
     | {"client", "async_client", "root_client", "root_async_client", "http_client", "http_async_client"}
 )
 
@@ -124,6 +123,9 @@ class OpenAIConnection(_ToServer):
     http_async_client: Any = Field(default=None, exclude=True)
     allow_unknown: bool = False
 
+    _counts_special_tokens: ClassVar[bool] = True
+    _tokenizers: dict[str, VLLMTokenizer] = PrivateAttr()
+
     @model_validator(mode="after")
     def _refuse_proxy(self) -> Self:
         if self.openai_proxy:
@@ -143,7 +145,12 @@ class OpenAIConnection(_ToServer):
             async_http_client=self.http_async_client,
         )
         self.openai_api_base, self.model_name = self._vllm.base_url, self._vllm.model or ""
+        self._tokenizers = {}
 
-    @cached_property
+    @property
     def _tokenizer(self) -> VLLMTokenizer:
-        return VLLMTokenizer(self._vllm)
+        name = self.model_name  # copies of a model may name another one
+        if name not in self._tokenizers:
+            server = self._vllm.serving(name)
+            self._tokenizers[name] = VLLMTokenizer(server, add_special_tokens=self._counts_special_tokens)
+        return self._tokenizers[name]
