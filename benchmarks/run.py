@@ -31,8 +31,8 @@ from typing import Any
 import measured
 import openai
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-
 from stub import CHUNKS, DIMENSIONS, Stub
+
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters._compat import http
 from vllm_adapters.langchain import ChatVLLM
