@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -161,21 +160,6 @@ class Speaker:
         limits = self.time_limits if isinstance(given, NotGiven) else Timeouts.of(given)
         options.timeout = limits.transport()
         return Deadline.start(limits, call)
-
-    def _deadline(self) -> Deadline:
-        return DEADLINE.get() or Deadline.start(self.time_limits, self.call_of(None))
-
-    def _should_retry(self, response: http.Response) -> bool:
-        """Not when the call must be over before the server wants to be asked again: then its error is the answer."""
-        parent: Any = super()
-        at, wait = self._deadline().at, failures.retry_after(response) or 0
-        return bool(parent._should_retry(response)) and (at is None or time.monotonic() + wait < at)
-
-    def _calculate_retry_timeout(self, *given: Any, **options: Any) -> float:
-        """Seconds until the next attempt, at most until the call must be over."""
-        parent: Any = super()
-        wait, left = float(parent._calculate_retry_timeout(*given, **options)), self._deadline().left()
-        return wait if left is None else min(wait, left)
 
     def _prepare(self, options: FinalRequestOptions) -> Steps[FinalRequestOptions]:
         """Merge the caller's ``extra_body``, fill in the model, and say the body in the server's dialect."""
