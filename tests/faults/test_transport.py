@@ -57,6 +57,49 @@ def test_total_limit_covers_all_attempts(ask, fault_server):
     assert time.monotonic() - started < 4
 
 
+def test_total_limit_covers_the_wait_for_what_another_call_asks(fault_server):
+    fault_server.reply(faults.hang(), "/v1/models")
+    limits = {"timeout": Timeouts(idle=0.5, total=1), "max_retries": 0}
+    client, aclient = VLLMClient(fault_server.url, **limits), AsyncVLLMClient(fault_server.url, **limits)
+    request = {**hello(), "model": ""}
+
+    def timed(_):
+        started = time.monotonic()
+        with pytest.raises(e.ServerTimeout):
+            client.chat.completions.create(**request)
+        return time.monotonic() - started
+
+    async def atimed():
+        started = time.monotonic()
+        with pytest.raises(e.ServerTimeout):
+            await aclient.chat.completions.create(**request)
+        return time.monotonic() - started
+
+    async def together():
+        return await asyncio.gather(*(atimed() for _ in range(8)))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert max(threads.map(timed, range(8))) < 2.5
+    assert max(asyncio.run(together())) < 2.5
+
+
+def test_total_limit_covers_the_wait_before_another_attempt(ask, fault_server):
+    fault_server.reply(faults.hang_up())
+    started = time.monotonic()
+    with pytest.raises(e.ServerTimeout) as caught:
+        ask(fault_server.url, client={"timeout": Timeouts(total=2), "max_retries": 5})
+    assert caught.value.kind == "total"
+    assert time.monotonic() - started < 2.5  # the attempts would be at 0, 0.5, 1.5 and 3.5 s, or a little earlier
+
+
+def test_no_wait_for_longer_than_the_total_limit(ask, fault_server):
+    fault_server.reply(faults.error(429, retry_after=30))
+    with pytest.raises(e.RateLimited) as caught:
+        ask(fault_server.url, client={"timeout": Timeouts(total=5), "max_retries": 2})
+    assert caught.value.retry_after == 30
+    assert len(fault_server.posts(CHAT)) == 1
+
+
 @pytest.mark.parametrize("limits", [{"max_connections": 2}, None])
 def test_options_of_the_http_client(fault_server, limits):
     options = {"headers": {"x-team": "search"}, **({"limits": limits} if limits else {})}
