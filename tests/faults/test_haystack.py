@@ -386,6 +386,14 @@ def test_refused_before_sending(llm, fault_server):
     assert fault_server.posts(CHAT)[0].json["plugin"] == 1
 
 
+def test_the_run_beats_the_constructor_in_extra_body_and_under_the_limits_other_name(fault_server):
+    given = {"max_completion_tokens": 5, "extra_body": {"temperature": 1}}
+    llm = VLLMChatGenerator(api_base_url=fault_server.url, generation_kwargs=given)
+    run(llm, generation_kwargs={"max_tokens": 7, "temperature": 0})
+    body = fault_server.posts(CHAT)[0].json
+    assert (body["max_tokens"], body["temperature"], "max_completion_tokens" in body) == (7, 0, False)
+
+
 def test_another_model_for_one_run(make_fault_server):
     server = make_fault_server(models=("base", {"id": "my-lora", "parent": "base", "root": "/lora"}))
     llm = VLLMChatGenerator(api_base_url=server.url)

@@ -478,6 +478,13 @@ def test_the_call_beats_the_constructor(fault_server, call, chat_model):
     assert ("stream_options" in body) == body["stream"]
 
 
+def test_the_call_beats_the_constructor_under_the_limits_other_name(fault_server):
+    chat(VLLM(base_url=fault_server.url, extra_body={"max_completion_tokens": 5}), max_tokens=7)
+    chat(VLLM(base_url=fault_server.url, max_tokens=5), max_completion_tokens=7)
+    for request in fault_server.posts(CHAT):
+        assert (request.json["max_tokens"], "max_completion_tokens" in request.json) == (7, False)
+
+
 def test_several_choices(llm, fault_server):
     fault_server.reply(faults.json_reply({**wire.chat("one"), "choices": wire.chat("one")["choices"] * 2}))
     response = chat(llm, n=2)
