@@ -336,6 +336,15 @@ def test_a_server_object_instead_of_an_address(make_fault_server):
     assert "sk-of" not in str(saved)
 
 
+def test_a_server_object_and_another_address():
+    server = VLLMServer("http://a:1")
+    assert VLLMChatGenerator(server=server, api_base_url="http://a:1/").api_base_url == "http://a:1/v1"
+    for cls in (VLLMChatGenerator, VLLMTextEmbedder, VLLMDocumentEmbedder, VLLMRanker, VLLMTokenCounter):
+        for given in ({"api_base_url": "http://b:1"}, {"server_version": "0.10.2"}):
+            with pytest.raises(ValueError, match="Give either server or"):
+                cls(server=server, **given)
+
+
 @both
 def test_another_model_of_a_server_object(make_fault_server, is_async):
     fault_server = make_fault_server(models=("one", "two", "three"))

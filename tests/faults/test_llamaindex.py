@@ -411,6 +411,12 @@ def test_two_addresses():
     with pytest.raises(e.InvalidRequest, match="Give one"):
         VLLM(base_url="http://a:1", api_base="http://b:1")
     assert VLLM(base_url="http://a:1", api_base="http://a:1/v1").api_base == "http://a:1/v1"
+    server = VLLMServer("http://a:1")
+    assert VLLM(server=server, api_base="http://a:1").api_base == "http://a:1/v1"
+    for given in ({"api_base": "http://b:1"}, {"base_url": "http://b:1"}, {"default_headers": {"x-team": "search"}}):
+        for cls in (VLLM, VLLMEmbedding, VLLMRerank):
+            with pytest.raises(ValueError, match="Give either server or"):
+                cls(server=server, **given)
 
 
 @pytest.mark.parametrize(
