@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from vllm_adapters.asking import Ask
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import ServerTimeout, ServerUnreachable, VLLMError
+from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
 
 _QUICK = {"timeout": Timeouts(connect=5, idle=10, total=10), "max_retries": 0}
@@ -142,3 +143,24 @@ def _not_ready(error: VLLMError) -> bool:
     if isinstance(error, ServerUnreachable | ServerTimeout) or error.status_code >= 500:
         return False
     raise error
+
+
+_SETTINGS = ("default_headers", "default_query", "server_version", "http_client", "async_http_client")
+
+
+def refuse_beside(server: Reachable, base_url: str | None, settings: Mapping[str, Any]) -> None:
+    """Raise for what is given beside a server object, and would be lost without a word.
+
+    Args:
+        server: The server object.
+        base_url: Another address, if one was given.
+        settings: Further arguments of ``VLLMServer`` that were given.
+
+    Raises:
+        ValueError: The address is another one, or there are settings that only a new server could have.
+    """
+    if base_url and normal_address(base_url) != server.base_url:
+        raise ValueError(f"Give either server or an address: {server.base_url} and {base_url} are two addresses.")
+    for name in _SETTINGS:
+        if settings.get(name):
+            raise ValueError(f"Give either server or {name}: a server that is there already has its own.")

@@ -111,6 +111,9 @@ def test_two_addresses_are_refused(fault_server):
     with pytest.raises(ValidationError, match="two addresses"):
         ChatVLLM(server=server, base_url="http://elsewhere:8000")
     ChatVLLM(server=server, base_url=fault_server.url)
+    for setting in ({"default_headers": {"x-team": "search"}}, {"server_version": "0.10.2"}):
+        with pytest.raises(ValidationError, match="Give either server or"):
+            ChatVLLM(server=server, **setting)
 
 
 def test_a_deep_copy_shares_the_connections_and_the_key(make_fault_server):

@@ -14,6 +14,7 @@ from haystack.utils.auth import TokenSecret
 
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest
+from vllm_adapters.reachable import refuse_beside
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.speaker import NO_KEY, normal_address
 from vllm_adapters.transport import Timeouts
@@ -52,6 +53,8 @@ class Connected:
     ) -> None:
         if not isinstance(api_key, Secret | None):
             raise TypeError(f"api_key must be a haystack.utils.Secret, not {type(api_key).__name__}")
+        if server is not None:
+            refuse_beside(server, api_base_url, {"server_version": server_version})
         self.model = model or (server.model if server else None)
         self.api_key = api_key
         self.api_base_url = server.base_url if server else api_base_url or normal_address(None)

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model
 
 from vllm_adapters import dialect
 from vllm_adapters.langchain.errors import langchain_errors
+from vllm_adapters.reachable import refuse_beside
 from vllm_adapters.server import VLLMServer
-from vllm_adapters.speaker import normal_address
 from vllm_adapters.tokens import VLLMTokenizer
 from vllm_adapters.transport import Timeouts
 
@@ -51,17 +51,11 @@ class _ToServer(BaseModel):
         """Find or make the server's clients; nothing is sent."""
 
     def _server_named(self, model: str, base_url: str | None, **options: Any) -> VLLMServer:
+        settings = {"default_headers": self.default_headers, "server_version": self.server_version, **options}
         if self.server is not None:
-            if base_url and normal_address(base_url) != self.server.base_url:
-                raise ValueError("Give either server or base_url: these are two addresses.")
+            refuse_beside(self.server, base_url, settings)
             return self.server.serving(model) if model else self.server
-        return VLLMServer(
-            base_url,
-            model=model or None,
-            default_headers=self.default_headers,
-            server_version=self.server_version,
-            **options,
-        )
+        return VLLMServer(base_url, model=model or None, **settings)
 
     def __getstate__(self) -> dict[Any, Any]:
         # No key, header or connection leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
