@@ -138,6 +138,16 @@ class Reachable:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    async def aclose(self) -> None:
+        """Close the connections of the async client that were opened in this event loop."""
+        await self.async_client.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
 
 def _not_ready(error: VLLMError) -> bool:
     if isinstance(error, ServerUnreachable | ServerTimeout) or error.status_code >= 500:

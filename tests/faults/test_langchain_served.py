@@ -116,6 +116,14 @@ def test_two_addresses_are_refused(fault_server):
             ChatVLLM(server=server, **setting)
 
 
+@pytest.mark.parametrize(
+    "lost", [{"http_socket_options": [(6, 1, 1)]}, {"organization": "org"}, {"openai_proxy": "http://proxy:1"}]
+)
+def test_settings_that_would_be_lost_are_refused(lost):
+    with pytest.raises(ValidationError, match=r"vLLM has no organizations|is not supported"):
+        ChatVLLM(**lost)
+
+
 def test_a_deep_copy_shares_the_connections_and_the_key(make_fault_server):
     server = make_fault_server(api_key="sk-there")
     llm = ChatVLLM(base_url=server.url, api_key="sk-there", max_retries=0, chat_template_kwargs={"a": 1})

@@ -121,9 +121,13 @@ class OpenAIConnection(_ToServer):
     _tokenizers: dict[str, VLLMTokenizer] = PrivateAttr()
 
     @model_validator(mode="after")
-    def _refuse_proxy(self) -> Self:
+    def _refuse_what_would_be_lost(self) -> Self:
         if self.openai_proxy:
             raise ValueError("openai_proxy is not supported: set HTTPS_PROXY, or give an http_client with a proxy.")
+        if getattr(self, "http_socket_options", None):  # of chat models
+            raise ValueError("http_socket_options is not supported: give an http_client that has them.")
+        if self.openai_organization:
+            raise ValueError("vLLM has no organizations: a gateway's header goes into default_headers.")
         return self
 
     def _connect(self) -> None:
