@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import io
 import json
 import logging
 import multiprocessing
@@ -607,6 +608,26 @@ def test_media_by_address_is_not_fetched(llm, fault_server):
             {"type": "image_url", "image_url": {"url": "http://nowhere.invalid/b.png"}},
         ],
     }
+
+
+def test_media_in_open_files(llm, fault_server):
+    # Stock: audio as it is under the name of base64, a UnicodeDecodeError for images.
+    fault_server.reply(faults.chat("ok"))
+    message = ChatMessage(
+        role="user",
+        blocks=[
+            ImageBlock(image=io.BytesIO(b"\x89PNG\r\n\x1a\n"), image_mimetype="image/png"),
+            AudioBlock(audio=io.BytesIO(b"RIFF\x00\x00"), format="wav"),
+            VideoBlock(video=io.BytesIO(b"\x00\x01\xff"), video_mimetype="video/mp4"),
+        ],
+    )
+    for _ in range(2):  # a second time, as retries and token counts do
+        llm.chat([message])
+        assert fault_server.posts(CHAT)[-1].json["messages"][0]["content"] == [
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+            {"type": "input_audio", "input_audio": {"data": "UklGRgAA", "format": "wav"}},
+            {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAH/"}},
+        ]
 
 
 def test_a_document_has_no_place_in_a_message(llm, fault_server):

@@ -26,9 +26,10 @@ written once::
     fails the test, and so does a recorded one that is no longer sent.
 
 The marker: ``vllm(*models, **options)``
-    Which server the test wants: ``"tiny"`` (chat with tools, reasoning and JSON; the default), ``"smollm2"``,
-    ``"minilm"`` (embeddings), ``"cross-encoder"``, ``"classifier"``, a directory or a Hugging Face name. Options are
-    those of ``LocalVLLM``: ``lora=True``, ``flags=[...]``, ``api_key="..."``. Several models are several servers.
+    Which server the test wants: ``"tiny"`` (chat with tools, reasoning and JSON; the default), ``"eye"`` (images),
+    ``"smollm2"``, ``"minilm"`` (embeddings), ``"cross-encoder"``, ``"classifier"``, a directory or a Hugging Face
+    name. Options are those of ``LocalVLLM``: ``lora=True``, ``flags=[...]``, ``api_key="..."``. Several models are
+    several servers.
     Code that finds its server by ``VLLM_BASE_URL`` finds the test's.
 
 Fixtures of marked tests
