@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import logging
 import pickle
@@ -11,7 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.pretty import pretty_repr
 from rich.traceback import Traceback
 
@@ -128,9 +126,9 @@ def _of_error(error: BaseException, locals: bool = True) -> Found:
         yield "half-made objects in a traceback", "".join(repr_of_frames)
         return
     yield "traceback with locals", _with_locals(error)
-    console = Console(file=io.StringIO(), width=200)
-    console.print(Traceback.from_exception(type(error), error, _past_the_test(error), show_locals=True, max_frames=0))
-    yield "rich's traceback with locals", console.file.getvalue()  # type: ignore[attr-defined]
+    trace = Traceback.extract(type(error), error, _past_the_test(error), show_locals=True)
+    found = [frame.locals for stack in trace.stacks for frame in stack.frames]
+    yield "rich's traceback with locals", "\n".join(str(node) for nodes in found for node in (nodes or {}).values())
 
 
 def _past_the_test(error: BaseException) -> Any:
