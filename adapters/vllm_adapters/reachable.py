@@ -33,7 +33,8 @@ class Reachable:
     ) -> None:
         self.model = model
         self.client = VLLMClient(base_url, api_key=api_key, **options)
-        self._options = {**options, "http_client": async_http_client}
+        headers = self.client._custom_headers
+        self._options = {**options, "default_headers": headers, "http_client": async_http_client}
 
     @cached_property
     def async_client(self) -> AsyncVLLMClient:
@@ -47,7 +48,8 @@ class Reachable:
         return self.client.address
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.base_url!r})"
+        address = self.base_url if "client" in vars(self) else "..."  # a traceback shows half-made objects too
+        return f"{type(self).__name__}({address!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As for the client: a pickle holds no key, no headers, no connection.

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from haystack import component, default_from_dict
+from haystack import component
 from haystack.components.generators.utils import _normalize_messages
 from haystack.dataclasses import ChatMessage, ComponentInfo, StreamingCallbackT
 from haystack.dataclasses.streaming_chunk import select_streaming_callback
@@ -62,7 +62,8 @@ class VLLMChatGenerator(Connected):
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
         max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
         tools: Tools and toolsets that the model may call.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy`` or ``verify``.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
+            values may be Secrets; those that are not are neither saved nor pickled.
         tools_strict: Have vLLM enforce the tools' schemas; it does so for forced calls (``tool_choice``) anyway.
         replay_reasoning: Send the reasoning of earlier replies back with them, for models trained to think on
             across tool calls.
@@ -118,7 +119,8 @@ class VLLMChatGenerator(Connected):
         deserialize_tools_or_toolset_inplace(parameters, key="tools")
         if parameters.get("streaming_callback"):
             parameters["streaming_callback"] = deserialize_callable(parameters["streaming_callback"])
-        return default_from_dict(cls, data)
+        loaded: VLLMChatGenerator = cls._load(data)
+        return loaded
 
     def _request(
         self,

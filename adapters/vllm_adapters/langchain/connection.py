@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, SecretStr, model_validator
 
 from vllm_adapters import dialect
+from vllm_adapters.keys import clean_headers
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.reachable import refuse_beside
 from vllm_adapters.server import VLLMServer
@@ -40,7 +41,9 @@ class _ToServer(BaseModel):
 
     server: VLLMServer | None = Field(default=None, exclude=True, repr=False)
     server_version: str | None = None
-    default_headers: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
+    default_headers: Annotated[Mapping[str, str] | None, PlainValidator(clean_headers)] = Field(
+        default=None, repr=False, exclude=True
+    )
 
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, SecretStr
 
 from vllm_adapters import dialect
 from vllm_adapters.errors import InvalidRequest
+from vllm_adapters.keys import clean_headers
 from vllm_adapters.reachable import refuse_beside
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.speaker import normal_address
@@ -33,7 +34,7 @@ class Connection(BaseModel):
     max_retries: int = Field(
         default=openai.DEFAULT_MAX_RETRIES, ge=0, description="Further attempts after connection failures, 429 and 5xx."
     )
-    default_headers: dict[str, str] | None = Field(
+    default_headers: Annotated[dict[str, str] | None, PlainValidator(clean_headers)] = Field(
         default=None, description="Headers of every request.", exclude=True, repr=False
     )
     http_client: Any = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 from llama_index.core.base.llms.types import (
     AudioBlock,
@@ -100,11 +100,11 @@ def _part(block: Any) -> dict[str, Any] | None:
     )
 
 
-def _data(mimetype: str, file: IO[bytes]) -> str:
+def _data(mimetype: str, file: Any) -> str:
     return f"data:{mimetype};base64,{_base64(file)}"
 
 
-def _base64(file: IO[bytes]) -> str:
+def _base64(file: Any) -> str:  # LlamaIndex says IOBase, which has no read()
     # Blocks asked for base64 themselves hand out a file object's bytes as they are.
     return b64encode(file.read()).decode()
 
