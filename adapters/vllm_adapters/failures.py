@@ -117,7 +117,9 @@ def from_status(status: int, body: object, *, call: Call, response: http.Respons
     if said.param:
         known["param"] = said.param
     message = said.message or f"HTTP {status} without a body"
-    flags = _flags(message) or tuple(flag for part, flag in _FLAG_OF_ROUTE if part in call.path and status == 404)
+    flags = _flags(message, response) or tuple(
+        flag for part, flag in _FLAG_OF_ROUTE if part in call.path and status == 404
+    )
     return (
         _on_the_way(status, message, response, known)
         or _of_the_route(status, said, message, flags, call, known)
@@ -288,10 +290,18 @@ def truncated(partial: str, *, call: Call | None = None, completion: Any = None)
     )
 
 
-def _flags(message: str) -> tuple[str, ...]:
-    named = tuple(dict.fromkeys(_FLAG.findall(message)))
+def _flags(message: str, response: http.Response | None) -> tuple[str, ...]:
+    sent = _sent(response)  # vLLM quotes what it refuses: flags in there are the user's own text
+    named = tuple(dict.fromkeys(flag for flag in _FLAG.findall(message) if flag not in sent))
     lowered = message.lower()
     return named or tuple(flag for text, flag in _FLAG_FOR if text in lowered)
+
+
+def _sent(response: http.Response | None) -> str:
+    try:
+        return response.request.content.decode(errors="replace") if response is not None else ""
+    except http.StreamError:
+        return ""  # a file that was streamed up
 
 
 def _context_length(message: str, known: Mapping[str, Any]) -> e.ContextLengthExceeded:
