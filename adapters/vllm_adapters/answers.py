@@ -63,6 +63,8 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
                     message["reasoning"] = old
                 else:
                     message.reasoning = old
+        elif _field(choice, "text") is None:
+            raise failures.not_an_answer("A choice holds no message", call=call, response=response)
         text = (_field(choice, "text") if message is None else _field(message, "content")) or ""
         reason = _field(choice, "finish_reason")
         failures.refuse_given_up(reason, text, call=call, response=response)

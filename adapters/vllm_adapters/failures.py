@@ -120,6 +120,18 @@ def from_status(status: int, body: object, *, call: Call, response: http.Respons
     if said.param:
         known["param"] = said.param
     message = said.message or f"HTTP {status} without a body"
+    flags = _flags(message, response) or tuple(
+        flag for part, flag in _FLAG_OF_ROUTE if part in call.path and status == 404
+    )
+    return (
+        _on_the_way(status, message, response, known)
+        or _of_the_route(status, said, message, flags, call, known)
+        or _of_the_request(status, said, message, flags, known)
+    )
+
+
+def _on_the_way(status: int, message: str, response: http.Response | None, known: dict[str, Any]) -> e.VLLMError | None:
+    """The error for a reply that tells nothing of the request itself."""
     if 300 <= status < 400:
         target = response.headers.get("x-refused-location", "elsewhere") if response is not None else "elsewhere"
         return e.WrongAddress(
@@ -142,7 +154,13 @@ def from_status(status: int, body: object, *, call: Call, response: http.Respons
             hint="It may still be loading the model: VLLMServer(...).wait_until_ready() waits for it",
             **known,
         )
-    flags = _flags(message) or tuple(flag for part, flag in _FLAG_OF_ROUTE if part in call.path and status == 404)
+    return None
+
+
+def _of_the_route(
+    status: int, said: Complaint, message: str, flags: tuple[str, ...], call: Call, known: dict[str, Any]
+) -> e.VLLMError | None:
+    """The error for a route or model that is not there."""
     if status == 404 and not said.routed and flags:
         return e.FeatureNotEnabled(
             f"The server has no route {call.path}: it is off by default",
@@ -162,6 +180,13 @@ def from_status(status: int, body: object, *, call: Call, response: http.Respons
         served = tuple(re.findall(r"[^\s,]+(?=[,.]|$)", message.partition("aliases:")[2].rstrip(".")))
         names = f"It serves: {', '.join(served)}" if served else "GET /v1/models lists what it serves"
         return e.ModelNotServed(message.partition(" Valid aliases")[0], hint=names, served=served, **known)
+    return None
+
+
+def _of_the_request(
+    status: int, said: Complaint, message: str, flags: tuple[str, ...], known: dict[str, Any]
+) -> e.VLLMError:
+    """The error for a request that the server could not or would not answer."""
     if flags and said.routed and status in (400, 403, 404, 500, 501):
         return e.FeatureNotEnabled(message, hint=f"Add {' '.join(flags)} to `vllm serve`", flags=flags, **known)
     if status >= 500:
@@ -311,10 +336,18 @@ def _said(completion: Any) -> str:
     return message.content or (message.tool_calls[-1].function.arguments if message.tool_calls else "")
 
 
-def _flags(message: str) -> tuple[str, ...]:
-    named = tuple(dict.fromkeys(_FLAG.findall(message)))
+def _flags(message: str, response: http.Response | None) -> tuple[str, ...]:
+    sent = _sent(response)  # vLLM quotes what it refuses: flags in there are the user's own text
+    named = tuple(dict.fromkeys(flag for flag in _FLAG.findall(message) if flag not in sent))
     lowered = message.lower()
     return named or tuple(flag for text, flag in _FLAG_FOR if text in lowered)
+
+
+def _sent(response: http.Response | None) -> str:
+    try:
+        return response.request.content.decode(errors="replace") if response is not None else ""
+    except http.StreamError:
+        return ""  # a file that was streamed up
 
 
 def _context_length(message: str, known: Mapping[str, Any]) -> e.ContextLengthExceeded:
