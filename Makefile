@@ -11,7 +11,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live record lint test-openai3 test-alone faults params readme pictures bench clean
+.PHONY: help demo test live record lint test-openai3 test-alone faults soak params readme pictures bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -45,6 +45,9 @@ test-alone-%: .venv-%/.installed
 
 faults: $(VENV)/.installed ## What every path makes of every fault, as a table; ARGS="LangChain 500" for a part of it
 	@PYTHONPATH=tests/faults $(RUN) -m fault_matrix $(ARGS)
+
+soak: $(VENV)/.installed ## An hour's worth of mixed calls over a line that breaks at random: what goes wrong, what leaks
+	@PYTHONPATH=benchmarks $(RUN) -m soak $(ARGS)
 
 params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }

@@ -23,7 +23,7 @@ LAYERS = [
     {"errors", "_pytest"},
     {"failures", "keys", "params", "params_table"},
     {"dialect", "constraints", "transport"},
-    {"answers"},
+    {"answers", "levels"},
     {"streaming", "replies", "pools", "helpers"},
     {"speaker"},
     {"client"},

@@ -20,6 +20,8 @@ MOVED = f"openai {openai.__version__} moved a hook that client.py, streaming.py,
         ("_process_response", {"cast_to", "options", "response", "stream", "stream_cls", "retries_taken"}),
         ("_make_status_error", {"err_msg", "body", "response"}),
         ("_process_response_data", {"data", "cast_to", "response"}),
+        ("_should_retry", {"response"}),
+        ("_calculate_retry_timeout", {"remaining_retries", "options", "response_headers"}),
     ],
 )
 def test_hooks(client, hook, parameters):

@@ -118,6 +118,7 @@ class VLLMError(openai.OpenAIError):
         for name in list(self.request.headers):
             if name.lower() not in _HARMLESS_HEADERS:
                 del self.request.headers[name]
+        response.next_request = None  # of a refused redirect: it would have the headers, too
         self.response = response
         self.status_code = response.status_code
         self.request_id = response.headers.get("x-request-id")

@@ -135,7 +135,7 @@ def from_status(status: int, body: object, *, call: Call, response: http.Respons
             **known,
         )
     if status == 429:
-        return e.RateLimited(f"Too many requests: {message}", retry_after=_retry_after(response), **known)
+        return e.RateLimited(f"Too many requests: {message}", retry_after=retry_after(response), **known)
     if status == 503:
         return e.ServerNotReady(
             f"The server is not ready: {message}",
@@ -330,7 +330,8 @@ def _context_length(message: str, known: Mapping[str, Any]) -> e.ContextLengthEx
     )
 
 
-def _retry_after(response: http.Response | None) -> float | None:
+def retry_after(response: http.Response | None) -> float | None:
+    """Seconds until the server wants to be asked again, if it says so."""
     try:
         return float(response.headers["retry-after"]) if response is not None else None
     except (KeyError, ValueError):

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -78,7 +78,10 @@ def normal_address(base_url: object | None) -> str:
         WrongAddress: It has no scheme or host, or holds a user name or password.
     """
     text = str(base_url or os.environ.get("VLLM_BASE_URL") or DEFAULT_ADDRESS).strip()
-    url = http.URL(text)
+    try:
+        url = http.URL(text)
+    except http.InvalidURL:
+        url = http.URL()
     if url.userinfo:
         raise WrongAddress(
             "base_url holds a user name or password, which URLs in logs would show",
@@ -86,7 +89,8 @@ def normal_address(base_url: object | None) -> str:
             address=f"{url.scheme}://{url.host}",
         )
     if url.scheme not in ("http", "https") or not url.host:
-        raise WrongAddress(f"{text!r} is not a server's address", hint="It looks like http://host:8000/v1")
+        shown = text.rpartition("@")[2]  # before it there may be a password
+        raise WrongAddress(f"{shown!r} is not a server's address", hint="It looks like http://host:8000/v1")
     path = url.path.rstrip("/")
     while path.endswith("/v1/v1"):
         path = path.removesuffix("/v1")
@@ -133,12 +137,15 @@ class Speaker:
         return Call(self.address, _path_of(options.url), cast("str | None", body.get("model")) or self.facts.model)
 
     def _begin(self, options: FinalRequestOptions) -> Deadline:
-        given = options.timeout
-        limits = self.time_limits if isinstance(given, NotGiven) else Timeouts.of(given)
-        options.timeout = limits.transport()
         if isinstance(options.headers, Mapping):
             options.headers = clean_headers(options.headers)
-        return Deadline.start(limits, self.call_of(options))
+        given, around, call = options.timeout, DEADLINE.get(), self.call_of(options)
+        if around is not None and isinstance(given, NotGiven):  # asked on the way of another call, in its time
+            options.timeout = around.limits.transport()
+            return replace(around, call=call)
+        limits = self.time_limits if isinstance(given, NotGiven) else Timeouts.of(given)
+        options.timeout = limits.transport()
+        return Deadline.start(limits, call)
 
     def _prepare(self, options: FinalRequestOptions) -> Steps[FinalRequestOptions]:
         """Merge the caller's ``extra_body``, fill in the model, and say the body in the server's dialect."""
@@ -162,10 +169,11 @@ class Speaker:
     def _served_model(self) -> Steps[str]:
         """The name of the one base model that is served."""
         if self.facts.model is None:
-            cards = [c for c in (yield f"{self.address}/models").get("data") or [] if isinstance(c, Mapping)]
+            cards = _cards((yield f"{self.address}/models"))
             base = [card for card in cards if not card.get("parent")]
             # Each alias of --served-model-name is a card of its own, with the same root.
             if len({card.get("root") or card.get("id") for card in base}) != 1:
+                self.facts.answers.clear()  # a router may not know its servers yet
                 served = tuple(str(card.get("id")) for card in cards)
                 raise ModelNotServed(
                     "No model was named, and the server does not serve exactly one base model",
@@ -200,8 +208,7 @@ class Speaker:
             self.facts.model = None  # it may have been replaced: ask again next time
             self.facts.answers.clear()
             if not error.served and error.status_code == 404:
-                cards = (yield f"{self.address}/models").get("data") or []
-                served = tuple(str(card["id"]) for card in cards)
+                served = tuple(str(card.get("id")) for card in _cards((yield f"{self.address}/models")))
                 return self._again(error, f"It serves: {', '.join(served)}", served=served)
         if type(error) is WrongAddress and error.status_code == 404:
             version = (yield f"{self.root}/version").get("version")
@@ -343,6 +350,11 @@ def _path_of(url: str) -> str:
 def as_answer(reply: object) -> dict[str, Any]:
     """What a GET returned, if it is a JSON object; a gateway may answer anything."""
     return reply if isinstance(reply, dict) else {}
+
+
+def _cards(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The model cards of ``/v1/models``; a gateway's may be of any shape."""
+    return [card for card in reply.get("data") or () if isinstance(card, Mapping)]
 
 
 def is_event_stream(response: http.Response) -> bool:

@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 from key_places.common import HEADERS, KEY, TOKEN
-from vllm_adapters import AsyncVLLMClient, VLLMClient
+from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.testing import faults
 
@@ -23,7 +23,7 @@ ROOMS = {
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_canary_is_found_nowhere(make_fault_server, room, caplog, ):
+def test_a_canary_is_found_nowhere(make_fault_server, room, caplog):
     pytest.importorskip(ROOMS[room])
     server, shown = make_fault_server(), {}
     with caplog.at_level(logging.DEBUG):
@@ -49,6 +49,23 @@ def test_a_key_with_white_space_or_stranger_is_refused_and_not_quoted(make, key)
         make("http://h:1", api_key=key)
     shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
     assert "canary" not in shown
+
+
+@pytest.mark.parametrize(
+    "address", ["me:canary@gpu:8000", "http://me:canary@gpu:8000", "http://me:canary/9@gpu", "ftp://me:canary@gpu"]
+)
+def test_an_address_with_a_password_is_refused_and_not_quoted(address):
+    with pytest.raises(e.WrongAddress) as caught:
+        VLLMServer(address)
+    shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize("address", ["gpu:8000", "http://gpu:port", "http://[::1", "https://"])
+def test_an_address_that_is_none_is_shown(address):
+    with pytest.raises(e.WrongAddress, match="is not a server's address") as caught:
+        VLLMServer(address)
+    assert repr(address) in str(caught.value)
 
 
 def test_a_newline_at_the_end_of_a_key_file_is_no_part_of_the_key(fault_server):

@@ -146,6 +146,21 @@ def test_no_model_named_and_several_served(ask, make_fault_server):
     assert one.posts(CHAT)[0].json["model"] == "base"
 
 
+def test_a_router_that_learns_of_its_servers(fault_server):
+    fault_server.script("/v1/models", [faults.json_reply({"object": "list", "data": []})])
+    client = VLLMClient(fault_server.url)
+    with pytest.raises(e.ModelNotServed, match="it serves none"):
+        client.served_model()
+    assert client.served_model() == "stub"
+
+
+def test_a_gateways_own_cards_do_not_hide_the_error(ask, fault_server):
+    fault_server.reply(faults.error(404, "The model `stub` does not exist.", param="model"))
+    fault_server.reply(faults.json_reply({"data": [{"name": "x"}]}), "/v1/models")
+    with pytest.raises(e.ModelNotServed, match="does not exist"):
+        ask(fault_server.url)
+
+
 def test_a_missing_route_tells_what_there_is(ask, make_fault_server):
     server = make_fault_server(routes=["/version", "/openapi.json", "/v1/models", "/v1/embeddings"])
     with pytest.raises(e.WrongAddress, match=r"vLLM 0\.32\.0.*offers /v1/embeddings"):

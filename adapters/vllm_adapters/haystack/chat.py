@@ -19,6 +19,7 @@ from vllm_adapters.failures import truncated
 from vllm_adapters.haystack.connected import API_KEY, NAMESPACE, Connected
 from vllm_adapters.haystack.messages import messages_to_wire, tools_to_wire
 from vllm_adapters.haystack.reading import StreamedReply, read_reply
+from vllm_adapters.levels import sdk_and_body
 from vllm_adapters.merging import merged, settled
 from vllm_adapters.server import VLLMServer
 
@@ -129,8 +130,7 @@ class VLLMChatGenerator(Connected):
         tools: ToolsType | None,
     ) -> dict[str, Any]:
         """The arguments of ``client.chat.completions.create``."""
-        weaker, stronger = _sorted(self.generation_kwargs), _sorted(generation_kwargs or {})
-        arguments, body = settled(weaker[0], stronger[0]), settled(weaker[1], stronger[1])
+        arguments, body = map(settled, _sorted(self.generation_kwargs, generation_kwargs or {}))
         options = arguments.pop("stream_options", None)
         if streams:
             if arguments.get("n", 1) > 1:
@@ -223,11 +223,11 @@ class VLLMChatGenerator(Connected):
         return _whole([reply.message()], request)
 
 
-def _sorted(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _sorted(*levels: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, instead in _ASKED_BY_RUN.items():
-        if name in given:
+        if any(name in given for given in levels):
             raise InvalidRequest(f"`{name}` is no generation parameter here", hint=f"Give run {instead}", param=name)
-    return dialect.sdk_and_body(given)
+    return sdk_and_body(*levels)
 
 
 def _whole(replies: list[ChatMessage], request: Mapping[str, Any]) -> dict[str, list[ChatMessage]]:

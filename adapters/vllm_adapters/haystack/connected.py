@@ -16,6 +16,7 @@ from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.haystack.headers import change_headers, leave_texts_out, load, resolve, save
 from vllm_adapters.keys import NO_KEY, clean_headers
+from vllm_adapters.reachable import refuse_beside
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
@@ -54,6 +55,8 @@ class Connected:
     ) -> None:
         if not isinstance(api_key, Secret | None):
             raise TypeError(f"api_key must be a haystack.utils.Secret, not {type(api_key).__name__}")
+        if server is not None:
+            refuse_beside(server, api_base_url, {"server_version": server_version})
         self.model = model or (server.model if server else None)
         self.api_key = api_key
         self.api_base_url = server.base_url if server else api_base_url or normal_address(None)

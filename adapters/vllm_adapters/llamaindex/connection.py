@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, 
 from vllm_adapters import dialect
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.keys import clean_headers
+from vllm_adapters.reachable import refuse_beside
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
@@ -61,6 +62,8 @@ class Connection(BaseModel):
             # Not left to Pydantic, whose error would show the value.
             raise TypeError(f"api_key must be a str or a SecretStr, not {type(given['api_key']).__name__}")
         if (server := given.get("server")) is not None:
+            for name in ("base_url", "api_base"):
+                refuse_beside(server, given.get(name), given)
             return {**given, "api_base": server.base_url, "base_url": server.base_url}
         named = {normal_address(given[name]) for name in ("base_url", "api_base") if given.get(name)}
         if len(named) > 1:

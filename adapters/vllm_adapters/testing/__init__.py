@@ -43,6 +43,9 @@ Requests must be the same in each run: fix what your code draws at random, such 
 came to stand under another name has no cassette: record it; the old one is named at the end of the run, and removed
 by ``--record``.
 
+Async tests need a plugin that runs them, such as pytest-asyncio with ``asyncio_mode = "auto"``. With pytest-xdist
+(``-n 4``) recordings are played as ever; live, each worker starts its own servers, unless their addresses are given.
+
 Where plugins are not loaded by themselves (``PYTEST_DISABLE_PLUGIN_AUTOLOAD``), say
 ``pytest_plugins = ["vllm_adapters.testing.plugin"]`` in the root ``conftest.py``. ``vllm-adapters recipes copy
 testing`` makes a small project that works this way. What is imported from here needs the standard library only.

@@ -117,6 +117,8 @@ def _of_error(error: BaseException, locals: bool = True) -> Found:
             except (AttributeError, RuntimeError):  # the transport's own errors may have none
                 continue
             headers = [held.headers, *([held.request.headers] if holder == "response" else [])]
+            if following := getattr(held, "next_request", None):
+                headers.append(following.headers)
             yield f"headers of the {holder} of {kind}", repr([list(h.raw) for h in headers])
     if isinstance(error, VLLMError):
         yield "pickle of the error", repr(pickle.dumps(error))
