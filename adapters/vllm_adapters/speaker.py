@@ -137,14 +137,14 @@ class Speaker:
         return Call(self.address, _path_of(options.url), cast("str | None", body.get("model")) or self.facts.model)
 
     def _begin(self, options: FinalRequestOptions) -> Deadline:
+        if isinstance(options.headers, Mapping):
+            options.headers = clean_headers(options.headers)
         given, around, call = options.timeout, DEADLINE.get(), self.call_of(options)
         if around is not None and isinstance(given, NotGiven):  # asked on the way of another call, in its time
             options.timeout = around.limits.transport()
             return replace(around, call=call)
         limits = self.time_limits if isinstance(given, NotGiven) else Timeouts.of(given)
         options.timeout = limits.transport()
-        if isinstance(options.headers, Mapping):
-            options.headers = clean_headers(options.headers)
         return Deadline.start(limits, call)
 
     def _prepare(self, options: FinalRequestOptions) -> Steps[FinalRequestOptions]:

@@ -23,11 +23,7 @@ ROOMS = {
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_canary_is_found_nowhere(
-    make_fault_server,
-    room,
-    caplog,
-):
+def test_a_canary_is_found_nowhere(make_fault_server, room, caplog):
     pytest.importorskip(ROOMS[room])
     server, shown = make_fault_server(), {}
     with caplog.at_level(logging.DEBUG):
