@@ -31,7 +31,7 @@ from soak.ways import Line, all_ways
 from vllm_adapters import Timeouts
 
 LIMITS = Timeouts(connect=5, idle=5, total=15)
-MOST = 20  # seconds that a call may take: its total limit, and some for a busy machine
+MOST = 17  # seconds that a call may take: its total limit, and a little for a busy machine
 ROUNDS, WARM = 10, 3  # it is warm after the third round
 
 
