@@ -21,9 +21,9 @@ ROOMS = frozenset({"langchain", "llamaindex", "haystack"})
 LAYERS = [
     {"_version", "_optional", "_compat", "merging", "calls"},
     {"errors", "_pytest"},
-    {"failures", "params", "params_table"},
+    {"failures", "keys", "params", "params_table"},
     {"dialect", "constraints", "transport"},
-    {"answers"},
+    {"answers", "levels"},
     {"streaming", "replies", "pools", "helpers"},
     {"speaker"},
     {"client"},

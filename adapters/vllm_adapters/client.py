@@ -25,6 +25,7 @@ from vllm_adapters import params_table
 from vllm_adapters._compat import http
 from vllm_adapters.errors import VLLMError
 from vllm_adapters.failures import retry_after
+from vllm_adapters.keys import clean_headers, clean_key
 from vllm_adapters.pools import make_transports
 from vllm_adapters.speaker import (
     R,
@@ -32,7 +33,6 @@ from vllm_adapters.speaker import (
     Speaker,
     Steps,
     as_answer,
-    clean_key,
     is_event_stream,
     normal_address,
     settle_facts,
@@ -327,7 +327,7 @@ def _forget_environment(
 ) -> None:
     """Undo what the SDK's constructor took from the environment's ``OPENAI_*``: none of it is vLLM's."""
     client.organization = client.project = client.webhook_secret = client.admin_api_key = None
-    client._custom_headers = dict(default_headers or {})
+    client._custom_headers = clean_headers(default_headers)
     client._custom_query = dict(default_query or {})
 
 

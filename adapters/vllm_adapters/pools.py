@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 from urllib.request import getproxies
 
 from vllm_adapters._compat import http
+from vllm_adapters.keys import clean_headers
 from vllm_adapters.transport import AsyncHTTP, Deadline, timed
 
 C = TypeVar("C")
@@ -236,6 +237,8 @@ def make_transports(
     given = dict(options or {})
     if isinstance(given.get("limits"), Mapping):
         given["limits"] = http.Limits(**given["limits"])
+    if isinstance(given.get("headers"), Mapping):
+        given["headers"] = clean_headers(given["headers"])
 
     def make() -> C:
         own = cast(Any, cls)

@@ -22,7 +22,7 @@ from openai._types import NotGiven
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import dialect, failures, params_table
 from vllm_adapters._compat import http
@@ -38,6 +38,7 @@ from vllm_adapters.errors import (
     WrongAddress,
 )
 from vllm_adapters.failures import Call, parsing
+from vllm_adapters.keys import clean_headers
 from vllm_adapters.transport import DEADLINE, Deadline, Timeouts
 
 log = logging.getLogger("vllm_adapters")
@@ -45,8 +46,6 @@ log = logging.getLogger("vllm_adapters")
 R = TypeVar("R")
 
 DEFAULT_ADDRESS = "http://localhost:8000/v1"
-NO_KEY = "EMPTY"
-"""Sent when no key is given, as vLLM's own documentation does; servers without --api-key ignore it."""
 
 
 @dataclass
@@ -98,22 +97,6 @@ def normal_address(base_url: object | None) -> str:
     return str(url.copy_with(path=path if path.endswith("/v1") else f"{path}/v1", query=None))
 
 
-def clean_key(api_key: str | SecretStr | None) -> str:
-    """The key to send: the one given, else ``VLLM_API_KEY``, else a placeholder. ``OPENAI_API_KEY`` is not read.
-
-    Raises:
-        AuthenticationFailed: It has white space in it, or characters that no HTTP header can carry; not shown.
-    """
-    key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
-    key = (key or os.environ.get("VLLM_API_KEY") or NO_KEY).strip()  # keys read from files end in a newline
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise AuthenticationFailed(
-            "The API key has white space in it, or characters that no HTTP header can carry",
-            hint="Is it the right file, in full, and nothing else?",
-        )
-    return key
-
-
 class Speaker:
     """What both clients share: everything but the ``await``."""
 
@@ -143,7 +126,8 @@ class Speaker:
         return {}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.address!r})"
+        address = self.address if "_base_url" in vars(self) else "..."  # a traceback shows half-made objects too
+        return f"{type(self).__name__}({address!r})"
 
     def call_of(self, options: FinalRequestOptions | None) -> Call:
         """What ``options`` asks for, for the texts of errors."""
@@ -159,6 +143,8 @@ class Speaker:
             return replace(around, call=call)
         limits = self.time_limits if isinstance(given, NotGiven) else Timeouts.of(given)
         options.timeout = limits.transport()
+        if isinstance(options.headers, Mapping):
+            options.headers = clean_headers(options.headers)
         return Deadline.start(limits, call)
 
     def _prepare(self, options: FinalRequestOptions) -> Steps[FinalRequestOptions]:

@@ -29,8 +29,8 @@ class Timeouts:
 
     Args:
         connect: Until the connection stands. A starved client needs more than the SDK's 5 s.
-        idle: Between two pieces of the reply; keep-alive comments in a stream are none. A reply that is not streamed comes in one piece, so this
-            must cover its whole generation, and the wait in the server's queue.
+        idle: Between two pieces of the reply; keep-alive comments in a stream are none. A reply that is not
+            streamed comes in one piece, so this must cover its whole generation, and the wait in the server's queue.
         total: From the call to the last byte, over all attempts.
     """
 

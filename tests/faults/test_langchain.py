@@ -14,7 +14,7 @@ from langchain_core.output_parsers import StrOutputParser
 from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import errors as e
-from vllm_adapters.langchain import ChatVLLM
+from vllm_adapters.langchain import VLLM, ChatVLLM
 from vllm_adapters.testing import faults, wire
 
 CHAT = "/v1/chat/completions"
@@ -243,6 +243,14 @@ def test_call_beats_bind_beats_constructor(fault_server):
         "min_tokens": 1,
         "chat_template_kwargs": {"enable_thinking": False, "deep": {"a": 1, "b": 2, "c": 3}},
     }
+
+
+@pytest.mark.parametrize("cls", [ChatVLLM, VLLM])
+def test_the_call_beats_what_the_constructor_says_in_extra_body(fault_server, cls):
+    llm = cls(base_url=fault_server.url, extra_body={"temperature": 1, "top_k": 5})
+    llm.invoke("hi", temperature=0, top_k=1)
+    body = fault_server.requests[-1].json
+    assert (body["temperature"], body["top_k"]) == (0, 1)
 
 
 def test_none_takes_back(fault_server):

@@ -83,9 +83,9 @@ def test_two_names_of_one_limit(fault_server, llm):
     ChatVLLM(base_url=fault_server.url, max_tokens=7).invoke("x", max_completion_tokens=5)
     assert [request.json["max_tokens"] for request in fault_server.posts(CHAT)] == [7, 5]
     assert all("max_completion_tokens" not in request.json for request in fault_server.posts(CHAT))
-    with pytest.raises(lc.ModelInvalidRequestError, match="same limit"):
+    with pytest.raises(lc.ModelInvalidRequestError, match="same parameter"):
         llm.invoke("x", max_tokens=5, max_completion_tokens=7)
-    with pytest.raises(lc.ModelInvalidRequestError, match="same limit"):
+    with pytest.raises(lc.ModelInvalidRequestError, match="same parameter"):
         ChatVLLM(max_tokens=5, max_completion_tokens=7)
 
 

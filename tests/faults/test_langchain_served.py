@@ -111,6 +111,17 @@ def test_two_addresses_are_refused(fault_server):
     with pytest.raises(ValidationError, match="two addresses"):
         ChatVLLM(server=server, base_url="http://elsewhere:8000")
     ChatVLLM(server=server, base_url=fault_server.url)
+    for setting in ({"default_headers": {"x-team": "search"}}, {"server_version": "0.10.2"}):
+        with pytest.raises(ValidationError, match="Give either server or"):
+            ChatVLLM(server=server, **setting)
+
+
+@pytest.mark.parametrize(
+    "lost", [{"http_socket_options": [(6, 1, 1)]}, {"organization": "org"}, {"openai_proxy": "http://proxy:1"}]
+)
+def test_settings_that_would_be_lost_are_refused(lost):
+    with pytest.raises(ValidationError, match=r"vLLM has no organizations|is not supported"):
+        ChatVLLM(**lost)
 
 
 def test_a_deep_copy_shares_the_connections_and_the_key(make_fault_server):

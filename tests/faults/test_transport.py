@@ -390,6 +390,13 @@ def test_copies_with_other_connections(fault_server):
     assert request.path == f"{CHAT}?a=1&b=2"
 
 
+async def test_a_server_closes_its_connections(fault_server):
+    async with VLLMServer(fault_server.url) as server:
+        assert await server.amodels()
+        connections = server.async_client._client
+    assert connections.is_closed
+
+
 @pytest.mark.parametrize("version", [None, "0.32.0"])
 def test_the_clients_of_a_server_share_what_they_learn(fault_server, version):
     server = VLLMServer(fault_server.url, server_version=version)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import io
 import json
 import re
 import runpy
@@ -216,6 +215,21 @@ def test_extract_objects(cook, sent, framework):
         assert set(body["response_format"]["json_schema"]["schema"]["properties"]) == {"name", "age", "city"}
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.vllm("eye")
+def test_ask_about_an_image(cook, sent, pictures, tmp_path, framework):
+    recipe = f"ask_about_an_image_in_{framework}"
+    assert cook(recipe) == ["red"]
+    text, drawn = sent.last.json["messages"][0]["content"]
+    assert text == {"type": "text", "text": "What color is this?"}
+    assert drawn["image_url"] == {"url": f"data:image/png;base64,{pictures['red']}"}
+    files = [tmp_path / "blue.png", tmp_path / "green.png"]
+    for file in files:
+        file.write_bytes(base64.b64decode(pictures[file.stem]))
+    assert cook(recipe, *files) == ["blue, green"]
+    assert len(sent.to(CHAT)) == 2
+
+
 # Across
 
 
@@ -272,29 +286,6 @@ def test_move_from_openaichatgenerator(cook, sent):
     before, after = moved("move_from_openaichatgenerator", cook, sent)
     assert before.startswith(f"OpenAIChatGenerator: {TOKYO}")
     assert after == f"VLLMChatGenerator: {TOKYO}  [reasoning, text]"
-
-
-def test_ask_about_an_image(cook, fault_server, tmp_path):
-    pytest.importorskip("haystack")
-    fault_server.reply(faults.chat("Red."))
-    assert cook("ask_about_an_image", VLLM_BASE_URL=fault_server.url) == ["Red."]
-    [message] = fault_server.posts(CHAT)[-1].json["messages"]
-    text, drawn = message["content"]
-    assert text == {"type": "text", "text": "What color is this?"}
-    prefix, _, data = drawn["image_url"]["url"].partition(",")
-    assert prefix == "data:image/png;base64"
-    file = tmp_path / "red.png"
-    file.write_bytes(base64.b64decode(data))
-    assert cook("ask_about_an_image", file, VLLM_BASE_URL=fault_server.url) == ["Red."]
-    assert fault_server.posts(CHAT)[-1].json["messages"][0]["content"][1]["image_url"] == drawn["image_url"]
-
-
-def test_ask_about_an_image_draws_a_picture(tmp_path):
-    image = pytest.importorskip("PIL.Image")
-    pytest.importorskip("haystack")
-    drawn = runpy.run_path(str(RECIPES / "ask_about_an_image.py"))["red_square"](8)
-    with image.open(io.BytesIO(base64.b64decode(drawn))) as picture:
-        assert picture.getcolors() == [(64, (255, 0, 0))]
 
 
 # Folders

@@ -36,7 +36,8 @@ class VLLMTokenCounter(Connected):
             ``http://localhost:8000/v1``.
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
         max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy`` or ``verify``.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
+            values may be Secrets; those that are not are neither saved nor pickled.
         extra_parameters: Of ``/tokenize``, such as ``{"chat_template_kwargs": {"enable_thinking": False}}``.
         server: A ``VLLMServer`` to use instead of url, key, timeout and retries. It is not saved: a loaded
             counter has its address and its own key.

@@ -19,6 +19,7 @@ from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.langchain.connection import OpenAIConnection, refuse_unknown
 from vllm_adapters.langchain.errors import langchain_errors
+from vllm_adapters.levels import sdk_and_body
 from vllm_adapters.merging import merged, settled
 from vllm_adapters.params import CompletionParams, wire
 from vllm_adapters.plain import PlainCompletions
@@ -122,8 +123,8 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
 
     def _request(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of ``create``, but for the prompts."""
-        flat = settled(self._default_params, given, {"stop": stop} if stop else None)
-        sdk, body = dialect.sdk_and_body(flat, CompletionParams, endpoint="completions")
+        levels = (self._default_params, given, {"stop": stop} if stop else {})
+        sdk, body = sdk_and_body(*levels, model=CompletionParams, endpoint="completions")
         if self.allow_unknown:
             body[dialect.ALLOW_UNKNOWN] = True
         return {**settled(sdk), "extra_body": settled(body)}

@@ -57,7 +57,7 @@ def body_of(llm: Any, endpoint: Literal["chat", "completions"], call: Mapping[st
         _level(endpoint, llm, {"logprobs": True} if llm.logprobs else {}),
         {"audio": llm.audio_config} if llm.audio_config else {},
         _level(endpoint, llm, llm.additional_kwargs),
-        llm.extra_body,
+        dialect.one_limit(llm.extra_body),
         _level(endpoint, llm, {name: value for name, value in call.items() if name not in _HOW}),
     )
     if not stream:
@@ -69,6 +69,7 @@ def body_of(llm: Any, endpoint: Literal["chat", "completions"], call: Mapping[st
 
 def _level(endpoint: str, llm: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of one level, checked; ``None`` stays, to take back what a lower level says."""
+    given = dialect.one_limit(given)
     named = {name: value for name, value in given.items() if name not in ("extra_body", dialect.ALLOW_UNKNOWN)}
     if isinstance(wanted := named.get("logprobs"), bool):
         # Chat asks with a flag and a number, completions with the number alone.

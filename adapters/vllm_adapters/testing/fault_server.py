@@ -124,11 +124,6 @@ class FaultServer:
         """From now on answer every request to ``path``, or every POST, with this."""
         self._always[path] = behaviour
 
-    def heal(self) -> None:
-        """Forget all orders: healthy again. What was received stays."""
-        self._always.clear()
-        self._scripts.clear()
-
     def posts(self, path: str | None = None) -> list[Received]:
         """The POST requests received so far, of one path or of all."""
         return [r for r in list(self.requests) if r.method == "POST" and path in (None, r.route)]

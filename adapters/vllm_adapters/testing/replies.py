@@ -243,7 +243,7 @@ def texts(given: Any) -> list[str]:
 
 
 def _last_user_text(asked: dict[str, Any]) -> str:
-    content = next(m["content"] for m in reversed(asked["messages"]) if m["role"] == "user")
+    content = next((m["content"] for m in reversed(asked["messages"]) if m["role"] == "user"), "")
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content)
