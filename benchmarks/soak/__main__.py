@@ -15,7 +15,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false"}  # before they are imported
 
@@ -31,7 +31,7 @@ from soak.ways import Line, all_ways
 from vllm_adapters import Timeouts
 
 LIMITS = Timeouts(connect=5, idle=5, total=15)
-MOST = 20  # seconds that a call may take: its total limit, and some for a busy machine
+MOST = 17  # seconds that a call may take: its total limit, and a little for a busy machine
 ROUNDS, WARM = 10, 3  # it is warm after the third round
 
 
@@ -83,11 +83,12 @@ def run(soak: Soak, calls: int, until: float) -> tuple[dict[str, float], dict[st
                 soak.settle(tick)
                 counts.append(held())
             shown = "  ".join(f"{name} {value:.0f}" for name, value in held().items())
-            progress.console.print(f"{soak.tally.outcomes.total():6d} calls  {shown}", highlight=False)
+            total, failed = soak.tally.outcomes.total(), len(soak.tally.failures)
+            progress.console.print(f"{total:6d} calls  failed {failed}  {shown}", soft_wrap=True, highlight=False)
     return counts[0], counts[1]
 
 
-def show(tally: Tally, warm: Mapping[str, float], end: Mapping[str, float], grown: list[str]) -> None:
+def show(tally: Tally, warm: Mapping[str, float], end: Mapping[str, float], grown: Sequence[str]) -> None:
     """The tables."""
     console = Console(width=None if sys.stdout.isatty() else 200)
     total = tally.by_outcome

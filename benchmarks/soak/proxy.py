@@ -186,9 +186,16 @@ class _Serving:
     def __init__(self, server: str, share: float, seed: int) -> None:
         self._place, self._share, self._seed = urlsplit(server), share, seed
         self.struck: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client's connection, request by request."""
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Begin a client's connection."""
+        # asyncio forgets the task when the client leaves, although it may wait for the server.
+        task = asyncio.ensure_future(self._converse(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Either side has left, or the soak is over.
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await self._pass_on(reader, writer):
@@ -213,7 +220,7 @@ class _Serving:
 
 async def _main(share: float, seed: int, server: str) -> None:
     serving = _Serving(server, share, seed)
-    listening = await asyncio.start_server(serving.converse, "127.0.0.1", 0, backlog=1024)
+    listening = await asyncio.start_server(serving.accept, "127.0.0.1", 0, backlog=1024)
     port = listening.sockets[0].getsockname()[1]
     print(server, f"http://127.0.0.1:{port}{urlsplit(server).path}", flush=True)
     await asyncio.to_thread(sys.stdin.read)  # until the soak is over, however it ends

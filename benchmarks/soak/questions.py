@@ -14,8 +14,8 @@ import numpy as np
 from soak.ways import ASKED, QUERY, Left, Task
 
 PROMPTS = (
-    *(f"What is the capital of {country}?" for country in ("Japan", "France", "Italy")),
-    *("Hello", "Count to 5", "Say: the quick brown fox", "Tell me a joke."),
+    *(f"What is the capital of {country}?" for country in ("Japan", "France", "Italy", "Norway")),
+    *("Hello", "Count to 5", "Say: the quick brown fox", "Say: yes"),
 )
 TEXTS = (
     "A cat sleeps on the sofa.",

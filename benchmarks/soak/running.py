@@ -19,7 +19,7 @@ from soak.questions import Right
 from soak.ways import Left, Way
 from vllm_adapters import VLLMError, errors
 
-THREADS, TASKS = 6, 4
+THREADS, TASKS = 6, 8
 IDLE = 6  # seconds until the connections that lie idle in a pool have had their time
 
 Call = tuple[Way, Any]
@@ -88,8 +88,9 @@ class Soak:
 
     def __exit__(self, *exc: object) -> None:
         self._long_lived.call_soon_threadsafe(self._long_lived.stop)
-        self._living.join()
-        self._long_lived.close()
+        self._living.join(1)
+        if not self._living.is_alive():  # else a call blocks it, and has been noted
+            self._long_lived.close()
 
     def run(self, calls: int, until: float, tick: Callable[[], None]) -> None:
         """Ask in all places at once.
@@ -104,7 +105,7 @@ class Soak:
         """
         self._until = until
         sync = calls * len(self._ways[False]) // sum(map(len, self._ways.values()))
-        for_threads, for_loops = self._drawn(False, sync), self._drawn(True, (calls - sync) // 2)
+        for_threads, for_loops = self._drawn(False, sync), self._drawn(True, (calls - sync) // 3)
         for_long_loop = self._drawn(True, calls - len(for_threads) - len(for_loops))
         places = [lambda: self._in_thread(self._taken(for_threads)) for _ in range(THREADS)]
         places.append(lambda: self._in_loops(self._taken(for_loops)))
