@@ -52,7 +52,7 @@ def main() -> int:
         right = Right.learn(talks.server, embeds.server)
         with Soak(all_ways(Line(talks.url, embeds.url, LIMITS)), right, MOST, given.seed) as soak:
             try:
-                warm, end = run(soak, given.calls, began + 60 * given.minutes)
+                warm, end = run(soak, given.calls, began + 60 * given.minutes, (talks, embeds), given.faults)
             except TimeoutError:  # noted, call by call
                 warm = end = {}
     grown = leaks(warm, end)
@@ -63,7 +63,9 @@ def main() -> int:
     return 1 if grown or soak.tally.failures else 0
 
 
-def run(soak: Soak, calls: int, until: float) -> tuple[dict[str, float], dict[str, float]]:
+def run(
+    soak: Soak, calls: int, until: float, lines: Sequence[Proxy], faults: float
+) -> tuple[dict[str, float], dict[str, float]]:
     """All rounds; what was held when warm, and at the end.
 
     Raises:
@@ -80,8 +82,12 @@ def run(soak: Soak, calls: int, until: float) -> tuple[dict[str, float], dict[st
         for place in range(1, ROUNDS + 1):
             soak.run(calls * place // ROUNDS - calls * (place - 1) // ROUNDS, until, tick)
             if place in (WARM, ROUNDS):
+                for line in lines:  # or which connections are kept would be a matter of chance
+                    line.spoil(0)
                 soak.settle(tick)
                 counts.append(held())
+                for line in lines:
+                    line.spoil(faults)
             shown = "  ".join(f"{name} {value:.0f}" for name, value in held().items())
             total, failed = soak.tally.outcomes.total(), len(soak.tally.failures)
             progress.console.print(f"{total:6d} calls  failed {failed}  {shown}", soft_wrap=True, highlight=False)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOM = {"files": 8, "sockets": 8, "threads": 2, "tasks": 0}
-"""By how much a count may differ that does not grow: connections that a fault has closed are not there to be kept."""
+"""By how much a count may differ that does not grow: by requests of one call that share a connection, or do not."""
 SHARES = {"objects": 0.02, "MB": 0.1}
 """By what share the others may."""
 

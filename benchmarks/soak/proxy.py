@@ -49,6 +49,11 @@ class Proxy:
         self.server, self.url = self._process.stdout.readline().split()
         return self
 
+    def spoil(self, share: float) -> None:
+        """Spoil another share of the replies from now on."""
+        assert self._process.stdin is not None
+        print(share, file=self._process.stdin, flush=True)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -184,7 +189,7 @@ FAULTS: tuple[Callable[[_Reply], Coroutine[Any, Any, bool]], ...] = (
 
 class _Serving:
     def __init__(self, server: str, share: float, seed: int) -> None:
-        self._place, self._share, self._seed = urlsplit(server), share, seed
+        self._place, self.share, self._seed = urlsplit(server), share, seed
         self.struck: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -207,7 +212,7 @@ class _Serving:
         length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
         request = head + await reader.readexactly(int(length[1]) if length else 0)
         chance = random.Random(f"{self._seed} {self.struck.total()}")
-        deal = chance.choice(FAULTS) if chance.random() < self._share else whole
+        deal = chance.choice(FAULTS) if chance.random() < self.share else whole
         self.struck[deal.__name__] += 1
         upstream, back = await asyncio.open_connection(self._place.hostname, self._place.port or 80)
         try:
@@ -223,7 +228,8 @@ async def _main(share: float, seed: int, server: str) -> None:
     listening = await asyncio.start_server(serving.accept, "127.0.0.1", 0, backlog=1024)
     port = listening.sockets[0].getsockname()[1]
     print(server, f"http://127.0.0.1:{port}{urlsplit(server).path}", flush=True)
-    await asyncio.to_thread(sys.stdin.read)  # until the soak is over, however it ends
+    while told := await asyncio.to_thread(sys.stdin.readline):  # until the soak is over, however it ends
+        serving.share = float(told)
     listening.close()
     print(json.dumps(serving.struck), flush=True)
 
