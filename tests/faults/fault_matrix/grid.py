@@ -271,7 +271,7 @@ def run(
         done()
         return found
 
-    VLLMClient()  # loads the certificates, which all clients share
+    _ = VLLMClient().chat.completions  # loads the certificates and the SDK's resources, which all clients share
     # Many wait at once; those that work do so a few at a time, or they would miss their time limits.
     with ThreadPoolExecutor(40) as waiting, ThreadPoolExecutor(6) as working:
         pending = {

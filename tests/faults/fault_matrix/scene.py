@@ -19,7 +19,7 @@ KEY = "sk-canary-of-the-fault-matrix"
 SETTINGS: dict[str, Any] = {
     "api_key": KEY,
     "max_retries": 1,
-    "timeout": Timeouts(connect=5, idle=3, total=8),
+    "timeout": Timeouts(connect=5, idle=3, total=10),
 }
 """How every path is connected."""
 
