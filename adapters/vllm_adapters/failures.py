@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
+from openai.types.chat import ChatCompletion
 
 from vllm_adapters import errors as e
 from vllm_adapters._compat import http
@@ -309,7 +310,8 @@ def parsing(completion: Callable[[], Any], call: Call) -> Iterator[None]:
     try:
         yield
     except openai.LengthFinishReasonError as error:
-        raise truncated(_said(error.completion), call=call, completion=error.completion) from None
+        plain = ChatCompletion.construct(**error.completion.to_dict())  # a stream's own is of a class without a name
+        raise truncated(_said(error.completion), call=call, completion=plain) from None
     except openai.ContentFilterFinishReasonError:
         raise e.FilteredOutput(
             "A content filter cut the reply before the object was whole",

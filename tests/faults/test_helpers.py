@@ -1,6 +1,7 @@
 """The SDK's own helpers on our clients: what they make of a fault is an error of ours, on both openai majors."""
 
 import asyncio
+import pickle
 
 import openai
 import pytest
@@ -168,6 +169,7 @@ def test_a_reply_that_is_no_object(helpers, fault_server, name, behaviour, reque
     found = caught.value
     assert cause is None or isinstance(found, cause) or isinstance(found.__cause__, cause)
     assert found.partial or found.reply
+    assert type(pickle.loads(pickle.dumps(found))) is error
     assert isinstance(found, openai.ContentFilterFinishReasonError) == (error is e.FilteredOutput)
 
 
