@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vllm_adapters import dialect, params
+from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.merging import merged
 
 
@@ -41,6 +42,21 @@ def sdk_and_body(
         extra = dialect.one_limit(given.get("extra_body") or {})
         sdk, body = merged(sdk, said), merged(weaker, taken_back, checked, extra, allowed)
     return sdk, body
+
+
+def refuse_several_streamed(request: Mapping[str, Any]) -> None:
+    """Raise for a stream of several choices, which a framework would mix into one.
+
+    Args:
+        request: The arguments of the SDK's method.
+
+    Raises:
+        InvalidRequest: ``n`` is more than 1.
+    """
+    if ({**request, **(request.get("extra_body") or {})}.get("n") or 1) > 1:
+        raise InvalidRequest(
+            "A stream is one reply: n must be 1 when streaming", hint="Ask for several without streaming", param="n"
+        )
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from vllm_adapters.failures import truncated
 from vllm_adapters.haystack.connected import API_KEY, NAMESPACE, Connected
 from vllm_adapters.haystack.messages import messages_to_wire, tools_to_wire
 from vllm_adapters.haystack.reading import StreamedReply, read_reply
-from vllm_adapters.levels import sdk_and_body
+from vllm_adapters.levels import refuse_several_streamed, sdk_and_body
 from vllm_adapters.merging import merged, settled
 from vllm_adapters.server import VLLMServer
 
@@ -133,12 +133,7 @@ class VLLMChatGenerator(Connected):
         arguments, body = map(settled, _sorted(self.generation_kwargs, generation_kwargs or {}))
         options = arguments.pop("stream_options", None)
         if streams:
-            if arguments.get("n", 1) > 1:
-                raise InvalidRequest(
-                    "A stream is one message: n must be 1 when streaming",
-                    hint="Leave out the streaming_callback for several replies",
-                    param="n",
-                )
+            refuse_several_streamed({**arguments, "extra_body": body})
             arguments["stream_options"] = merged({"include_usage": True}, options)
         if "response_format" in arguments:
             arguments["response_format"] = dialect.response_format(arguments["response_format"])

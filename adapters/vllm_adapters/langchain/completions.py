@@ -16,10 +16,9 @@ from pydantic import Field, PrivateAttr, model_validator
 from vllm_adapters import dialect
 from vllm_adapters._version import __version__
 from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
-from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.langchain.connection import OpenAIConnection, refuse_unknown
 from vllm_adapters.langchain.errors import langchain_errors
-from vllm_adapters.levels import sdk_and_body
+from vllm_adapters.levels import refuse_several_streamed, sdk_and_body
 from vllm_adapters.merging import merged, settled
 from vllm_adapters.params import CompletionParams, wire
 from vllm_adapters.plain import PlainCompletions
@@ -215,13 +214,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
 
     def _streamed(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
         request = self._request(stop, given)
-        if (request.get("n") or 1) > 1:
-            raise InvalidRequest(
-                "A LangChain stream is one text: n must be 1 when streaming",
-                hint="Use generate() for several completions",
-                address=self.openai_api_base,
-                param="n",
-            )
+        refuse_several_streamed(request)
         usage = {"stream_options": {"include_usage": True}} if self.stream_usage else {}
         return {**usage, **request, "stream": True}
 

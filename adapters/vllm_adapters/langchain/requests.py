@@ -11,7 +11,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from vllm_adapters import dialect
 from vllm_adapters.langchain.connection import OpenAIConnection
 from vllm_adapters.langchain.content import for_vllm
-from vllm_adapters.levels import sdk_and_body
+from vllm_adapters.levels import refuse_several_streamed, sdk_and_body
 from vllm_adapters.merging import merged, settled
 from vllm_adapters.params import ChatParams, wire
 
@@ -49,7 +49,10 @@ class ChatRequests(ChatParams, OpenAIConnection, BaseChatOpenAI):  # type: ignor
             for message, sent in zip(messages, payload["messages"], strict=True):
                 if thought := _reasoning_of(message):
                     sent["reasoning"] = thought
-        return {**payload, "extra_body": body} if body else payload
+        request = {**payload, "extra_body": body} if body else payload
+        if request.get("stream"):
+            refuse_several_streamed(request)
+        return request
 
 
 def _reasoning_of(message: BaseMessage) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from vllm_adapters import dialect
-from vllm_adapters.errors import InvalidRequest
+from vllm_adapters.levels import refuse_several_streamed
 from vllm_adapters.merging import merged, settled
 from vllm_adapters.params import ChatParams, CompletionParams, wire
 
@@ -62,8 +62,8 @@ def body_of(llm: Any, endpoint: Literal["chat", "completions"], call: Mapping[st
     )
     if not stream:
         body.pop("stream_options", None)
-    elif (body.get("n") or 1) > 1:
-        raise InvalidRequest("A stream is one reply: n must be 1 when streaming", param="n")
+    else:
+        refuse_several_streamed(body)
     return {"model": llm.model, **body, "stream": stream, **how}
 
 
