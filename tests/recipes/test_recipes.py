@@ -178,9 +178,9 @@ def test_extract_objects(cook, printed, sent, framework):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.vllm("eye")
-def test_ask_about_an_image(cook, sent, pictures, tmp_path, framework):
+def test_ask_about_an_image(cook, printed, sent, pictures, tmp_path, framework):
     recipe = f"ask_about_an_image_in_{framework}"
-    assert cook(recipe) == ["red"]
+    printed(recipe, cook(recipe))
     text, drawn = sent.last.json["messages"][0]["content"]
     assert text == {"type": "text", "text": "What color is this?"}
     assert drawn["image_url"] == {"url": f"data:image/png;base64,{pictures['red']}"}
