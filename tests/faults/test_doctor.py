@@ -144,11 +144,13 @@ def test_an_answer_that_lands_in_reasoning_unless_thinking_is_denied(fault_serve
     assert report["reasoning"].flags == ("""--default-chat-template-kwargs '{"enable_thinking": false}'""",)
 
 
-def test_a_parser_that_takes_every_answer_for_reasoning(fault_server):
-    fault_server.reply(faults.chat("", reasoning="Tokyo"), "/v1/chat/completions")
-    report = examine(fault_server.url)
-    assert report["reasoning"].flags == ()
-    assert report["reasoning"].advice == "The --reasoning-parser does not fit the model"
+def test_a_parser_that_takes_every_answer_for_reasoning(make_fault_server):
+    server = make_fault_server(models=["Qwen3-8B"])
+    server.reply(faults.chat("", reasoning="Tokyo"), "/v1/chat/completions")
+    report = examine(server.url)
+    for name in ("reasoning", "json", "tools-required"):
+        assert report[name].flags == ("--reasoning-parser qwen3",), name
+    assert report["choice"].advice == "The reasoning parser it has does not fit the model, or the version"
 
 
 def test_a_model_that_always_thinks_is_given_room_and_asked_not_to(fault_server):
@@ -197,7 +199,7 @@ def test_a_model_that_answers_in_words_proves_nothing(fault_server):
     fault_server.reply(faults.chat("It rains."), "/v1/chat/completions")
     found = examine(fault_server.url)["tools-auto"]
     assert found.verdict is Verdict.UNCLEAR
-    assert found.text == "cannot tell: the model preferred to answer in words: 'It rains.'"
+    assert found.text == "cannot tell: the model called none, and its text is 'It rains.'"
 
 
 def test_a_call_that_the_token_limit_cut_says_nothing_of_the_server(fault_server):

@@ -6,7 +6,7 @@ from openai.types.completion_usage import CompletionUsage
 
 from vllm_adapters.doctor.findings import Check, Finding, broken, lacks, unclear, works
 from vllm_adapters.doctor.parsers import THOUGHT_MARKS
-from vllm_adapters.doctor.visit import CAPITAL, CHAT, NOT_THINKING, Visit, text_of, thought_of
+from vllm_adapters.doctor.visit import CAPITAL, CHAT, UNFIT_REASONING, Visit, text_of, thought_of
 
 _THINKING = {"enable_thinking": True, "thinking": True}  # Qwen's and DeepSeek's; templates ignore what is not theirs
 _THINK_WHEN_ASKED = """--default-chat-template-kwargs '{"enable_thinking": false}'"""
@@ -15,15 +15,10 @@ _SOON = 1.0  # seconds; nothing that comes so soon was held back
 
 
 def _chat(visit: Visit) -> Finding:
-    if _answers_in_thought(visit):
+    if visit.hides_answers:
         return broken(f"its answer is in `reasoning`, and its text is empty: {visit.shown(thought_of(visit.plain))}")
     text = text_of(visit.plain) or thought_of(visit.plain)
     return works(visit.shown(text)) if text.strip() else broken("it answers with nothing")
-
-
-def _answers_in_thought(visit: Visit) -> bool:
-    plain = visit.plain
-    return plain.choices[0].finish_reason == "stop" and bool(thought_of(plain)) and not text_of(plain).strip()
 
 
 def _usage(visit: Visit) -> Finding:
@@ -86,10 +81,14 @@ def _completions(visit: Visit) -> Finding:
 
 
 def _reasoning(visit: Visit) -> Finding:
-    if _answers_in_thought(visit):
-        if text_of(visit.chat(CAPITAL, **NOT_THINKING)).strip():
+    if visit.hides_answers:
+        if not visit.misread:
             return broken("where nobody asks it to think, the whole answer lands in `reasoning`", _THINK_WHEN_ASKED)
-        return broken("the whole answer lands in `reasoning`", advice="The --reasoning-parser does not fit the model")
+        return broken(
+            "the whole answer lands in `reasoning`",
+            *visit.with_parser_names(("--reasoning-parser",)),
+            advice=f"{UNFIT_REASONING}; without a parser none is lost",
+        )
     reply = visit.chat(CAPITAL, chat_template_kwargs=_THINKING)
     text, thought = text_of(reply), thought_of(reply)
     if any(mark in text for mark in THOUGHT_MARKS):
@@ -99,9 +98,7 @@ def _reasoning(visit: Visit) -> Finding:
             f"thinking stays in the text: {visit.shown(text)}",
             *visit.with_parser_names(("--reasoning-parser",)),
             *rule,
-            advice=""
-            if visit.reasoning_parser is False
-            else "The one it may have does not fit the model or the version",
+            advice="" if visit.reasoning_parser is False else UNFIT_REASONING,
         )
     if thought.strip():
         return works(f"parsed into its own field: {visit.shown(thought)}")

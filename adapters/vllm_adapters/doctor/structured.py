@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from vllm_adapters.doctor.findings import Check, Finding, broken, unclear, untried, works
-from vllm_adapters.doctor.visit import CAPITAL, CHAT, Visit, text_of
+from vllm_adapters.doctor.visit import CAPITAL, CHAT, UNFIT_REASONING, Visit, text_of
 from vllm_adapters.errors import ConstraintNotEnforced
 
 _SCHEMA = {
@@ -55,6 +55,8 @@ def _constrained(visit: Visit, *, whole: str, start: str, **constraint: Any) -> 
 def _ignored(visit: Visit, text: str, otherwise: str) -> Finding:
     flags = visit.enforcing_flags
     advice = f"{_WITHOUT_AN_END}: {otherwise}; {_ITS_PRICE}" if flags else ""
+    if visit.misread:
+        advice = UNFIT_REASONING
     return broken(f"silently not enforced: {visit.shown(text)}", *flags, advice=advice)
 
 

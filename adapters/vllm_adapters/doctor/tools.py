@@ -57,7 +57,7 @@ def _auto(visit: Visit) -> Finding:
             *visit.with_parser_names(("--tool-call-parser",)),
             advice=_UNFIT,
         )
-    return unclear(f"cannot tell: the model preferred to answer in words: {visit.shown(text)}")
+    return unclear(f"cannot tell: the model called none, and its text is {visit.shown(text)}")
 
 
 def _required(visit: Visit) -> Finding:

@@ -30,6 +30,7 @@ _PATIENT = Timeouts(connect=10, idle=120, total=120)
 GONE = (ServerUnreachable, ServerTimeout)
 """Errors after which a server is not asked anything more."""
 
+UNFIT_REASONING = "The reasoning parser it has does not fit the model, or the version"
 NOT_THINKING = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
 
 
@@ -157,6 +158,18 @@ class Visit:
         return bool(thought_of(self.plain)) or any(mark in text for mark in parsers.THOUGHT_MARKS)
 
     @property
+    def hides_answers(self) -> bool:
+        """Whether the server gives a whole answer as reasoning."""
+        return (
+            self.plain.choices[0].finish_reason == "stop" and bool(thought_of(self.plain)) and not text_of(self.plain)
+        )
+
+    @cached_property
+    def misread(self) -> bool:
+        """Whether the reasoning parser takes an answer for reasoning even where thinking is denied."""
+        return self.hides_answers and not text_of(self.chat(CAPITAL, **NOT_THINKING)).strip()
+
+    @property
     def room(self) -> int:
         """Tokens for a reply."""
         return self._at_most(_LONG if self.thinks else _BRIEF)
@@ -211,7 +224,9 @@ class Visit:
 
     @property
     def enforcing_flags(self) -> tuple[str, ...]:
-        """What makes a server enforce constraints that it ignores for want of an end of thinking."""
+        """What makes a server enforce constraints that it ignores, for it sees no end of thinking."""
+        if self.misread:
+            return self.with_parser_names(("--reasoning-parser",))
         if self.reasoning_parser is False or self.older_than("0.11.0"):
             return ()
         return ("--structured-outputs-config '{\"enable_in_reasoning\": true}'",)
