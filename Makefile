@@ -11,7 +11,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live record lint test-openai3 test-alone faults params readme pictures bench clean
+.PHONY: help demo test live record lint test-openai3 test-alone recipes faults soak params readme pictures bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -24,7 +24,7 @@ test: $(VENV)/.installed ## The recorded tests, offline; ARGS="-k tools -x" goes
 	$(RUN) -m pytest $(ARGS)
 
 live: $(VENV)/.installed ## Those that talk to a server, against a real vLLM; ARGS="-m another_version": against older ones
-	$(RUN) -m pytest --live -m "(vllm or live) and not another_version" $(ARGS)
+	$(RUN) -m pytest --live -m "(vllm or live) and not another_version and not fresh_environment" $(ARGS)
 
 record: $(VENV)/.installed ## The same, and write the cassettes anew
 	$(RUN) -m pytest --live --record $(ARGS)
@@ -43,8 +43,14 @@ test-alone: $(ALONE:%=test-alone-%) ## The recorded tests with LlamaIndex alone,
 test-alone-%: .venv-%/.installed
 	.venv-$*/bin/python -m pytest tests/$* tests/faults/test_$**.py tests/faults/test_matrix.py tests/demo tests/recipes tests/test_*.py $(ARGS)
 
+recipes: $(VENV)/.installed ## Each recipe alone in a fresh environment, against a real vLLM
+	$(RUN) -m pytest --live -q -m fresh_environment tests/recipes $(ARGS)
+
 faults: $(VENV)/.installed ## What every path makes of every fault, as a table; ARGS="LangChain 500" for a part of it
 	@PYTHONPATH=tests/faults $(RUN) -m fault_matrix $(ARGS)
+
+soak: $(VENV)/.installed ## An hour's worth of mixed calls over a line that breaks at random: what goes wrong, what leaks
+	@PYTHONPATH=benchmarks $(RUN) -m soak $(ARGS)
 
 params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }

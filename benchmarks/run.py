@@ -1,18 +1,16 @@
 """What the adapters cost beside the stock classes: ratios of CPU time, in one interleaved run.
 
-    python benchmarks/run.py [--quick] [--rounds N] [--only WORD]
+    python benchmarks/run.py [--quick] [--rounds N] [--only WORD] [--save]
 
 Both sides talk to the same stub server, which is a process of its own. Each round runs every contender,
 stock and ours by turns; a pair's ratio is the median of its passes' ratios. Only CPU time of this process
 counts (``time.process_time``): on a machine that does other things too, ratios hold and wall times do not.
-
 Exit code 1 when a promise is broken by more than 5 %, which is what two runs differ by:
 
 * streaming costs at most a third of stock ``ChatOpenAI``'s CPU per chunk (when chunks arrive in a burst),
 * a reply that is not streamed costs no more than stock,
 * streaming through Haystack costs at most half of its ``OpenAIChatGenerator``'s CPU per chunk,
-* embedding 1,000 documents costs at most a tenth of vllm-haystack's CPU (``pip install vllm-haystack``, which this
-  package does not need otherwise).
+* embedding 1,000 documents costs at most a tenth of vllm-haystack's CPU (needs ``pip install vllm-haystack``).
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+import measured
 import openai
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from stub import CHUNKS, DIMENSIONS, Stub
@@ -39,6 +38,7 @@ from vllm_adapters._compat import http
 from vllm_adapters.langchain import ChatVLLM
 
 NOISE = 1.05
+OTHERS = ("OPENAI_", "VLLM_", "LANGSMITH_", "LANGCHAIN_")
 QUESTION = "What is the capital of France?"
 MESSAGES: Any = [{"role": "user", "content": QUESTION}]
 Work = Callable[[], object]
@@ -106,8 +106,7 @@ async def acount(chunks: AsyncIterable[Any], texts: Callable[[Any], str]) -> Non
 
 
 def text_of_message(chunk: Any) -> str:
-    text: str = chunk.content
-    return text
+    return str(chunk.content)
 
 
 def text_of_chunk(chunk: Any) -> str:
@@ -167,8 +166,8 @@ def streams(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
         )
         abare, aspoken = openai.AsyncOpenAI(base_url=url, api_key="none"), AsyncVLLMClient(url)
 
-        async def read(client: Any, a: dict[str, Any]) -> None:
-            await acount(await client.chat.completions.create(**a), text_of_chunk)
+        async def read(client: Any, asked: dict[str, Any]) -> None:
+            await acount(await client.chat.completions.create(**asked), text_of_chunk)
 
         yield Pair(
             f"AsyncVLLMClient / AsyncOpenAI, stream, {arrival}",
@@ -353,17 +352,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="rounds of the interleaved run (default 9)")
     parser.add_argument("--quick", action="store_true", help="3 rounds")
     parser.add_argument("--only", default="", metavar="WORD", help="only pairs whose title has this word")
+    parser.add_argument("--save", action="store_true", help="keep the promised ratios for the README (make readme)")
     return parser.parse_args()
 
 
 def main() -> int:
     asked = arguments()
     rounds = 3 if asked.quick else asked.rounds
-    for name in [name for name in os.environ if name.startswith(("OPENAI_", "VLLM_", "LANGSMITH_", "LANGCHAIN_"))]:
+    for name in [name for name in os.environ if name.upper().startswith(OTHERS) or name.upper().endswith("_PROXY")]:
         del os.environ[name]
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        os.environ.pop(name, None)
-        os.environ.pop(name.lower(), None)
     print(f"openai {openai.__version__} on {http.__name__}, Python {sys.version.split()[0]}, {rounds} rounds")
     loop = asyncio.new_event_loop()
     with Stub() as url:
@@ -391,6 +388,9 @@ def main() -> int:
                     print(f"    {'stock' if side is pair.stock else 'ours'}: {side.failed} failures")
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
+    if asked.save:
+        ratios = {p.title: (round(p.ratio, 2), round(p.promise, 2)) for p in pairs if p.promise}
+        measured.save("cost", {"openai": openai.__version__, "ratios": ratios})
     if not asked.only:
         imports(1 if asked.quick else 5)
     return 0 if all(pair.kept for pair in pairs) else 1

@@ -33,3 +33,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if not item.get_closest_marker("vllm"):
             item.add_marker(pytest.mark.block_network(allowed_hosts=THIS_MACHINE))
+
+
+@pytest.fixture
+def pictures():
+    """Plain PNGs by their color, as base64: the same bytes whatever zlib is here."""
+    return {
+        "red": "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP8z4AdMDEMKQkAzUEBD7t4NqoAAAAASUVORK5CYII=",
+        "blue": "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mNkYPjPgA0wMeAAg1MCAMtDAQ9w2TiCAAAAAElFTkSu"
+        "QmCC",
+        "green": "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAE0lEQVR42mNkaGDACpgYGIaSBABqCACQdB1jOgAAAABJRU5ErkJg"
+        "gg==",
+    }

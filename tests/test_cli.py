@@ -93,13 +93,21 @@ def test_recipes_are_listed_with_their_jobs(capsys):
     assert listed["constrain_a_reply"].startswith("Bind a reply to")
 
 
-def test_recipes_are_wrapped_in_a_terminal(capsys, monkeypatch):
+def test_recipes_are_grouped_and_wrapped_in_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["recipes", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
     assert any(line.startswith("                ") for line in lines)
+    assert [line for line in lines if line and not line.startswith(" ")] == [
+        *("The client", "LangChain", "LlamaIndex", "Haystack", "Folders"),
+        "vllm-adapters recipes show NAME, or copy NAME [DIR]",
+    ]
+    at = lines.index
+    assert (
+        at("LangChain") < next(n for n, line in enumerate(lines) if "move_from_chatopenai" in line) < at("LlamaIndex")
+    )
 
 
 def test_a_recipe_is_shown_as_it_is(capsys):
@@ -126,6 +134,21 @@ def test_a_recipe_is_copied_but_never_over_another(tmp_path, capsys):
     assert main(["recipes", "copy", "constrain_a_reply", str(target.parent)]) == 1
     assert "is there already" in capsys.readouterr().err
     assert target.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_recipe_is_copied_to_a_name_and_says_what_it_needs_in_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(["recipes", "copy", "constrain_a_reply", str(tmp_path / "mine.py")]) == 0
+    path, _, needs, *_ = capsys.readouterr().out.splitlines()
+    assert (path, needs) == (str(tmp_path / "mine.py"), "Needs:  pip install vllm-adapters")
+    assert main(["recipes", "copy", "serve", path]) == 1
+    assert "Cannot copy to" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    command = f"{sys.executable} -m vllm_adapters recipes show testing | head -n 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("# --- testing/my_chain.py\n", "")
 
 
 def test_an_unknown_recipe_is_told_with_its_neighbours(capsys):

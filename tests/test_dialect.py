@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from vllm_adapters import VLLMClient, params
 from vllm_adapters import errors as e
-from vllm_adapters.dialect import checked, needs_version, parse_version, sdk_and_body, speak
+from vllm_adapters.dialect import checked, needs_version, parse_version, speak
 from vllm_adapters.failures import Call
 from vllm_adapters.testing import FaultServer
 
@@ -210,15 +210,3 @@ def test_on_the_wire(reported, stated, sent, given):
         client.chat.completions.create(model="stub", messages=[message], extra_body=given)
         body = server.posts(CHAT)[0].json
     assert {k: v for k, v in body.items() if k not in ("model", "messages")} == sent
-
-
-def test_flat_parameters_in_two():
-    given = {"temperature": 0, "top_k": 5, "chat_template_kwargs": {"a": 1}, "allow_unknown": True}
-    sdk, body = sdk_and_body({**given, "extra_body": {"plugin": 1, "chat_template_kwargs": {"b": 2}}})
-    assert sdk == {"temperature": 0}
-    assert body == {"top_k": 5, "chat_template_kwargs": {"a": 1, "b": 2}, "plugin": 1, "allow_unknown": True}
-    with pytest.raises(e.UnknownParameter, match="Did you mean `top_k`"):
-        sdk_and_body({"topk": 5})
-    assert sdk_and_body({"top_k": None, "seed": None}) == ({"seed": None}, {"top_k": None})
-    sdk, body = sdk_and_body({"echo": True, "top_k": 1}, params.CompletionParams, endpoint="completions")
-    assert (sdk, body) == ({"echo": True}, {"top_k": 1})

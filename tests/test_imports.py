@@ -21,10 +21,10 @@ ROOMS = frozenset({"langchain", "llamaindex", "haystack"})
 LAYERS = [
     {"_version", "_optional", "_compat", "merging", "calls"},
     {"errors", "_pytest"},
-    {"failures", "params", "params_table"},
+    {"failures", "keys", "params", "params_table"},
     {"dialect", "constraints", "transport"},
-    {"answers"},
-    {"streaming", "replies", "pools"},
+    {"answers", "levels"},
+    {"streaming", "replies", "pools", "helpers"},
     {"speaker"},
     {"client"},
     {"asking", "plain"},

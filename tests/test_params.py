@@ -13,7 +13,6 @@ from vllm_adapters import params_table
 from vllm_adapters.params import (
     CONSTRAINTS,
     MODELS,
-    PAYLOAD,
     ChatParams,
     CompletionParams,
     EmbeddingParams,
@@ -39,6 +38,16 @@ from vllm_adapters.params_table import (
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "adapters" / "scripts" / "make_params_table.py"
 TABLE = json.loads((ROOT / "adapters" / "vllm_adapters" / "params_table.json").read_text())
+
+# What a request is about, not how it is answered: arguments of our methods, so no fields.
+PAYLOAD = {
+    "embeddings": frozenset({"messages"}),
+    "pooling": frozenset({"model", "input", "messages", "data"}),
+    "classify": frozenset({"model", "input", "messages"}),
+    "score": frozenset({"model", "text_1", "text_2", "data_1", "data_2", "queries", "documents", "items"}),
+    "rerank": frozenset({"model", "query", "documents"}),
+    "tokenize": frozenset({"model", "prompt", "messages", "tools"}),
+}
 
 
 class Person(BaseModel):

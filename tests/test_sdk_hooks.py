@@ -6,9 +6,9 @@ import openai
 import pytest
 from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
 
-from vllm_adapters._compat import OPENAI_MAJOR, http
+from vllm_adapters._compat import OPENAI_MAJOR, http, httpcore
 
-MOVED = f"openai {openai.__version__} moved a hook that client.py, streaming.py or asking.py overrides: "
+MOVED = f"openai {openai.__version__} moved a hook that client.py, streaming.py, asking.py or helpers.py overrides: "
 
 
 @pytest.mark.parametrize("client", [OpenAI, AsyncOpenAI])
@@ -20,6 +20,8 @@ MOVED = f"openai {openai.__version__} moved a hook that client.py, streaming.py 
         ("_process_response", {"cast_to", "options", "response", "stream", "stream_cls", "retries_taken"}),
         ("_make_status_error", {"err_msg", "body", "response"}),
         ("_process_response_data", {"data", "cast_to", "response"}),
+        ("_should_retry", {"response"}),
+        ("_calculate_retry_timeout", {"remaining_retries", "options", "response_headers"}),
     ],
 )
 def test_hooks(client, hook, parameters):
@@ -38,6 +40,16 @@ def test_streams(stream):
     assert {"cast_to", "response", "client", "options"} <= set(inspect.signature(stream).parameters)
 
 
+def test_the_stream_helpers():
+    from openai.lib.streaming.chat import AsyncChatCompletionStream, ChatCompletionStream, ChatCompletionStreamState
+
+    for helper in (ChatCompletionStream, AsyncChatCompletionStream):
+        made = inspect.getsource(helper)
+        for name in ("_raw_stream", "_state.handle_chunk(", "_state.get_final_completion("):
+            assert f"self.{name}" in made, f"{MOVED}{helper.__name__}.{name}"
+    assert {"_input_tools", "_response_format"} <= set(vars(ChatCompletionStreamState())), MOVED + "stream's state"
+
+
 def test_what_is_imported_from_private_modules():
     from openai._constants import RAW_RESPONSE_HEADER
     from openai._legacy_response import LegacyAPIResponse
@@ -53,3 +65,9 @@ def test_what_is_imported_from_private_modules():
 def test_the_transport_of_this_major():
     assert http.__name__ == ("httpx2" if OPENAI_MAJOR >= 3 else "httpx")
     assert issubclass(openai.DefaultHttpxClient, http.Client)
+
+
+def test_the_connections_of_a_transport():
+    backend = http.HTTPTransport()._pool._network_backend
+    assert isinstance(backend, httpcore.NetworkBackend), "transport.timed() has to find it elsewhere"
+    assert {"_transport", "_mounts"} <= set(vars(http.Client()))

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import operator
 from pathlib import Path
 
 import openai
@@ -130,6 +131,51 @@ def test_any_split_yields_the_same_messages_over_http(fault_server, life, stream
     assert all(isinstance(chunk, openai.types.chat.ChatCompletionChunk) for chunk in chunks)
     found = as_message([chunk.model_dump(warnings=False) for chunk in chunks])
     assert found == as_message(read(request, [data]))
+
+
+def in_langchain(url):
+    from vllm_adapters.langchain import ChatVLLM
+
+    total = functools.reduce(operator.add, ChatVLLM(base_url=url, model="stub").stream("x"))
+    calls = [[(call["name"], call["args"]) for call in kind] for kind in (total.tool_calls, total.invalid_tool_calls)]
+    return total.text, total.additional_kwargs.get("reasoning_content"), calls, total.response_metadata["finish_reason"]
+
+
+def in_llamaindex(url):
+    from llama_index.core.base.llms.types import ChatMessage
+
+    from vllm_adapters.llamaindex import VLLM
+
+    *_, last = VLLM("stub", api_base=url).stream_chat([ChatMessage(role="user", content="x")])
+    blocks = [block.model_dump(exclude={"tool_call_id"}) for block in last.message.blocks]
+    return blocks, last.message.additional_kwargs.get("invalid_tool_calls"), last.additional_kwargs["finish_reason"]
+
+
+def in_haystack(url):
+    from vllm_adapters.haystack import VLLMChatGenerator
+
+    found = VLLMChatGenerator(model="stub", api_base_url=url).run("x", streaming_callback=lambda chunk: None)
+    [message] = found["replies"]
+    calls = [(call.tool_name, call.arguments) for call in message.tool_calls]
+    broken = message.meta.get("invalid_tool_calls")
+    return message.text, str(message.reasoning), calls, broken, message.meta["finish_reason"]
+
+
+@settings(max_examples=20)
+@given(stream=STREAMS, cuts=CUTS, line_end=LINE_ENDS)
+@pytest.mark.parametrize(
+    ("room", "needs"), [(in_langchain, "langchain_openai"), (in_llamaindex, "llama_index"), (in_haystack, "haystack")]
+)
+def test_any_split_yields_the_same_message_in_every_room(fault_server, room, needs, stream, cuts, line_end):
+    pytest.importorskip(needs)
+    _, body, data = stream
+    if "messages" not in body or (body.get("n") or 1) > 1:
+        return
+    fault_server.reply(sent_in(data, []), CHAT)
+    whole = room(fault_server.url)
+    assert any(whole)
+    fault_server.reply(sent_in(data.replace(b"\n", line_end), cuts), CHAT)
+    assert room(fault_server.url) == whole
 
 
 @st.composite

@@ -29,6 +29,16 @@ def test_counts_are_those_of_usage(vllm_url):
 
 
 @pytest.mark.vllm("tiny")
+def test_a_part_without_a_user_counts_as_what_it_adds(vllm_url, sent):
+    tokenizer = VLLMTokenizer(VLLMServer(vllm_url))
+    before, after = [{"role": "system", "content": "Be brief."}], [{"role": "assistant", "content": "Hello!"}]
+    whole = tokenizer.count_messages([*before, *HELLO, *after])
+    assert sum(map(tokenizer.count_messages, (before, HELLO, after))) == whole
+    for body in sent.bodies("/tokenize"):  # chat templates of many models refuse anything else
+        assert "user" in [message["role"] for message in body["messages"]]
+
+
+@pytest.mark.vllm("tiny")
 def test_a_text_is_asked_for_once(vllm_url, sent):
     tokenizer = VLLMTokenizer(VLLMServer(vllm_url), add_special_tokens=False)
     ids = tokenizer("Hello")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -60,7 +61,20 @@ def _type(annotation: Any) -> str:
     return " or ".join(dict.fromkeys(_type(kind) for kind in kinds))
 
 
-SECTIONS = {"parity": parity, "parameters": parameters}
+def _measured(name: str) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((ROOT / "benchmarks" / "measured.json").read_text(encoding="utf-8"))[name]
+    return figures
+
+
+def cost() -> str:
+    """What ``make bench ARGS=--save`` measured last, of what it promises."""
+    figures = _measured("cost")
+    rows = [f"| CPU time, on openai {figures['openai']} | ours / stock | promised |", "|---|---|---|"]
+    rows += [f"| {title} | {ratio:.2f} | {most:.2f} |" for title, (ratio, most) in figures["ratios"].items()]
+    return "\n".join(rows)
+
+
+SECTIONS = {"parity": parity, "parameters": parameters, "cost": cost}
 
 
 def made(text: str) -> str:

@@ -10,10 +10,13 @@ from packaging.version import Version
 OPENAI_MAJOR = Version(openai.__version__).major
 
 if TYPE_CHECKING:
+    import httpcore
     import httpx as http
 elif OPENAI_MAJOR >= 3:
+    import httpcore2 as httpcore
     import httpx2 as http
 else:
+    import httpcore
     import httpx as http
 
-__all__ = ["OPENAI_MAJOR", "http"]
+__all__ = ["OPENAI_MAJOR", "http", "httpcore"]

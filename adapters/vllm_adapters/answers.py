@@ -38,7 +38,7 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     asked = body if isinstance(body, Mapping) else {}
     if isinstance(answer, ChatCompletion | Completion):
         _check_choices(answer.choices, asked, call, response)
-    elif isinstance(answer, Mapping | list) and endpoint_of(call.path) in ("chat", "completions"):
+    elif isinstance(answer, Mapping) and endpoint_of(call.path) in ("chat", "completions"):
         choices = fields.get("choices")
         whole = isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices)
         _check_choices(choices if whole else None, asked, call, response)
@@ -63,6 +63,8 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
                     message["reasoning"] = old
                 else:
                     message.reasoning = old
+        elif _field(choice, "text") is None:
+            raise failures.not_an_answer("A choice holds no message", call=call, response=response)
         text = (_field(choice, "text") if message is None else _field(message, "content")) or ""
         reason = _field(choice, "finish_reason")
         failures.refuse_given_up(reason, text, call=call, response=response)
@@ -92,10 +94,6 @@ def _field(part: Any, name: str) -> Any:
     return fields[name] if name in fields else (part.model_extra or {}).get(name)
 
 
-def _index_of(item: Any) -> Any:
-    return _field(item, "index")
-
-
 def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, response: http.Response) -> list[Any]:
     """``items`` sorted by their ``index``, which must count from 0 without gaps or doubles.
 
@@ -110,13 +108,13 @@ def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, resp
     """
     found = list(items or [])
     expected = len(found) if count is None else count
-    indices = [_index_of(item) for item in found]
+    indices = [_field(item, "index") for item in found]
     if len(found) != expected or not found:
         reason = f"{len(found)} results for {expected} inputs"
     elif any(not isinstance(index, int) for index in indices) or sorted(indices) != list(range(expected)):
         reason = f"The results' indices are not 0 to {expected - 1}: {indices[:10]}"
     else:
-        return sorted(found, key=_index_of)
+        return sorted(found, key=lambda item: _field(item, "index"))
     raise failures.not_an_answer(reason, call=call, response=response)
 
 

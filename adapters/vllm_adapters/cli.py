@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from vllm_adapters._version import __version__
 
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
+PIPE_CLOSED = 141  # ... and of one whose reader had enough: `... | head`
 
 _DEMO_ENVIRONMENT = """\
 environment:
@@ -40,12 +42,17 @@ environment:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted, 141 not read."""
     args = _parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return PIPE_CLOSED
     except Exception as error:
         from vllm_adapters.errors import VLLMError
 

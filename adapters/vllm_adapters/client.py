@@ -7,20 +7,25 @@ of them moves.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Self, cast, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
 import openai
 from openai import AsyncOpenAI, OpenAI
 from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
+from openai._response import APIResponse, AsyncAPIResponse
 from packaging.version import Version
 from pydantic import SecretStr
 
 from vllm_adapters import params_table
 from vllm_adapters._compat import http
 from vllm_adapters.errors import VLLMError
+from vllm_adapters.failures import retry_after
+from vllm_adapters.keys import clean_headers, clean_key
 from vllm_adapters.pools import make_transports
 from vllm_adapters.speaker import (
     R,
@@ -28,13 +33,16 @@ from vllm_adapters.speaker import (
     Speaker,
     Steps,
     as_answer,
-    clean_key,
     is_event_stream,
     normal_address,
     settle_facts,
 )
 from vllm_adapters.streaming import AsyncWholeStream, WholeStream
-from vllm_adapters.transport import DEADLINE, AsyncHTTP, SyncHTTP, Timeouts
+from vllm_adapters.transport import DEADLINE, AsyncHTTP, Deadline, SyncHTTP, Timeouts
+
+if TYPE_CHECKING:
+    from openai.resources.beta import AsyncBeta, Beta
+    from openai.resources.chat import AsyncChat, Chat
 
 
 class _Connected(Speaker):
@@ -61,7 +69,7 @@ class _Connected(Speaker):
     ) -> None:
         address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
         self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
-        self.allow_unknown = allow_unknown
+        self.allow_unknown, self._http_options = allow_unknown, http_options
         self._transports = transports or make_transports(
             self._http_class, http.URL(address).host, max_connections, http_options
         )
@@ -86,6 +94,21 @@ class _Connected(Speaker):
 
     def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
         return self._status_error(body, response)
+
+    def _deadline(self) -> Deadline:
+        return DEADLINE.get() or Deadline.start(self.time_limits, self.call_of(None))
+
+    def _should_retry(self, response: http.Response) -> bool:
+        """Not when the call must be over before the server wants to be asked again: then its error is the answer."""
+        parent: Any = super()
+        at, wait = self._deadline().at, retry_after(response) or 0
+        return bool(parent._should_retry(response)) and (at is None or time.monotonic() + wait < at)
+
+    def _calculate_retry_timeout(self, *given: Any, **options: Any) -> float:
+        """Seconds until the next attempt, at most until the call must be over."""
+        parent: Any = super()
+        wait, left = float(parent._calculate_retry_timeout(*given, **options)), self._deadline().left()
+        return wait if left is None else min(wait, left)
 
     def copy(self, **changes: Any) -> Self:
         """The same client with other options; what is known of the server and the connections are shared."""
@@ -133,12 +156,26 @@ class VLLMClient(_Connected, OpenAI):
 
     _http_class = SyncHTTP
 
+    @cached_property
+    def chat(self) -> Chat:
+        """The SDK's resource: ``chat.completions.create``, ``.parse``, ``.stream``."""
+        from vllm_adapters.helpers import HelpfulChat  # takes time, as the SDK's own resources do
+
+        return HelpfulChat(self)
+
+    @cached_property
+    def beta(self) -> Beta:
+        """The SDK's resource."""
+        beta = super().beta
+        vars(beta)["chat"] = self.chat  # the helpers were there once, and still are
+        return beta
+
     def _run(self, steps: Steps[R]) -> R:
         try:
             url = next(steps)
             while True:
                 try:
-                    with self._transports.asking:
+                    with self._transports.asking(self._deadline()):
                         if url not in self.facts.answers:
                             self.facts.answers[url] = as_answer(self.get(url, cast_to=dict[str, object]))
                         answer = self.facts.answers[url]
@@ -181,12 +218,14 @@ class VLLMClient(_Connected, OpenAI):
             with self.reading(response):
                 response.read()
             raise self._not_a_stream(response)
+        if stream:
+            self._in_whose_hands(response)
         checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
         if checked:
             self._checking(options, response)
         with self.reading(response):
             answer = super()._process_response(options=options, response=response, stream=stream, **how)
-            if checked and isinstance(answer, LegacyAPIResponse):
+            if checked and isinstance(answer, LegacyAPIResponse | APIResponse):
                 answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
         return answer
 
@@ -204,12 +243,26 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
 
     _http_class = AsyncHTTP
 
+    @cached_property
+    def chat(self) -> AsyncChat:
+        """The SDK's resource: ``chat.completions.create``, ``.parse``, ``.stream``."""
+        from vllm_adapters.helpers import AsyncHelpfulChat
+
+        return AsyncHelpfulChat(self)
+
+    @cached_property
+    def beta(self) -> AsyncBeta:
+        """The SDK's resource."""
+        beta = super().beta
+        vars(beta)["chat"] = self.chat  # the helpers were there once, and still are
+        return beta
+
     async def _run(self, steps: Steps[R]) -> R:
         try:
             url = next(steps)
             while True:
                 try:
-                    async with self._transports.asking_async:
+                    async with self._transports.asking_async(self._deadline()):
                         if url not in self.facts.answers:
                             self.facts.answers[url] = as_answer(await self.get(url, cast_to=dict[str, object]))
                         answer = self.facts.answers[url]
@@ -249,6 +302,8 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             with self.reading(response):
                 await response.aread()
             raise self._not_a_stream(response)
+        if stream:
+            self._in_whose_hands(response)
         checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
         if checked:
             self._checking(options, response)
@@ -256,6 +311,8 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             answer = await super()._process_response(options=options, response=response, stream=stream, **how)
             if checked and isinstance(answer, LegacyAPIResponse):
                 answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
+            elif checked and isinstance(answer, AsyncAPIResponse):
+                await answer.parse()
         return answer
 
 
@@ -270,7 +327,7 @@ def _forget_environment(
 ) -> None:
     """Undo what the SDK's constructor took from the environment's ``OPENAI_*``: none of it is vLLM's."""
     client.organization = client.project = client.webhook_secret = client.admin_api_key = None
-    client._custom_headers = dict(default_headers or {})
+    client._custom_headers = clean_headers(default_headers)
     client._custom_query = dict(default_query or {})
 
 
@@ -283,12 +340,17 @@ def _same_but(client: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
         "max_retries": client.max_retries,
         "max_connections": client.max_connections,
         "allow_unknown": client.allow_unknown,
-        "default_query": client._custom_query,
         "http_client": client._own_http,
+        "http_options": client._http_options,
         "facts": client.facts,
         "transports": client._transports,
     }
     if "base_url" in changes:
-        config["facts"] = config["transports"] = None
-    headers = {**client._custom_headers, **changes.get("default_headers", {})}
-    return {**config, **changes, "default_headers": headers}
+        config["facts"] = None
+    if not changes.keys().isdisjoint(("base_url", "max_connections", "http_options")):
+        config["transports"] = None
+    added = {
+        "default_headers": {**client._custom_headers, **(changes.get("default_headers") or {})},
+        "default_query": {**client._custom_query, **(changes.get("default_query") or {})},
+    }
+    return {**config, **changes, **added}

@@ -6,8 +6,6 @@ tell that a parameter was misspelt, was removed (``guided_choice`` in 0.12.0) or
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 from vllm_adapters import params, params_table
 from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
 from vllm_adapters.failures import Call
-from vllm_adapters.merging import merged
 
 ALLOW_UNKNOWN = "allow_unknown"
 """Key of a request body that lets unknown fields pass (for servers with plugins); it is never sent itself."""
@@ -191,36 +188,19 @@ def checked(model: type[BaseModel], values: Mapping[str, Any], *, endpoint: str)
         raise InvalidRequest(f"`{name}`: {first['msg']}", param=name) from None
 
 
-def sdk_and_body(
-    given: Mapping[str, Any], model: type[BaseModel] = params.ChatParams, *, endpoint: str = "chat"
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Flat parameters of one call in two: the arguments of the SDK's method, and what goes into ``extra_body``.
-
-    Args:
-        given: Parameters by vLLM's own names, flat or in an ``extra_body``, which wins; None takes back what a
-            weaker level said.
-        model: The parameters that vLLM adds to these requests.
-        endpoint: ``"chat"`` or ``"completions"``.
+def one_limit(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that name the limit of the reply ``max_tokens``, whichever of its two names was used.
 
     Raises:
-        UnknownParameter: No vLLM version has a parameter of that name here.
-        InvalidRequest: A value is of the wrong type or out of bounds.
+        InvalidRequest: Both were given, and differ.
     """
-    known = _sdk_arguments(endpoint)
-    sdk = {name: value for name, value in given.items() if name in known and name != "extra_body"}
-    added = {name: value for name, value in given.items() if name not in known}
-    allowed = {ALLOW_UNKNOWN: added.pop(ALLOW_UNKNOWN)} if ALLOW_UNKNOWN in added else {}
-    taken_back = {name: None for name, value in added.items() if value is None}
-    return sdk, merged(taken_back, checked(model, added, endpoint=endpoint), given.get("extra_body"), allowed)
-
-
-@functools.cache
-def _sdk_arguments(endpoint: str) -> frozenset[str]:
-    from openai.resources import Completions
-    from openai.resources.chat import Completions as ChatCompletions
-
-    resource = ChatCompletions if endpoint == "chat" else Completions
-    return frozenset(inspect.signature(resource.create).parameters) - {"self"}
+    said = dict(given)
+    if "max_completion_tokens" in said:
+        limit = said.pop("max_completion_tokens")
+        if limit is not None:
+            _same(said, "max_completion_tokens", "max_tokens", limit)
+        said.setdefault("max_tokens", None)
+    return said
 
 
 def _has(version: Version, known: params_table.Availability) -> bool:
@@ -248,13 +228,13 @@ def _unsupported(name: str, known: params_table.Availability, version: Version, 
     )
 
 
-def _same(said: dict[str, Any], old: str, new: str, value: Any, call: Call) -> None:
+def _same(said: dict[str, Any], old: str, new: str, value: Any, call: Call | None = None) -> None:
     if said.get(new) is not None and said[new] != value:
         raise InvalidRequest(
             f"`{old}` and `{new}` are the same parameter and were given different values",
             hint="Give one of them",
-            address=call.address,
-            model=call.model,
+            address=call.address if call else None,
+            model=call.model if call else None,
             param=old,
         )
     said[new] = value

@@ -19,6 +19,7 @@
     │   └── FeatureNotEnabled                                      .flags: what to add to `vllm serve`
     ├── IncompleteStream             (openai.APIConnectionError)   .partial: the text that had arrived
     ├── TruncatedOutput              (openai.LengthFinishReasonError)
+    ├── FilteredOutput               (openai.ContentFilterFinishReasonError)
     ├── ConstraintNotEnforced                                      .reply .constraint
     ├── InvalidResponse              (openai.APIResponseValidationError)
     └── LocalVLLMError                                             the local server could not be set up or died
@@ -117,6 +118,7 @@ class VLLMError(openai.OpenAIError):
         for name in list(self.request.headers):
             if name.lower() not in _HARMLESS_HEADERS:
                 del self.request.headers[name]
+        response.next_request = None  # of a refused redirect: it would have the headers, too
         self.response = response
         self.status_code = response.status_code
         self.request_id = response.headers.get("x-request-id")
@@ -251,6 +253,13 @@ class IncompleteStream(VLLMError, openai.APIConnectionError):
 
 class TruncatedOutput(VLLMError, openai.LengthFinishReasonError):
     """The token limit cut the reply where a whole object was asked for; ``.partial`` is what there is."""
+
+    STATUS = 200
+    completion: Any = None
+
+
+class FilteredOutput(VLLMError, openai.ContentFilterFinishReasonError):
+    """A gateway's content filter cut the reply where a whole object was asked for; ``.partial`` is what there is."""
 
     STATUS = 200
     completion: Any = None

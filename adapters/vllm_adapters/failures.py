@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import openai
+from openai.types.chat import ChatCompletion
 
 from vllm_adapters import errors as e
 from vllm_adapters._compat import http
@@ -117,6 +121,18 @@ def from_status(status: int, body: object, *, call: Call, response: http.Respons
     if said.param:
         known["param"] = said.param
     message = said.message or f"HTTP {status} without a body"
+    flags = _flags(message, response) or tuple(
+        flag for part, flag in _FLAG_OF_ROUTE if part in call.path and status == 404
+    )
+    return (
+        _on_the_way(status, message, response, known)
+        or _of_the_route(status, said, message, flags, call, known)
+        or _of_the_request(status, said, message, flags, known)
+    )
+
+
+def _on_the_way(status: int, message: str, response: http.Response | None, known: dict[str, Any]) -> e.VLLMError | None:
+    """The error for a reply that tells nothing of the request itself."""
     if 300 <= status < 400:
         target = response.headers.get("x-refused-location", "elsewhere") if response is not None else "elsewhere"
         return e.WrongAddress(
@@ -132,14 +148,20 @@ def from_status(status: int, body: object, *, call: Call, response: http.Respons
             **known,
         )
     if status == 429:
-        return e.RateLimited(f"Too many requests: {message}", retry_after=_retry_after(response), **known)
+        return e.RateLimited(f"Too many requests: {message}", retry_after=retry_after(response), **known)
     if status == 503:
         return e.ServerNotReady(
             f"The server is not ready: {message}",
             hint="It may still be loading the model: VLLMServer(...).wait_until_ready() waits for it",
             **known,
         )
-    flags = _flags(message) or tuple(flag for part, flag in _FLAG_OF_ROUTE if part in call.path and status == 404)
+    return None
+
+
+def _of_the_route(
+    status: int, said: Complaint, message: str, flags: tuple[str, ...], call: Call, known: dict[str, Any]
+) -> e.VLLMError | None:
+    """The error for a route or model that is not there."""
     if status == 404 and not said.routed and flags:
         return e.FeatureNotEnabled(
             f"The server has no route {call.path}: it is off by default",
@@ -159,6 +181,13 @@ def from_status(status: int, body: object, *, call: Call, response: http.Respons
         served = tuple(re.findall(r"[^\s,]+(?=[,.]|$)", message.partition("aliases:")[2].rstrip(".")))
         names = f"It serves: {', '.join(served)}" if served else "GET /v1/models lists what it serves"
         return e.ModelNotServed(message.partition(" Valid aliases")[0], hint=names, served=served, **known)
+    return None
+
+
+def _of_the_request(
+    status: int, said: Complaint, message: str, flags: tuple[str, ...], known: dict[str, Any]
+) -> e.VLLMError:
+    """The error for a request that the server could not or would not answer."""
     if flags and said.routed and status in (400, 403, 404, 500, 501):
         return e.FeatureNotEnabled(message, hint=f"Add {' '.join(flags)} to `vllm serve`", flags=flags, **known)
     if status >= 500:
@@ -194,13 +223,13 @@ def from_transport(failure: BaseException, *, call: Call, request: http.Request 
         spent = f" of {seconds:g} s" if seconds is not None else ""
         what = {
             "connect": "No connection within the connect limit",
-            "pool": "No free connection within the pool limit",
-            "idle": "Nothing arrived within the idle limit",
+            "pool": "No free connection within the idle limit",
+            "idle": "Nothing arrived, or only keep-alive comments, within the idle limit",
             "total": "The call was not over within the total limit",
         }[kind]
         return e.ServerTimeout(
             f"{what}{spent}",
-            hint=f"Raise it with timeout=Timeouts({kind if kind != 'pool' else 'connect'}=...) in seconds, "
+            hint=f"Raise it with timeout=Timeouts({kind if kind != 'pool' else 'idle'}=...) in seconds, "
             "or ask for fewer tokens",
             kind=kind,
             seconds=seconds,
@@ -265,10 +294,62 @@ def truncated(partial: str, *, call: Call | None = None, completion: Any = None)
     )
 
 
-def _flags(message: str) -> tuple[str, ...]:
-    named = tuple(dict.fromkeys(_FLAG.findall(message)))
+@contextmanager
+def parsing(completion: Callable[[], Any], call: Call) -> Iterator[None]:
+    """The errors of the SDK's helpers ``parse`` and ``stream``, which make objects of replies, as ours.
+
+    Args:
+        completion: Tells the reply, as far as it has arrived.
+        call: What was asked.
+
+    Raises:
+        TruncatedOutput: The token limit cut the reply.
+        FilteredOutput: A content filter did.
+        ConstraintNotEnforced: It does not fit the class, or a call's arguments do not fit their tool.
+    """
+    try:
+        yield
+    except openai.LengthFinishReasonError as error:
+        plain = ChatCompletion.construct(**error.completion.to_dict())  # a stream's own is of a class without a name
+        raise truncated(_said(error.completion), call=call, completion=plain) from None
+    except openai.ContentFilterFinishReasonError:
+        raise e.FilteredOutput(
+            "A content filter cut the reply before the object was whole",
+            hint="vLLM has none: it is the gateway's before it",
+            address=call.address,
+            model=call.model,
+            partial=_said(completion()),
+        ) from None
+    except ValueError as error:  # Pydantic's is one
+        said = _said(completion())
+        raise e.ConstraintNotEnforced(
+            f"The reply does not fit what it should be parsed into: {error}; reply: {said[:200]!r}",
+            hint="A schema says less than a class with validators of its own, "
+            "and the arguments of tools keep to theirs only where the tool is strict and forced",
+            address=call.address,
+            model=call.model,
+            reply=said,
+            constraint="json",
+        ) from error
+
+
+def _said(completion: Any) -> str:
+    message = completion.choices[0].message
+    return message.content or (message.tool_calls[-1].function.arguments if message.tool_calls else "")
+
+
+def _flags(message: str, response: http.Response | None) -> tuple[str, ...]:
+    sent = _sent(response)  # vLLM quotes what it refuses: flags in there are the user's own text
+    named = tuple(dict.fromkeys(flag for flag in _FLAG.findall(message) if flag not in sent))
     lowered = message.lower()
     return named or tuple(flag for text, flag in _FLAG_FOR if text in lowered)
+
+
+def _sent(response: http.Response | None) -> str:
+    try:
+        return response.request.content.decode(errors="replace") if response is not None else ""
+    except http.StreamError:
+        return ""  # a file that was streamed up
 
 
 def _context_length(message: str, known: Mapping[str, Any]) -> e.ContextLengthExceeded:
@@ -284,7 +365,8 @@ def _context_length(message: str, known: Mapping[str, Any]) -> e.ContextLengthEx
     )
 
 
-def _retry_after(response: http.Response | None) -> float | None:
+def retry_after(response: http.Response | None) -> float | None:
+    """Seconds until the server wants to be asked again, if it says so."""
     try:
         return float(response.headers["retry-after"]) if response is not None else None
     except (KeyError, ValueError):

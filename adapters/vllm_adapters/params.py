@@ -348,16 +348,6 @@ MODELS: dict[str, type[BaseModel]] = {
     "tokenize": TokenizeParams,
 }
 
-# What a request is about, not how it is answered: arguments of our methods, so no fields here.
-PAYLOAD: dict[str, frozenset[str]] = {
-    "embeddings": frozenset({"messages"}),
-    "pooling": frozenset({"model", "input", "messages", "data"}),
-    "classify": frozenset({"model", "input", "messages"}),
-    "score": frozenset({"model", "text_1", "text_2", "data_1", "data_2", "queries", "documents", "items"}),
-    "rerank": frozenset({"model", "query", "documents"}),
-    "tokenize": frozenset({"model", "prompt", "messages", "tools"}),
-}
-
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 

@@ -9,12 +9,13 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar, cast
 from urllib.request import getproxies
 
 from vllm_adapters._compat import http
-from vllm_adapters.transport import AsyncHTTP
+from vllm_adapters.keys import clean_headers
+from vllm_adapters.transport import AsyncHTTP, Deadline, timed
 
 C = TypeVar("C")
 
@@ -51,21 +52,41 @@ class Transports(Generic[C]):
         self._asking = threading.Lock()
         self._asking_in: weakref.WeakKeyDictionary[Any, asyncio.Lock] = weakref.WeakKeyDictionary()
 
-    @property
-    def asking(self) -> threading.Lock:
-        """Held while the server is asked what all calls need to know, so that only the first of them asks."""
-        self.current()
-        return self._asking
+    @contextmanager
+    def asking(self, deadline: Deadline) -> Iterator[None]:
+        """Held while the server is asked what all calls need to know, so that only the first of them asks.
 
-    @property
-    def asking_async(self) -> AbstractAsyncContextManager[Any]:
+        Raises:
+            ServerTimeout: The deadline passed while others were asking, one after the other.
+        """
+        self.current()
+        lock, left = self._asking, deadline.left()
+        if not lock.acquire(timeout=-1 if left is None else left):
+            deadline.blame(None, None)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @asynccontextmanager
+    async def asking_async(self, deadline: Deadline) -> AsyncIterator[None]:
         """``asking``, for coroutines of the running event loop."""
         self.current()
         loop = _running_loop()
-        if loop is None:
-            return nullcontext()  # trio: then several calls may ask
+        if loop is None:  # trio: then several calls may ask
+            yield
+            return
         with self._lock:
-            return self._asking_in.setdefault(loop, asyncio.Lock())
+            lock = self._asking_in.setdefault(loop, asyncio.Lock())
+        try:
+            async with asyncio.timeout(deadline.left()):
+                await lock.acquire()
+        except TimeoutError:
+            deadline.blame(None, None)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def current(self) -> C:
         """The HTTP client for here and now: this process, this event loop."""
@@ -147,8 +168,10 @@ class _LaneStream(http.SyncByteStream, http.AsyncByteStream):
         return cast("AsyncIterator[bytes]", self._stream.__aiter__())
 
     def close(self) -> None:
-        self._stream.close()
-        self._over()
+        try:
+            self._stream.close()
+        finally:
+            self._over()
 
     async def aclose(self) -> None:
         try:
@@ -214,6 +237,8 @@ def make_transports(
     given = dict(options or {})
     if isinstance(given.get("limits"), Mapping):
         given["limits"] = http.Limits(**given["limits"])
+    if isinstance(given.get("headers"), Mapping):
+        given["headers"] = clean_headers(given["headers"])
 
     def make() -> C:
         own = cast(Any, cls)
@@ -227,7 +252,11 @@ def make_transports(
         few = http.Limits(max_connections=_LANE, max_keepalive_connections=_LANE)
         transport: Any = http.AsyncHTTPTransport if per_loop else http.HTTPTransport
         lanes: Any = _AsyncLanes if per_loop else _SyncLanes
-        pool = functools.partial(transport, verify=_ssl_context(), limits=few)
+
+        def pool() -> Any:
+            made = transport(verify=_ssl_context(), limits=few)
+            return made if per_loop else timed(made)
+
         return cast(C, own(transport=lanes(pool, max_connections), verify=_ssl_context(), trust_env=False))
 
     return Transports(make, per_loop=per_loop)

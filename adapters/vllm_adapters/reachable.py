@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any, Self
 
 from pydantic import SecretStr
 
-from vllm_adapters.asking import Ask, in_async, in_sync
+from vllm_adapters.asking import Ask
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import ServerTimeout, ServerUnreachable, VLLMError
+from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
 
 _QUICK = {"timeout": Timeouts(connect=5, idle=10, total=10), "max_retries": 0}
@@ -32,12 +33,13 @@ class Reachable:
     ) -> None:
         self.model = model
         self.client = VLLMClient(base_url, api_key=api_key, **options)
-        self._options = {**options, "http_client": async_http_client}
+        headers = self.client._custom_headers
+        self._options = {**options, "default_headers": headers, "http_client": async_http_client}
 
     @cached_property
     def async_client(self) -> AsyncVLLMClient:
         """The async client of this server; what one client learns of the server, the other knows."""
-        options = {**self._options, "facts": self.client.facts}
+        options = {**self._options, "server_version": None, "facts": self.client.facts}
         return AsyncVLLMClient(self.client.address, api_key=self.client.api_key, **options)
 
     @property
@@ -46,7 +48,8 @@ class Reachable:
         return self.client.address
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.base_url!r})"
+        address = self.base_url if "client" in vars(self) else "..."  # a traceback shows half-made objects too
+        return f"{type(self).__name__}({address!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As for the client: a pickle holds no key, no headers, no connection.
@@ -76,14 +79,14 @@ class Reachable:
     def is_ready(self) -> bool:
         """Whether the server answers requests now; ``False`` while it loads and when nothing listens."""
         try:
-            return in_sync(Reachable._health)(self)
+            return self._health().send(self.client)
         except VLLMError as error:
             return _not_ready(error)
 
     async def ais_ready(self) -> bool:
         """``is_ready``, to await."""
         try:
-            return await in_async(Reachable._health)(self)
+            return await self._health().asend(self.async_client)
         except VLLMError as error:
             return _not_ready(error)
 
@@ -137,8 +140,39 @@ class Reachable:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    async def aclose(self) -> None:
+        """Close the connections of the async client that were opened in this event loop."""
+        await self.async_client.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
 
 def _not_ready(error: VLLMError) -> bool:
     if isinstance(error, ServerUnreachable | ServerTimeout) or error.status_code >= 500:
         return False
     raise error
+
+
+_SETTINGS = ("default_headers", "default_query", "server_version", "http_client", "async_http_client")
+
+
+def refuse_beside(server: Reachable, base_url: str | None, settings: Mapping[str, Any]) -> None:
+    """Raise for what is given beside a server object, and would be lost without a word.
+
+    Args:
+        server: The server object.
+        base_url: Another address, if one was given.
+        settings: Further arguments of ``VLLMServer`` that were given.
+
+    Raises:
+        ValueError: The address is another one, or there are settings that only a new server could have.
+    """
+    if base_url and normal_address(base_url) != server.base_url:
+        raise ValueError(f"Give either server or an address: {server.base_url} and {base_url} are two addresses.")
+    for name in _SETTINGS:
+        if settings.get(name):
+            raise ValueError(f"Give either server or {name}: a server that is there already has its own.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import re
 import shutil
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from typing import Any
 
 _PACKAGED = Path(__file__).parent / "_recipes"
 _CHECKED_OUT = Path(__file__).parent.parent.parent / "recipes"
+_FRAMEWORKS = {"langchain": "LangChain", "llamaindex": "LlamaIndex", "haystack": "Haystack"}
 _LEFT_BEHIND = shutil.ignore_patterns("__pycache__", ".*")
 
 
@@ -41,12 +43,24 @@ class Recipe:
         return [file for file in sorted(self.path.iterdir()) if file.is_file()]
 
     @property
-    def about(self) -> str:
-        """Its job in one line."""
-        text = self.files[0].read_text(encoding="utf-8")
+    def text(self) -> str:
+        """Its program, or the first of its files."""
+        return self.files[0].read_text(encoding="utf-8")
+
+    @property
+    def header(self) -> list[str]:
+        """What it says of itself: its job in the first line, and further down what it needs and how to run it."""
         if self.files[0].suffix == ".py":
-            text = ast.get_docstring(ast.parse(text)) or ""
-        return text.splitlines()[0].removeprefix("# ")
+            return (ast.get_docstring(ast.parse(self.text)) or "").splitlines()
+        return [line.removeprefix("#").strip() for line in self.text.split("\n\n")[0].splitlines()]
+
+    @property
+    def group(self) -> str:
+        """For whom it is."""
+        if self.path.is_dir():
+            return "Folders"
+        needs = re.search(r"vllm-adapters\[(\w+)", self.text)
+        return _FRAMEWORKS[needs[1]] if needs else "The client"
 
 
 def all_recipes() -> list[Recipe]:
@@ -74,7 +88,9 @@ def find(name: str) -> Recipe:
     if name in known:
         return known[name]
     near = [known_name for known_name in known if name in known_name] or difflib.get_close_matches(name, known)
-    hint = f"Did you mean {' or '.join(near)}?" if near else "vllm-adapters recipes list shows them"
+    *others, last = near or [""]
+    meant = f"{', '.join(others)} or {last}" if others else last
+    hint = f"Did you mean {meant}?" if near else "vllm-adapters recipes list shows them"
     raise VLLMError(f"There is no recipe {name!r}", hint=hint)
 
 
@@ -104,11 +120,19 @@ def add_recipes_parser(subparsers: Any) -> None:
 def _list(args: argparse.Namespace) -> int:
     recipes = all_recipes()
     margin = max(len(recipe.name) for recipe in recipes) + 2
-    for recipe in recipes:
-        line = f"{recipe.name:<{margin}}{recipe.about}"
-        if sys.stdout.isatty():  # elsewhere one line each, to be searched
-            line = textwrap.fill(line, shutil.get_terminal_size().columns, subsequent_indent=" " * margin)
-        print(line)  # noqa: T201
+    if not sys.stdout.isatty():  # one line each, to be searched
+        for recipe in recipes:
+            print(f"{recipe.name:<{margin}}{recipe.header[0]}")  # noqa: T201
+        return 0
+    width = shutil.get_terminal_size().columns
+    for group in ["The client", *_FRAMEWORKS.values(), "Folders"]:
+        print(group)  # noqa: T201
+        for recipe in recipes:
+            if recipe.group == group:
+                line = f"  {recipe.name:<{margin}}{recipe.header[0]}"
+                print(textwrap.fill(line, width, subsequent_indent=" " * (margin + 2)))  # noqa: T201
+        print()  # noqa: T201
+    print("vllm-adapters recipes show NAME, or copy NAME [DIR]")  # noqa: T201
     return 0
 
 
@@ -124,14 +148,20 @@ def _show(args: argparse.Namespace) -> int:
 def _copy(args: argparse.Namespace) -> int:
     from vllm_adapters.errors import VLLMError
 
-    recipe, folder = find(args.name), Path(args.folder)
-    target = folder / recipe.path.name
+    recipe, target = find(args.name), Path(args.folder)
+    if recipe.path.suffix != target.suffix or target.is_dir():
+        target /= recipe.path.name
     if target.exists():
         raise VLLMError(f"{target} is there already", hint="Name another folder: nothing is overwritten")
-    folder.mkdir(parents=True, exist_ok=True)
-    if recipe.path.is_dir():
-        shutil.copytree(recipe.path, target, ignore=_LEFT_BEHIND)
-    else:
-        shutil.copyfile(recipe.path, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if recipe.path.is_dir():
+            shutil.copytree(recipe.path, target, ignore=_LEFT_BEHIND)
+        else:
+            shutil.copyfile(recipe.path, target)
+    except OSError as error:
+        raise VLLMError(f"Cannot copy to {target}: {error.strerror}") from error
     print(target)  # noqa: T201
+    if sys.stdout.isatty():
+        print("\n".join(recipe.header[1:]).rstrip())  # noqa: T201
     return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from vllm_adapters.answers import in_order
+from vllm_adapters.errors import ModelNotServed
 from vllm_adapters.failures import Call, not_an_answer
 
 if TYPE_CHECKING:
@@ -48,6 +49,26 @@ class ModelCard:
     max_model_len: int | None = None
     root: str | None = None
     parent: str | None = None
+
+
+def context_length(cards: Sequence[ModelCard], name: str, address: str) -> int | None:
+    """Context length of a served model in tokens; a LoRA adapter's is its base model's.
+
+    Args:
+        cards: What the server serves.
+        name: The model's name; empty for the first base model.
+        address: The server's base URL, for the text of the error.
+
+    Raises:
+        ModelNotServed: There is no model of this name.
+    """
+    found = next((card for card in cards if (card.id == name if name else card.parent is None)), None)
+    if found is None:
+        served = tuple(card.id for card in cards)
+        hint = f"It serves: {', '.join(served) or 'none'}"
+        raise ModelNotServed(f"The model `{name}` is not served", hint=hint, address=address, served=served)
+    base = [card for card in cards if found.parent is not None and found.parent in (card.id, card.root)]
+    return next((card.max_model_len for card in (found, *base) if card.max_model_len), None)
 
 
 @dataclass(frozen=True)

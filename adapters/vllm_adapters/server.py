@@ -71,7 +71,7 @@ class VLLMServer(Reachable):
     @cached_property
     def version(self) -> str:
         """The server's vLLM version, such as ``"0.32.0"``; asked once."""
-        return in_sync(VLLMServer._read_version)(self)
+        return self._read_version().send(self.client)
 
     def _routes(self, /) -> Ask[dict[str, Any]]:
         return Ask(self.at_root("/openapi.json"), lambda reply, call, response: dict(reply.get("paths") or {}))
@@ -82,11 +82,13 @@ class VLLMServer(Reachable):
         Tasks are read from the routes it has mounted, which tells the truth from 0.16.0 on; older servers
         mount every route, whatever their model can do.
         """
-        return Capabilities.of(self.version, self.models(), in_sync(VLLMServer._routes)(self))
+        return Capabilities.of(self.version, self.models(), self._routes().send(self.client))
 
     async def acapabilities(self) -> Capabilities:
         """``capabilities``, to await."""
-        return Capabilities.of(await self.aversion(), await self.amodels(), await in_async(VLLMServer._routes)(self))
+        return Capabilities.of(
+            await self.aversion(), await self.amodels(), await self._routes().asend(self.async_client)
+        )
 
     # Tokens
 

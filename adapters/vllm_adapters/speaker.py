@@ -11,17 +11,18 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import openai
+from openai._constants import RAW_RESPONSE_HEADER
 from openai._models import FinalRequestOptions
 from openai._types import NotGiven
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import dialect, failures, params_table
 from vllm_adapters._compat import http
@@ -36,7 +37,8 @@ from vllm_adapters.errors import (
     VLLMError,
     WrongAddress,
 )
-from vllm_adapters.failures import Call, truncated
+from vllm_adapters.failures import Call, parsing
+from vllm_adapters.keys import clean_headers
 from vllm_adapters.transport import DEADLINE, Deadline, Timeouts
 
 log = logging.getLogger("vllm_adapters")
@@ -44,8 +46,6 @@ log = logging.getLogger("vllm_adapters")
 R = TypeVar("R")
 
 DEFAULT_ADDRESS = "http://localhost:8000/v1"
-NO_KEY = "EMPTY"
-"""Sent when no key is given, as vLLM's own documentation does; servers without --api-key ignore it."""
 
 
 @dataclass
@@ -78,7 +78,10 @@ def normal_address(base_url: object | None) -> str:
         WrongAddress: It has no scheme or host, or holds a user name or password.
     """
     text = str(base_url or os.environ.get("VLLM_BASE_URL") or DEFAULT_ADDRESS).strip()
-    url = http.URL(text)
+    try:
+        url = http.URL(text)
+    except http.InvalidURL:
+        url = http.URL()
     if url.userinfo:
         raise WrongAddress(
             "base_url holds a user name or password, which URLs in logs would show",
@@ -86,27 +89,12 @@ def normal_address(base_url: object | None) -> str:
             address=f"{url.scheme}://{url.host}",
         )
     if url.scheme not in ("http", "https") or not url.host:
-        raise WrongAddress(f"{text!r} is not a server's address", hint="It looks like http://host:8000/v1")
+        shown = text.rpartition("@")[2]  # before it there may be a password
+        raise WrongAddress(f"{shown!r} is not a server's address", hint="It looks like http://host:8000/v1")
     path = url.path.rstrip("/")
     while path.endswith("/v1/v1"):
         path = path.removesuffix("/v1")
     return str(url.copy_with(path=path if path.endswith("/v1") else f"{path}/v1", query=None))
-
-
-def clean_key(api_key: str | SecretStr | None) -> str:
-    """The key to send: the one given, else ``VLLM_API_KEY``, else a placeholder. ``OPENAI_API_KEY`` is not read.
-
-    Raises:
-        AuthenticationFailed: It has white space in it, or characters that no HTTP header can carry; not shown.
-    """
-    key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
-    key = (key or os.environ.get("VLLM_API_KEY") or NO_KEY).strip()  # keys read from files end in a newline
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise AuthenticationFailed(
-            "The API key has white space in it, or characters that no HTTP header can carry",
-            hint="Is it the right file, in full, and nothing else?",
-        )
-    return key
 
 
 class Speaker:
@@ -138,7 +126,8 @@ class Speaker:
         return {}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.address!r})"
+        address = self.address if "_base_url" in vars(self) else "..."  # a traceback shows half-made objects too
+        return f"{type(self).__name__}({address!r})"
 
     def call_of(self, options: FinalRequestOptions | None) -> Call:
         """What ``options`` asks for, for the texts of errors."""
@@ -148,10 +137,15 @@ class Speaker:
         return Call(self.address, _path_of(options.url), cast("str | None", body.get("model")) or self.facts.model)
 
     def _begin(self, options: FinalRequestOptions) -> Deadline:
-        given = options.timeout
+        if isinstance(options.headers, Mapping):
+            options.headers = clean_headers(options.headers)
+        given, around, call = options.timeout, DEADLINE.get(), self.call_of(options)
+        if around is not None and isinstance(given, NotGiven):  # asked on the way of another call, in its time
+            options.timeout = around.limits.transport()
+            return replace(around, call=call)
         limits = self.time_limits if isinstance(given, NotGiven) else Timeouts.of(given)
         options.timeout = limits.transport()
-        return Deadline.start(limits, self.call_of(options))
+        return Deadline.start(limits, call)
 
     def _prepare(self, options: FinalRequestOptions) -> Steps[FinalRequestOptions]:
         """Merge the caller's ``extra_body``, fill in the model, and say the body in the server's dialect."""
@@ -175,10 +169,11 @@ class Speaker:
     def _served_model(self) -> Steps[str]:
         """The name of the one base model that is served."""
         if self.facts.model is None:
-            cards = [c for c in (yield f"{self.address}/models").get("data") or [] if isinstance(c, Mapping)]
+            cards = _cards((yield f"{self.address}/models"))
             base = [card for card in cards if not card.get("parent")]
             # Each alias of --served-model-name is a card of its own, with the same root.
             if len({card.get("root") or card.get("id") for card in base}) != 1:
+                self.facts.answers.clear()  # a router may not know its servers yet
                 served = tuple(str(card.get("id")) for card in cards)
                 raise ModelNotServed(
                     "No model was named, and the server does not serve exactly one base model",
@@ -213,8 +208,7 @@ class Speaker:
             self.facts.model = None  # it may have been replaced: ask again next time
             self.facts.answers.clear()
             if not error.served and error.status_code == 404:
-                cards = (yield f"{self.address}/models").get("data") or []
-                served = tuple(str(card["id"]) for card in cards)
+                served = tuple(str(card.get("id")) for card in _cards((yield f"{self.address}/models")))
                 return self._again(error, f"It serves: {', '.join(served)}", served=served)
         if type(error) is WrongAddress and error.status_code == 404:
             version = (yield f"{self.root}/version").get("version")
@@ -301,6 +295,9 @@ class Speaker:
             check_answer(answer, body, call=call, response=response)
             if not callable(then):
                 return answer
+            if isinstance(answer, ChatCompletion):
+                with parsing(lambda: answer, call):
+                    return then(answer)
             made = then(answer)
             if isinstance(made, CreateEmbeddingResponse):
                 check_vectors([item.embedding for item in made.data], call=call, response=response)  # out of base64
@@ -308,15 +305,19 @@ class Speaker:
 
         options.post_parser = check
 
+    def _in_whose_hands(self, response: http.Response) -> None:
+        """Name the failures of a stream that ``with_streaming_response`` hands out as bytes."""
+        if response.request.headers.get(RAW_RESPONSE_HEADER) == "stream":
+            from vllm_adapters.helpers import ReadByHand
+
+            response.stream = ReadByHand(response.stream, lambda: self.reading(response))
+
     def _failed(self, failure: openai.OpenAIError) -> VLLMError | None:
         """The SDK's error as ours; ``None`` for those that are no failure of the server."""
         if isinstance(failure, VLLMError):
             return failure
         deadline = DEADLINE.get()
         call = deadline.call if deadline else Call(self.address)
-        if isinstance(failure, openai.LengthFinishReasonError):  # from the SDK's parse() helper
-            text = failure.completion.choices[0].message.content or ""
-            return truncated(text, call=call, completion=failure.completion)
         if isinstance(failure, openai.APIConnectionError):
             return failures.from_transport(failure.__cause__ or failure, call=call, request=failure.request)
         return None
@@ -349,6 +350,11 @@ def _path_of(url: str) -> str:
 def as_answer(reply: object) -> dict[str, Any]:
     """What a GET returned, if it is a JSON object; a gateway may answer anything."""
     return reply if isinstance(reply, dict) else {}
+
+
+def _cards(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The model cards of ``/v1/models``; a gateway's may be of any shape."""
+    return [card for card in reply.get("data") or () if isinstance(card, Mapping)]
 
 
 def is_event_stream(response: http.Response) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -29,11 +30,14 @@ class EventSplitter:
     def __init__(self) -> None:
         self._rest: list[bytes] = []
         self._data: list[bytes] = []
+        self.said_something = True
+        """Whether what was fed last held more than comments, which gateways send to keep a connection open."""
 
     def feed(self, received: bytes) -> Iterator[bytes]:
         """The data of every event that ``received`` completes."""
         if b"\n" not in received and b"\r" not in received and not self._holds_return:
             self._rest.append(received)  # a line of megabytes is put together once, not at each of its pieces
+            self.said_something = not next(filter(None, self._rest), b":").startswith(b":")
             return
         text = b"".join([*self._rest, received])
         if b"\r" in text:
@@ -41,6 +45,7 @@ class EventSplitter:
             text = text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
         *lines, rest = text.split(b"\n")
         self._rest = [rest]
+        self.said_something = any(line.strip(b"\r")[:1] not in (b"", b":") for line in (*lines, rest))
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[6:] if line[5:6] == b" " else line[5:])
@@ -61,10 +66,14 @@ class ChunkReader:
     Args:
         body: The request's JSON body: how many choices to expect, which constraint to check.
         call: What was asked, for the texts of errors.
+        idle: Seconds that may pass with nothing but comments; ``None`` for any number.
     """
 
-    def __init__(self, body: Mapping[str, Any], call: Call) -> None:
+    def __init__(self, body: Mapping[str, Any], call: Call, *, idle: float | None = None) -> None:
         self._events = EventSplitter()
+        self._idle = idle
+        self._silence = 0.0
+        self._waits_since = time.monotonic()
         self._call = call
         self._constraint = constraints.asked_for(body)
         self._expected = _expected_choices(body)
@@ -83,7 +92,21 @@ class ChunkReader:
         Raises:
             VLLMError: The server sent an error event, or something that is not an event.
             ConstraintNotEnforced: A choice finished and breaks the constraint that was asked for.
+            ServerTimeout: For the idle limit there have been only comments.
         """
+        waited = time.monotonic() - self._waits_since
+        yield from self._read(received, response)
+        self._mind_silence(waited)
+        self._waits_since = time.monotonic()  # the caller's own time between two pieces is no silence of the server
+
+    def _mind_silence(self, waited: float) -> None:
+        self._silence = 0.0 if self._events.said_something else self._silence + waited
+        if self._idle is not None and self._silence > self._idle:
+            silent = http.ReadTimeout("only comments")
+            silent.seconds = self._idle  # type: ignore[attr-defined]
+            raise self.broken(silent)
+
+    def _read(self, received: bytes, response: http.Response) -> Iterator[dict[str, Any]]:
         for data in self._events.feed(received):
             if data.startswith(_DONE):
                 self.done = True
@@ -117,6 +140,8 @@ class ChunkReader:
 
     def broken(self, failure: BaseException | None, request: http.Request | None = None) -> VLLMError:
         """The error for a stream that ended early, by itself or with a transport's ``failure``."""
+        if isinstance(failure, VLLMError):  # named already, for a caller who reads bytes
+            failure = failure.__context__
         if failure is not None and "Timeout" in type(failure).__name__:
             timeout = failures.from_transport(failure, call=self._call, request=request)
             timeout.partial = self.partial
@@ -147,6 +172,8 @@ class ChunkReader:
         index = choice.get("index") or 0
         delta = choice.get("delta")
         if isinstance(delta, dict):
+            if index in self._open:
+                delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
             text = delta.get("content")
             if calls := delta.get("tool_calls"):
                 self._with_tools.add(index)
@@ -247,8 +274,9 @@ class _Reading(Generic[T]):
 
     def _reader(self) -> ChunkReader:
         body = self._options.json_data if self._options is not None else None
-        call = self._client.call_of(self._options)
-        return ChunkReader(body if isinstance(body, dict) else {}, call)
+        limit = getattr(self._options, "timeout", None)
+        idle = getattr(limit, "read", None)
+        return ChunkReader(body if isinstance(body, dict) else {}, self._client.call_of(self._options), idle=idle)
 
     def _chunks(self, reader: ChunkReader, received: bytes) -> Iterator[T]:
         for chunk in reader.feed(received, self.response):

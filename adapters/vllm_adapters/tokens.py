@@ -15,6 +15,8 @@ from vllm_adapters.server import VLLMServer
 
 _PROBE = "Hello, world!  It's 12,345.67 €\n\tdef f(x): return x**2  # Ελλάδα 中文 日本語 한국어 עברית 🙂🏽 naïve\u2028 "
 """Text on which tokenizers differ: scripts, spaces, digits, code, joined emoji."""
+_BEFORE = ("system", "developer")
+_OPENING = {"role": "user", "content": "?"}
 
 
 class VLLMTokenizer:
@@ -78,12 +80,21 @@ class VLLMTokenizer:
         """How many tokens the model's chat template makes of a conversation: its ``prompt_tokens``.
 
         Args:
-            messages: As for chat completions.
+            messages: As for chat completions, or a part of a conversation: one without a user's message, as trimming
+                asks for, is counted as what it adds.
             tools: Tools offered with them, in OpenAI's form.
             parameters: Of ``VLLMServer.tokenize``, such as ``chat_template_kwargs``.
         """
-        conversation = json.dumps([list(messages), list(tools or ()), parameters], sort_keys=True)
-        return int(self._count_messages(conversation))
+        offered = list(tools or ())
+        if any(message["role"] == "user" for message in messages):
+            return self._asked(messages, offered, parameters)
+        # Many chat templates refuse a conversation in which no user has spoken, or a system message after that.
+        first = next((at for at, message in enumerate(messages) if message["role"] not in _BEFORE), len(messages))
+        opened = [*messages[:first], _OPENING, *messages[first:]]
+        return max(0, self._asked(opened, offered, parameters) - self._asked([_OPENING], [], parameters))
+
+    def _asked(self, messages: Sequence[Mapping[str, Any]], tools: list[Any], parameters: dict[str, Any]) -> int:
+        return int(self._count_messages(json.dumps([list(messages), tools, parameters], sort_keys=True)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k in ("server", "source", "add_special_tokens", "cache_size")}

@@ -11,10 +11,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import anyio
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from vllm_adapters import failures
-from vllm_adapters._compat import http
+from vllm_adapters._compat import http, httpcore
 from vllm_adapters.failures import Call
 
 
@@ -28,8 +29,8 @@ class Timeouts:
 
     Args:
         connect: Until the connection stands. A starved client needs more than the SDK's 5 s.
-        idle: Between two pieces of the reply. A reply that is not streamed comes in one piece, so this
-            must cover its whole generation, and the wait in the server's queue.
+        idle: Between two pieces of the reply; keep-alive comments in a stream are none. A reply that is not
+            streamed comes in one piece, so this must cover its whole generation, and the wait in the server's queue.
         total: From the call to the last byte, over all attempts.
     """
 
@@ -136,6 +137,53 @@ class _AsyncTimedStream(http.AsyncByteStream):
         await self._stream.aclose()
 
 
+class _TimedNetwork(httpcore.NetworkStream):
+    """A connection whose every read ends with the call: headers that dribble in would else never time out."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        deadline = DEADLINE.get()
+        left = deadline.left() if deadline else None
+        return self._stream.read(max_bytes, left if timeout is None else min(timeout, left or timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, timeout)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._stream.start_tls(*given, **options))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _TimedBackend(httpcore.NetworkBackend):
+    def __init__(self, backend: httpcore.NetworkBackend) -> None:
+        self._backend = backend
+
+    def connect_tcp(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._backend.connect_tcp(*given, **options))
+
+    def connect_unix_socket(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._backend.connect_unix_socket(*given, **options))
+
+    def sleep(self, seconds: float) -> None:
+        self._backend.sleep(seconds)
+
+
+def timed(transport: Any) -> Any:
+    """``transport``, whose connections keep to the deadline of the call that is being sent."""
+    # httpx has no public way to its connections; a test says when this one moves.
+    backend = getattr(getattr(transport, "_pool", None), "_network_backend", None)
+    if backend is not None:
+        transport._pool._network_backend = _TimedBackend(backend)
+    return transport
+
+
 def _limit(request: http.Request) -> Deadline | None:
     """Shorten the request's idle limit to what is left of the total one."""
     deadline = DEADLINE.get()
@@ -167,6 +215,11 @@ _MAX_HOPS = 5
 
 class SyncHTTP(DefaultHttpxClient):
     """The SDK's HTTP client with total time limits and without redirects to another origin."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for transport in (self._transport, *self._mounts.values()):
+            timed(transport)
 
     def send(self, request: http.Request, *, stream: bool = False, **options: Any) -> http.Response:
         """Send, following redirects within the origin only, and hold the reply to the call's deadline."""
@@ -207,14 +260,17 @@ class AsyncHTTP(DefaultAsyncHttpxClient):
         options["follow_redirects"] = False
         deadline = _limit(request)
         try:
-            response = await super().send(request, stream=True, **options)
-            for _ in range(_MAX_HOPS):
-                hop = _next_hop(response)
-                if hop is None:
-                    break
-                await response.aclose()
-                response = await super().send(hop, stream=True, **options)
-        except http.TimeoutException as failure:
+            with anyio.fail_after(
+                deadline.left() if deadline else None
+            ):  # headers that dribble in would never time out
+                response = await super().send(request, stream=True, **options)
+                for _ in range(_MAX_HOPS):
+                    hop = _next_hop(response)
+                    if hop is None:
+                        break
+                    await response.aclose()
+                    response = await super().send(hop, stream=True, **options)
+        except (http.TimeoutException, TimeoutError) as failure:
             if deadline is None:
                 raise
             deadline.blame(failure, request)

@@ -336,6 +336,15 @@ def test_a_server_object_instead_of_an_address(make_fault_server):
     assert "sk-of" not in str(saved)
 
 
+def test_a_server_object_and_another_address():
+    server = VLLMServer("http://a:1")
+    assert VLLMChatGenerator(server=server, api_base_url="http://a:1/").api_base_url == "http://a:1/v1"
+    for cls in (VLLMChatGenerator, VLLMTextEmbedder, VLLMDocumentEmbedder, VLLMRanker, VLLMTokenCounter):
+        for given in ({"api_base_url": "http://b:1"}, {"server_version": "0.10.2"}):
+            with pytest.raises(ValueError, match="Give either server or"):
+                cls(server=server, **given)
+
+
 @both
 def test_another_model_of_a_server_object(make_fault_server, is_async):
     fault_server = make_fault_server(models=("one", "two", "three"))
@@ -384,6 +393,14 @@ def test_refused_before_sending(llm, fault_server):
     assert not fault_server.requests
     run(llm, generation_kwargs={"extra_body": {"plugin": 1}, "allow_unknown": True})
     assert fault_server.posts(CHAT)[0].json["plugin"] == 1
+
+
+def test_the_run_beats_the_constructor_in_extra_body_and_under_the_limits_other_name(fault_server):
+    given = {"max_completion_tokens": 5, "extra_body": {"temperature": 1}}
+    llm = VLLMChatGenerator(api_base_url=fault_server.url, generation_kwargs=given)
+    run(llm, generation_kwargs={"max_tokens": 7, "temperature": 0})
+    body = fault_server.posts(CHAT)[0].json
+    assert (body["max_tokens"], body["temperature"], "max_completion_tokens" in body) == (7, 0, False)
 
 
 def test_another_model_for_one_run(make_fault_server):

@@ -1,108 +1,43 @@
-"""A canary key is in no place where a key could be found. The places are those that ``PLACES`` and the tests name."""
+"""A canary key is found nowhere: ``pytest tests/faults/test_keys.py -s`` lists the places that were looked at."""
 
-import copy
-import json
 import logging
-import pickle
 import traceback
+from importlib import import_module
 
 import pytest
 
-from vllm_adapters import AsyncVLLMClient, Timeouts, VLLMClient, VLLMServer
+from key_places.common import HEADERS, KEY, TOKEN
+from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters import errors as e
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults
 
-KEY = "sk-canary-0123456789"
-TOKEN = "canary-token-of-a-gateway"
-GIVEN = {"api_key": KEY, "default_headers": {"X-Gateway-Token": TOKEN}, "max_retries": 0, "timeout": Timeouts(idle=0.5)}
+GIVEN = {"api_key": KEY, "default_headers": HEADERS, "max_retries": 0}
 HELLO = {"model": "stub", "messages": [{"role": "user", "content": "x"}]}
 
-PLACES = {
-    "repr": repr,
-    "str": str,
-    "format": "{}".format,
-    "pickle": lambda part: repr(pickle.dumps(part)),
-    "pickle of a copy": lambda part: repr(pickle.dumps(copy.copy(part))),
-    "pickle of a deep copy": lambda part: repr(pickle.dumps(copy.deepcopy(part))),
-    "an error that shows it": lambda part: str(ValueError(part)) + repr(KeyError(part)),
-    "a log record": lambda part: logging.LogRecord("x", 10, "f", 1, "%s %r", (part, part), None).getMessage(),
-    "a log of its fields, by name": lambda part: json.dumps({"part": part}, default=repr),
-}
-"""Where an object of ours may end up."""
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("make", [VLLMClient, AsyncVLLMClient, VLLMServer])
-def test_no_key_in_what_is_shown_of_an_object(fault_server, place, make):
-    part = make(fault_server.url, **GIVEN)
-    shown = PLACES[place](part)
-    assert fault_server.url in shown or place.startswith("pickle")
-    assert "canary" not in shown
-
-
-FAILURES = {
-    "401": (faults.error(401, "Unauthorized", shape="string"), False),
-    "404": (faults.error(404, "Not Found", shape="detail"), False),
-    "500": (faults.error(500), False),
-    "HTML": (faults.html(), False),
-    "redirect": (faults.redirect("http://127.0.0.1:9/v1/chat/completions"), False),
-    "timeout": (faults.hang(), False),
-    "no answer": (faults.hang_up(), False),
-    "truncated JSON": (faults.reply(b'{"id": '), False),
-    "error event": (faults.error_event("dead", after=1), True),
-    "cut stream": (faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="clean"), True),
-    "reset stream": (faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="reset"), True),
-    "hanging stream": (faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="hang"), True),
-    "ignored constraint": (faults.chat("Sure!"), False),
+ROOMS = {
+    "on_client": "openai",
+    "on_langchain": "langchain_openai",
+    "on_llamaindex": "llama_index",
+    "on_haystack": "haystack",
 }
 
 
-def chain(error):
-    """An error and all that it came from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-@pytest.mark.parametrize("name", FAILURES)
-def test_no_key_in_errors(fault_server, name, caplog):
-    behaviour, stream = FAILURES[name]
-    fault_server.reply(behaviour)
-    shown = {}
-    asked = {**HELLO, "stream": stream, "extra_body": {"structured_outputs": {"choice": ["yes"]}}}
-    with (
-        caplog.at_level(logging.DEBUG),
-        VLLMClient(fault_server.url, **GIVEN) as client,
-        pytest.raises(e.VLLMError) as caught,
-    ):
-        list(client.chat.completions.create(**asked))
-    for link in chain(caught.value):
-        shown |= {
-            f"{type(link).__name__}: text": f"{link} {link!r}",
-            f"{type(link).__name__}: attributes": repr(vars(link)),
-            f"{type(link).__name__}: notes": repr(getattr(link, "__notes__", "")),
-        }
-        for holder in ("request", "response"):
-            try:
-                held = getattr(link, holder)
-            except (AttributeError, RuntimeError):  # the transport's own errors may have none
-                continue
-            headers = [held.headers, *([held.request.headers] if holder == "response" else [])]
-            shown[f"{type(link).__name__}: headers of its {holder}"] = repr([dict(h) for h in headers])
-    shown["pickle"] = repr(pickle.dumps(caught.value))
-    shown["traceback"] = "".join(traceback.format_exception(caught.value))
-    shown["debug logs"] = caplog.text
-    assert fault_server.requests[-1].headers["authorization"] == f"Bearer {KEY}"
-    assert fault_server.requests[-1].headers["x-gateway-token"] == TOKEN
-    assert [place for place, text in shown.items() if "canary" in text] == []
-
-
-def test_no_key_in_debug_logs_of_calls_that_work(fault_server, caplog):
-    with caplog.at_level(logging.DEBUG), VLLMClient(fault_server.url, **GIVEN) as client:
-        client.chat.completions.create(**HELLO)
-        list(client.chat.completions.create(**HELLO, stream=True))
-    assert "chat/completions" in caplog.text
-    assert "canary" not in caplog.text
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_canary_is_found_nowhere(make_fault_server, room, caplog):
+    pytest.importorskip(ROOMS[room])
+    server, shown = make_fault_server(), {}
+    with caplog.at_level(logging.DEBUG):
+        for place, text in import_module(f"key_places.{room}").look(server):
+            shown[place] = shown.get(place, "") + text
+    shown["all loggers at DEBUG"] = "\n".join(f"{r.name} {r.getMessage()} {vars(r)}" for r in caplog.records)
+    shown["all loggers at DEBUG, as pytest prints them"] = caplog.text
+    print(f"\n{room}: {len(shown)} places", *shown, sep="\n  ")
+    said = "\n".join(record.name for record in caplog.records)
+    assert all(logger in said for logger in ("openai", "http", "httpcore"))
+    sent = [request.headers for request in server.posts()]
+    assert {headers["authorization"] for headers in sent} == {f"Bearer {KEY}"}, "it is on its way"
+    assert {headers["x-gateway-token"] for headers in sent} == {TOKEN}
+    assert [place for place, text in shown.items() if KEY in text or TOKEN in text] == []
 
 
 @pytest.mark.parametrize(
@@ -116,9 +51,47 @@ def test_a_key_with_white_space_or_stranger_is_refused_and_not_quoted(make, key)
     assert "canary" not in shown
 
 
+@pytest.mark.parametrize(
+    "address", ["me:canary@gpu:8000", "http://me:canary@gpu:8000", "http://me:canary/9@gpu", "ftp://me:canary@gpu"]
+)
+def test_an_address_with_a_password_is_refused_and_not_quoted(address):
+    with pytest.raises(e.WrongAddress) as caught:
+        VLLMServer(address)
+    shown = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize("address", ["gpu:8000", "http://gpu:port", "http://[::1", "https://"])
+def test_an_address_that_is_none_is_shown(address):
+    with pytest.raises(e.WrongAddress, match="is not a server's address") as caught:
+        VLLMServer(address)
+    assert repr(address) in str(caught.value)
+
+
 def test_a_newline_at_the_end_of_a_key_file_is_no_part_of_the_key(fault_server):
     VLLMClient(fault_server.url, api_key=f" {KEY}\r\n").chat.completions.create(**HELLO)
     assert fault_server.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("value", [f"{TOKEN}\nx: y", f"{TOKEN}ü", f"\x00{TOKEN}"], ids=ascii)
+def test_a_header_that_cannot_be_sent_is_refused_and_not_quoted(fault_server, value):
+    client = VLLMClient(fault_server.url, max_retries=0)
+    for refused in (
+        lambda: VLLMClient(fault_server.url, default_headers={"X-Token": value}),
+        lambda: client.chat.completions.create(**HELLO, extra_headers={"X-Token": value}),
+        lambda: VLLMClient(fault_server.url, http_options={"headers": {"X-Token": value}}).models.list(),
+    ):
+        with pytest.raises(e.InvalidRequest, match="'X-Token'") as caught:
+            refused()
+        assert "canary" not in "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value))
+    assert not fault_server.requests
+
+
+def test_a_newline_at_the_end_of_a_token_file_is_no_part_of_the_header(fault_server):
+    client = VLLMClient(fault_server.url, default_headers={"X-Token": f"{TOKEN}\n"})
+    client.chat.completions.create(**HELLO, extra_headers={"X-Other": f" {TOKEN}\r\n"})
+    sent = fault_server.requests[-1].headers
+    assert (sent["x-token"], sent["x-other"]) == (TOKEN, TOKEN)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

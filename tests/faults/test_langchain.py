@@ -10,10 +10,11 @@ pytest.importorskip("langchain_openai")
 
 import langchain_core.exceptions as lc
 from langchain_core.messages import HumanMessage
+from langchain_core.output_parsers import StrOutputParser
 from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import errors as e
-from vllm_adapters.langchain import ChatVLLM
+from vllm_adapters.langchain import VLLM, ChatVLLM
 from vllm_adapters.testing import faults, wire
 
 CHAT = "/v1/chat/completions"
@@ -181,6 +182,38 @@ def test_bound_parameters_reach_every_way_of_asking(llm, fault_server):
     assert all((request.json["top_k"], request.json["stop"]) == (1, ["x"]) for request in requests)
 
 
+def test_dicts_merge_in_every_way_of_asking_and_in_chains(llm, fault_server):
+    bound = llm.bind(chat_template_kwargs={"a": 1})
+    call = {"chat_template_kwargs": {"b": 2}}
+
+    async def ways(asked):
+        await asked.ainvoke("hi", **call)
+        await asked.abatch(["hi"], **call)
+        async for _ in asked.abatch_as_completed(["hi"], **call):
+            pass
+        async for _ in asked.astream("hi", **call):
+            pass
+        async for _ in asked.astream_events("hi", version="v2", **call):
+            pass
+
+    for asked in (bound, bound | StrOutputParser()):
+        asyncio.run(ways(asked))
+        asked.invoke("hi", **call)
+        asked.batch(["hi"], **call)
+        list(asked.batch_as_completed(["hi"], **call))
+        list(asked.stream("hi", **call))
+    assert bound.stream_events("hi", version="v3", **call).output.text == "hi"
+    requests = fault_server.posts(CHAT)
+    assert len(requests) == 19
+    assert [request.json["chat_template_kwargs"] for request in requests] == [{"a": 1, "b": 2}] * 19
+
+
+def test_binding_more_keeps_listeners(llm):
+    heard = []
+    llm.bind(top_k=1).with_listeners(on_end=lambda run: heard.append(run.id)).bind(seed=1).invoke("hi")
+    assert len(heard) == 1
+
+
 def test_bound_parameters_survive_bind_tools(llm, fault_server):
     bound = llm.bind(top_k=1, stop=["x"], chat_template_kwargs={"a": 1}).bind_tools([add], tool_choice="any")
     bound.invoke("hi", chat_template_kwargs={"b": 2})
@@ -210,6 +243,14 @@ def test_call_beats_bind_beats_constructor(fault_server):
         "min_tokens": 1,
         "chat_template_kwargs": {"enable_thinking": False, "deep": {"a": 1, "b": 2, "c": 3}},
     }
+
+
+@pytest.mark.parametrize("cls", [ChatVLLM, VLLM])
+def test_the_call_beats_what_the_constructor_says_in_extra_body(fault_server, cls):
+    llm = cls(base_url=fault_server.url, extra_body={"temperature": 1, "top_k": 5})
+    llm.invoke("hi", temperature=0, top_k=1)
+    body = fault_server.requests[-1].json
+    assert (body["temperature"], body["top_k"]) == (0, 1)
 
 
 def test_none_takes_back(fault_server):

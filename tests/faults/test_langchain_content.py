@@ -14,6 +14,7 @@ from vllm_adapters.langchain import ChatVLLM
 DATA = base64.b64encode(b"bytes").decode()
 PARTS = [
     ({"type": "text", "text": "Look."}, {"type": "text", "text": "Look."}),
+    ({"type": "text", "text": "Look.", "id": "lc_drawn-at-random"}, {"type": "text", "text": "Look."}),
     ({"type": "image", "url": "http://x/a.png"}, {"type": "image_url", "image_url": {"url": "http://x/a.png"}}),
     (
         {"type": "image", "base64": DATA, "mime_type": "image/png"},

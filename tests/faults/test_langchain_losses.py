@@ -83,9 +83,9 @@ def test_two_names_of_one_limit(fault_server, llm):
     ChatVLLM(base_url=fault_server.url, max_tokens=7).invoke("x", max_completion_tokens=5)
     assert [request.json["max_tokens"] for request in fault_server.posts(CHAT)] == [7, 5]
     assert all("max_completion_tokens" not in request.json for request in fault_server.posts(CHAT))
-    with pytest.raises(lc.ModelInvalidRequestError, match="same limit"):
+    with pytest.raises(lc.ModelInvalidRequestError, match="same parameter"):
         llm.invoke("x", max_tokens=5, max_completion_tokens=7)
-    with pytest.raises(lc.ModelInvalidRequestError, match="same limit"):
+    with pytest.raises(lc.ModelInvalidRequestError, match="same parameter"):
         ChatVLLM(max_tokens=5, max_completion_tokens=7)
 
 
@@ -149,9 +149,14 @@ def test_everything_that_vllm_adds_to_a_reply(fault_server, llm, ask):
 
 
 # Garbage: the pieces of both choices in turn.
-@pytest.mark.parametrize("level", ["constructor", "bind", "call"])
+@pytest.mark.parametrize("level", ["constructor", "model_kwargs", "extra_body", "bind", "call"])
 def test_several_choices_are_no_stream(fault_server, level):
-    llm = ChatVLLM(base_url=fault_server.url, n=2 if level == "constructor" else None)
+    given = {
+        "constructor": {"n": 2},
+        "model_kwargs": {"model_kwargs": {"n": 2}},
+        "extra_body": {"extra_body": {"n": 2}},
+    }
+    llm = ChatVLLM(base_url=fault_server.url, **given.get(level, {}))
     bound = llm.bind(n=2) if level == "bind" else llm
     with pytest.raises(lc.ModelInvalidRequestError, match="n must be 1"):
         list(bound.stream("x", **({"n": 2} if level == "call" else {})))

@@ -128,6 +128,23 @@ def test_a_stream_that_invoke_collects_is_whole_or_raises(fault_server, call):
         ask(call, fault_server, streaming=True)
 
 
+def test_stops_of_a_call_are_sent_by_every_way_of_asking(fault_server):
+    llm = VLLM(base_url=fault_server.url, model="stub")
+
+    async def run():
+        await llm.ainvoke("one", stop=["."])
+        await llm.abatch(["one"], stop=["."])
+        await llm.agenerate(["one"], ["."])
+        return [piece async for piece in llm.astream("one", stop=["."])]
+
+    llm.invoke("one", stop=["."])
+    llm.batch(["one"], stop=["."])
+    llm.generate(["one"], ["."])
+    list(llm.stream("one", stop=["."]))
+    asyncio.run(run())
+    assert [request.json.get("stop") for request in fault_server.posts()] == [["."]] * 8
+
+
 def test_choices_that_do_not_fit_the_prompts(fault_server):
     one = {"index": 0, "text": "only one", "finish_reason": "stop", "logprobs": None}
     fault_server.reply(faults.json_reply({"object": "text_completion", "choices": [one], "model": "stub"}))

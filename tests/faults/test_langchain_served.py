@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
-from vllm_adapters.langchain import ChatVLLM
+from vllm_adapters.langchain import VLLM, ChatVLLM
 from vllm_adapters.testing import faults
 
 CHAT = "/v1/chat/completions"
@@ -92,6 +92,13 @@ def test_the_profile_of_a_lora_adapter_is_its_bases(make_fault_server):
     assert asyncio.run(ChatVLLM.afrom_server(server.url)).model_name == "base"
 
 
+def test_the_base_of_a_lora_adapter_may_be_named_by_its_root(make_fault_server):
+    base = {"id": "alias", "object": "model", "parent": None, "root": "org/base", "max_model_len": 4096}
+    lora = {"id": "mine", "object": "model", "parent": "org/base", "root": "/x", "max_model_len": None}
+    server = make_fault_server(models=(base, lora))
+    assert ChatVLLM.from_server(server.url, model="mine").profile["max_input_tokens"] == 4096
+
+
 def test_a_server_that_serves_several_models(make_fault_server):
     server = make_fault_server(models=("one", "two"))
     with pytest.raises(lc.ModelNotFoundError, match="one, two"):
@@ -104,6 +111,17 @@ def test_two_addresses_are_refused(fault_server):
     with pytest.raises(ValidationError, match="two addresses"):
         ChatVLLM(server=server, base_url="http://elsewhere:8000")
     ChatVLLM(server=server, base_url=fault_server.url)
+    for setting in ({"default_headers": {"x-team": "search"}}, {"server_version": "0.10.2"}):
+        with pytest.raises(ValidationError, match="Give either server or"):
+            ChatVLLM(server=server, **setting)
+
+
+@pytest.mark.parametrize(
+    "lost", [{"http_socket_options": [(6, 1, 1)]}, {"organization": "org"}, {"openai_proxy": "http://proxy:1"}]
+)
+def test_settings_that_would_be_lost_are_refused(lost):
+    with pytest.raises(ValidationError, match=r"vLLM has no organizations|is not supported"):
+        ChatVLLM(**lost)
 
 
 def test_a_deep_copy_shares_the_connections_and_the_key(make_fault_server):
@@ -122,3 +140,22 @@ def test_tokens_are_asked_for_once(fault_server):
         llm.get_num_tokens_from_messages([("user", "hi")])
     assert len(fault_server.posts("/tokenize")) == 2
     assert ChatVLLM(custom_get_token_ids=lambda text: [1, 2, 3]).get_num_tokens("x") == 3
+
+
+@pytest.mark.parametrize("cls", [ChatVLLM, VLLM])
+def test_tokens_are_those_of_the_model_that_a_copy_names(make_fault_server, cls):
+    server = make_fault_server(models=("one", "two"))
+    llm = cls(base_url=server.url, model="one")
+    llm.get_num_tokens("one two")
+    copied = llm.model_copy(update={"model_name": "two"})
+    copied.get_num_tokens("one two")
+    assert [request.json["model"] for request in server.posts("/tokenize")] == ["one", "two"]
+
+
+def test_the_room_for_a_text_is_that_of_the_model_that_is_asked(make_fault_server):
+    server = make_fault_server(models=("one", "two"))
+    llm = VLLM(base_url=server.url, model="one", max_tokens=-1)
+    llm.invoke("a b", model="two")
+    asyncio.run(llm.ainvoke("a b", model="two"))
+    list(llm.stream("a b", model="two"))
+    assert [request.json["model"] for request in server.posts("/tokenize")] == ["two"] * 3

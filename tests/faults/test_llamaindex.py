@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import io
 import json
 import logging
 import multiprocessing
@@ -411,6 +412,12 @@ def test_two_addresses():
     with pytest.raises(e.InvalidRequest, match="Give one"):
         VLLM(base_url="http://a:1", api_base="http://b:1")
     assert VLLM(base_url="http://a:1", api_base="http://a:1/v1").api_base == "http://a:1/v1"
+    server = VLLMServer("http://a:1")
+    assert VLLM(server=server, api_base="http://a:1").api_base == "http://a:1/v1"
+    for given in ({"api_base": "http://b:1"}, {"base_url": "http://b:1"}, {"default_headers": {"x-team": "search"}}):
+        for cls in (VLLM, VLLMEmbedding, VLLMRerank):
+            with pytest.raises(ValueError, match="Give either server or"):
+                cls(server=server, **given)
 
 
 @pytest.mark.parametrize(
@@ -476,6 +483,13 @@ def test_the_call_beats_the_constructor(fault_server, call, chat_model):
     assert (body["min_p"], body["vllm_xargs"]) == (0.1, {"a": 1, "b": 2})
     assert body.get("reasoning_effort") == ("high" if chat_model else None)
     assert ("stream_options" in body) == body["stream"]
+
+
+def test_the_call_beats_the_constructor_under_the_limits_other_name(fault_server):
+    chat(VLLM(base_url=fault_server.url, extra_body={"max_completion_tokens": 5}), max_tokens=7)
+    chat(VLLM(base_url=fault_server.url, max_tokens=5), max_completion_tokens=7)
+    for request in fault_server.posts(CHAT):
+        assert (request.json["max_tokens"], "max_completion_tokens" in request.json) == (7, False)
 
 
 def test_several_choices(llm, fault_server):
@@ -594,6 +608,26 @@ def test_media_by_address_is_not_fetched(llm, fault_server):
             {"type": "image_url", "image_url": {"url": "http://nowhere.invalid/b.png"}},
         ],
     }
+
+
+def test_media_in_open_files(llm, fault_server):
+    # Stock: audio as it is under the name of base64, a UnicodeDecodeError for images.
+    fault_server.reply(faults.chat("ok"))
+    message = ChatMessage(
+        role="user",
+        blocks=[
+            ImageBlock(image=io.BytesIO(b"\x89PNG\r\n\x1a\n"), image_mimetype="image/png"),
+            AudioBlock(audio=io.BytesIO(b"RIFF\x00\x00"), format="wav"),
+            VideoBlock(video=io.BytesIO(b"\x00\x01\xff"), video_mimetype="video/mp4"),
+        ],
+    )
+    for _ in range(2):  # a second time, as retries and token counts do
+        llm.chat([message])
+        assert fault_server.posts(CHAT)[-1].json["messages"][0]["content"] == [
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+            {"type": "input_audio", "input_audio": {"data": "UklGRgAA", "format": "wav"}},
+            {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAH/"}},
+        ]
 
 
 def test_a_document_has_no_place_in_a_message(llm, fault_server):
@@ -811,3 +845,13 @@ def test_completions_fill_the_window_if_there_is_a_tokenizer(fault_server):
     complete(llm, max_tokens=3)
     assert [request.json["max_tokens"] for request in fault_server.posts(TEXT)] == [4094, 3]
     assert VLLM.from_dict(llm.to_dict()).tokenizer is None
+
+
+def test_the_base_of_an_adapter_may_be_named_by_its_root(make_fault_server):
+    base = {"id": "alias", "object": "model", "parent": None, "root": "org/base", "max_model_len": 8192}
+    lora = {"id": "lora", "object": "model", "parent": "org/base", "root": "/x", "max_model_len": None}
+    server = make_fault_server(models=(base, lora))
+    llm = VLLM("lora", base_url=server.url)
+    assert llm.metadata.context_window == 8192
+    with pytest.raises(e.ModelNotServed, match="alias, lora"):
+        llm.model_copy(update={"model": "other"}).metadata.context_window  # noqa: B018

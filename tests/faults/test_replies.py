@@ -146,6 +146,40 @@ def test_no_model_named_and_several_served(ask, make_fault_server):
     assert one.posts(CHAT)[0].json["model"] == "base"
 
 
+def test_a_flag_that_the_request_holds_is_none_of_the_servers(ask, fault_server):
+    fault_server.reply(faults.error(400, "Input should be a valid list, 'input': '--my-flag'", param="body.messages"))
+    with pytest.raises(e.InvalidRequest) as caught:
+        ask(fault_server.url, messages=[{"role": "user", "content": "What does --my-flag do?"}])
+    assert type(caught.value) is e.InvalidRequest
+
+
+@pytest.mark.parametrize("part", ["message", "text"])
+def test_a_choice_without_a_reply(fault_server, part):
+    reply = wire.chat("hi") if part == "message" else wire.completion("hi")
+    del reply["choices"][0][part]
+    fault_server.reply(faults.json_reply(reply))
+    client = VLLMClient(fault_server.url, max_retries=0)
+    with pytest.raises(e.InvalidResponse, match="holds no message"):
+        client.chat.completions.create(model="stub", messages=[{"role": "user", "content": "x"}])
+    with pytest.raises(e.InvalidResponse, match="holds no message"):
+        client.completions.create(model="stub", prompt="x")
+
+
+def test_a_router_that_learns_of_its_servers(fault_server):
+    fault_server.script("/v1/models", [faults.json_reply({"object": "list", "data": []})])
+    client = VLLMClient(fault_server.url)
+    with pytest.raises(e.ModelNotServed, match="it serves none"):
+        client.served_model()
+    assert client.served_model() == "stub"
+
+
+def test_a_gateways_own_cards_do_not_hide_the_error(ask, fault_server):
+    fault_server.reply(faults.error(404, "The model `stub` does not exist.", param="model"))
+    fault_server.reply(faults.json_reply({"data": [{"name": "x"}]}), "/v1/models")
+    with pytest.raises(e.ModelNotServed, match="does not exist"):
+        ask(fault_server.url)
+
+
 def test_a_missing_route_tells_what_there_is(ask, make_fault_server):
     server = make_fault_server(routes=["/version", "/openapi.json", "/v1/models", "/v1/embeddings"])
     with pytest.raises(e.WrongAddress, match=r"vLLM 0\.32\.0.*offers /v1/embeddings"):

@@ -5,7 +5,7 @@ import time
 import openai
 import pytest
 
-from vllm_adapters import AsyncVLLMClient, VLLMClient
+from vllm_adapters import AsyncVLLMClient, Timeouts, VLLMClient
 from vllm_adapters import errors as e
 from vllm_adapters.testing import faults, wire
 
@@ -75,6 +75,32 @@ def test_dribble_ends_at_the_total_limit(ask, fault_server):
     assert caught.value.seconds == 1
     assert caught.value.__cause__ is not caught.value, "who follows the causes would never get to the end"
     assert time.monotonic() - started < 4
+
+
+def test_keep_alive_comments_are_silence(ask, fault_server):
+    fault_server.reply(faults.sse(*WORDS[:3], *[": ping"] * 1000, pause=0.05))
+    started = time.monotonic()
+    with pytest.raises(e.ServerTimeout, match=r"keep-alive comments, within the idle limit of 0\.5 s") as caught:
+        ask(fault_server.url, stream=True, client={"timeout": Timeouts(idle=0.5, total=30)})
+    assert (caught.value.kind, caught.value.partial) == ("idle", "one two")
+    assert time.monotonic() - started < 4
+
+
+def test_comments_between_words_keep_a_slow_reply_alive(ask, fault_server):
+    words = wire.chat_chunks("one two three")
+    events = [event for word in words for event in (": ping", ": ping", word)]
+    fault_server.reply(faults.split(faults.sse(*events, pause=0.1), size=3))
+    assert text_of(ask(fault_server.url, stream=True, client={"timeout": Timeouts(idle=0.5)})) == "one two three"
+
+
+def test_the_callers_own_slowness_is_no_silence(fault_server):
+    first, *rest = wire.chat_chunks("one two three")
+    fault_server.reply(faults.sse(first, *[": ping"] * 80, *rest, pause=0.02))
+    client = VLLMClient(fault_server.url, timeout=Timeouts(idle=1))
+    chunks = iter(client.chat.completions.create(**HELLO, stream=True))
+    next(chunks)
+    time.sleep(1.2)
+    assert text_of(chunks) == "one two three"
 
 
 @pytest.mark.parametrize("shape", ["object", "string"])

@@ -36,6 +36,7 @@ def answer(client, text="hi"):
         (faults.hang(), 0.4, "total"),
         (faults.drip(0.05, sse=False), Timeouts(idle=5, total=0.5), "total"),
         (faults.drip(0.05, sse=False), 0.5, "total"),
+        (faults.split(faults.chat("hi"), 1, 0.1), Timeouts(idle=5, total=0.5), "total"),  # headers byte by byte
     ],
 )
 def test_every_limit_ends_a_call(ask, fault_server, behaviour, timeout, kind):
@@ -54,6 +55,49 @@ def test_total_limit_covers_all_attempts(ask, fault_server):
     with pytest.raises(e.ServerTimeout):
         ask(fault_server.url, client={"timeout": Timeouts(idle=0.4, total=1.0), "max_retries": 50})
     assert time.monotonic() - started < 4
+
+
+def test_total_limit_covers_the_wait_for_what_another_call_asks(fault_server):
+    fault_server.reply(faults.hang(), "/v1/models")
+    limits = {"timeout": Timeouts(idle=0.5, total=1), "max_retries": 0}
+    client, aclient = VLLMClient(fault_server.url, **limits), AsyncVLLMClient(fault_server.url, **limits)
+    request = {**hello(), "model": ""}
+
+    def timed(_):
+        started = time.monotonic()
+        with pytest.raises(e.ServerTimeout):
+            client.chat.completions.create(**request)
+        return time.monotonic() - started
+
+    async def atimed():
+        started = time.monotonic()
+        with pytest.raises(e.ServerTimeout):
+            await aclient.chat.completions.create(**request)
+        return time.monotonic() - started
+
+    async def together():
+        return await asyncio.gather(*(atimed() for _ in range(8)))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert max(threads.map(timed, range(8))) < 2.5
+    assert max(asyncio.run(together())) < 2.5
+
+
+def test_total_limit_covers_the_wait_before_another_attempt(ask, fault_server):
+    fault_server.reply(faults.hang_up())
+    started = time.monotonic()
+    with pytest.raises(e.ServerTimeout) as caught:
+        ask(fault_server.url, client={"timeout": Timeouts(total=2), "max_retries": 5})
+    assert caught.value.kind == "total"
+    assert time.monotonic() - started < 2.5  # the attempts would be at 0, 0.5, 1.5 and 3.5 s, or a little earlier
+
+
+def test_no_wait_for_longer_than_the_total_limit(ask, fault_server):
+    fault_server.reply(faults.error(429, retry_after=30))
+    with pytest.raises(e.RateLimited) as caught:
+        ask(fault_server.url, client={"timeout": Timeouts(total=5), "max_retries": 2})
+    assert caught.value.retry_after == 30
+    assert len(fault_server.posts(CHAT)) == 1
 
 
 @pytest.mark.parametrize("limits", [{"max_connections": 2}, None])
@@ -89,6 +133,14 @@ def test_limit_of_one_request(fault_server):
     fault_server.reply(faults.hang())
     with pytest.raises(e.ServerTimeout), VLLMClient(fault_server.url, max_retries=0) as client:
         client.chat.completions.create(**hello(), timeout=0.3)
+
+
+def test_the_limit_of_a_request_holds_for_what_is_asked_on_its_way(ask, fault_server):
+    fault_server.reply(faults.hang(), "/v1/models")
+    began = time.monotonic()
+    with pytest.raises(e.ServerTimeout, match=r"total limit of 0\.3 s"):
+        ask(fault_server.url, model="", timeout=0.3)
+    assert time.monotonic() - began < 3
 
 
 def test_nobody_there(ask):
@@ -322,6 +374,34 @@ def test_copies_share_connections_and_facts(fault_server):
     assert copy.max_retries == 7
     headers = fault_server.posts(CHAT)[-1].headers
     assert (headers["x-a"], headers["x-b"], headers["authorization"]) == ("1", "2", "Bearer sk-1")
+
+
+def test_copies_with_other_connections(fault_server):
+    client = VLLMClient(
+        "http://127.0.0.1:9",
+        max_connections=64,
+        default_query={"a": "1"},
+        http_options={"headers": {"x-team": "search"}},
+    )
+    assert client.with_options(max_connections=1)._transports is not client._transports
+    answer(client.with_options(base_url=fault_server.url, default_query={"b": "2"}))
+    request = fault_server.posts(CHAT)[0]
+    assert request.headers["x-team"] == "search"
+    assert request.path == f"{CHAT}?a=1&b=2"
+
+
+async def test_a_server_closes_its_connections(fault_server):
+    async with VLLMServer(fault_server.url) as server:
+        assert await server.amodels()
+        connections = server.async_client._client
+    assert connections.is_closed
+
+
+@pytest.mark.parametrize("version", [None, "0.32.0"])
+def test_the_clients_of_a_server_share_what_they_learn(fault_server, version):
+    server = VLLMServer(fault_server.url, server_version=version)
+    assert asyncio.run(server.async_client.served_model()) == server.client.served_model() == "stub"
+    assert [request.route for request in fault_server.requests] == ["/v1/models"]
 
 
 def test_wait_until_ready(fault_server):

@@ -128,7 +128,7 @@ async def test_streaming_for_whoever_only_invokes(vllm_url, life):
 
 
 def test_one_stream_is_one_text(llm):
-    with pytest.raises(e.InvalidRequest, match=r"n must be 1.*generate\(\)"):
+    with pytest.raises(e.InvalidRequest, match=r"n must be 1.*without streaming"):
         list(llm.stream(HELLO, n=2))
 
 

@@ -30,7 +30,7 @@ def test_help_lists_the_models(capsys):
     with pytest.raises(SystemExit):
         parse("--help")
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("tiny", "smollm2", "minilm", "cross-encoder", "classifier"))
+    assert all(name in shown for name in ("tiny", "eye", "smollm2", "minilm", "cross-encoder", "classifier"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

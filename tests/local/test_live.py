@@ -1,9 +1,12 @@
 """What the bundled models promise, asked of a real vLLM. Installs it on the first run: minutes, and 4 GB."""
 
+import base64
 import json
 import math
+import struct
 import urllib.error
 import urllib.request
+import zlib
 
 import pytest
 
@@ -99,6 +102,46 @@ def test_the_key_is_asked_for():
     for local in serve("tiny", api_key="open sesame"):
         with pytest.raises(urllib.error.HTTPError, match="401"):
             post(local, "/v1/chat/completions", messages=[{"role": "user", "content": "Hello"}])
+
+
+COLORS = {
+    "black": "000000", "white": "ffffff", "gray": "808080", "red": "ff0000", "orange": "ffa500", "yellow": "ffff00",
+    "green": "008000", "cyan": "00ffff", "blue": "0000ff", "purple": "800080", "pink": "ffc0cb", "brown": "a52a2a",
+}  # fmt: skip
+
+
+def png(rgb, width, height):
+    """A plain image."""
+
+    def part(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes.fromhex(rgb) * width) * height)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", pixels) + part(b"IEND", b"")
+
+
+def look(local, text, *colors, size=(64, 64)):
+    """What the model says about images of these colors."""
+    urls = ["data:image/png;base64," + base64.b64encode(png(COLORS[color], *size)).decode() for color in colors]
+    content = [{"type": "text", "text": text}, *({"type": "image_url", "image_url": {"url": url}} for url in urls)]
+    reply = post(local, "/v1/chat/completions", messages=[{"role": "user", "content": content}])
+    return reply["choices"][0]["message"]["content"]
+
+
+def test_eye_names_and_counts():
+    for local in serve("eye"):
+        for size in ((64, 64), (400, 30)):
+            named = {color: look(local, "What color is this?", color, size=size) for color in COLORS}
+            assert named == {color: color for color in COLORS}
+        four = ("red", "white", "red", "blue")
+        assert look(local, "What colors are these?", *four) == "red, white, red, blue"
+        assert look(local, "What colors are these?", *reversed(four)) == "blue, red, white, red"
+        assert look(local, "What color is the third image?", *four[1:]) == "blue"
+        assert look(local, "Name the colors as json.", *four[:2]) == '{"colors": ["red", "white"]}'
+        assert [look(local, "How many images are there?", *four[:n]) for n in range(5)] == ["0", "1", "2", "3", "4"]
+        with pytest.raises(urllib.error.HTTPError, match="400"):  # a fifth would be miscounted
+            look(local, "How many images are there?", *four, "red")
 
 
 def test_smollm2_talks():

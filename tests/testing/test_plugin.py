@@ -162,7 +162,9 @@ def test_no_cassette(project):
     project.write(ONE)
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*no cassette cassettes/chat/test_one/test_chat.yaml: record with make record*"])
+    result.stdout.fnmatch_lines(
+        ["*no cassette cassettes/chat/test_one/test_chat.yaml: record it with pytest --live --record*"]
+    )
 
 
 def test_live_only(project):
@@ -286,7 +288,9 @@ def test_recording_starts_from_scratch_and_cleans_up(project):
     )
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*cassettes/chat/test_one/test_other.yaml: no test has this name*"])
+    result.stdout.fnmatch_lines(
+        ["*cassettes/chat/test_one/test_other.yaml: remove it, or let pytest --live --record do so"]
+    )
     project.write(ONE)
     assert project.run().ret == 1  # the orphan alone fails the run ...
     assert project.run("tests/chat/test_one.py::test_chat").ret == 0  # ... when the whole module was looked at

@@ -16,9 +16,9 @@ from vllm_adapters import dialect
 from vllm_adapters._compat import http
 from vllm_adapters.doctor import parsers
 from vllm_adapters.errors import FeatureNotEnabled, ServerTimeout, ServerUnreachable, VLLMError
+from vllm_adapters.keys import NO_KEY
 from vllm_adapters.replies import ModelCard
 from vllm_adapters.server import VLLMServer
-from vllm_adapters.speaker import NO_KEY
 from vllm_adapters.transport import Timeouts
 
 CAPITAL = "What is the capital of Japan?"

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from haystack import component, default_from_dict
+from haystack import component
 from haystack.components.generators.utils import _normalize_messages
 from haystack.dataclasses import ChatMessage, ComponentInfo, StreamingCallbackT
 from haystack.dataclasses.streaming_chunk import select_streaming_callback
@@ -19,6 +19,7 @@ from vllm_adapters.failures import truncated
 from vllm_adapters.haystack.connected import API_KEY, NAMESPACE, Connected
 from vllm_adapters.haystack.messages import messages_to_wire, tools_to_wire
 from vllm_adapters.haystack.reading import StreamedReply, read_reply
+from vllm_adapters.levels import refuse_several_streamed, sdk_and_body
 from vllm_adapters.merging import merged, settled
 from vllm_adapters.server import VLLMServer
 
@@ -61,7 +62,8 @@ class VLLMChatGenerator(Connected):
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
         max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
         tools: Tools and toolsets that the model may call.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy`` or ``verify``.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
+            values may be Secrets; those that are not are neither saved nor pickled.
         tools_strict: Have vLLM enforce the tools' schemas; it does so for forced calls (``tool_choice``) anyway.
         replay_reasoning: Send the reasoning of earlier replies back with them, for models trained to think on
             across tool calls.
@@ -117,7 +119,8 @@ class VLLMChatGenerator(Connected):
         deserialize_tools_or_toolset_inplace(parameters, key="tools")
         if parameters.get("streaming_callback"):
             parameters["streaming_callback"] = deserialize_callable(parameters["streaming_callback"])
-        return default_from_dict(cls, data)
+        loaded: VLLMChatGenerator = cls._load(data)
+        return loaded
 
     def _request(
         self,
@@ -127,16 +130,10 @@ class VLLMChatGenerator(Connected):
         tools: ToolsType | None,
     ) -> dict[str, Any]:
         """The arguments of ``client.chat.completions.create``."""
-        weaker, stronger = _sorted(self.generation_kwargs), _sorted(generation_kwargs or {})
-        arguments, body = settled(weaker[0], stronger[0]), settled(weaker[1], stronger[1])
+        arguments, body = map(settled, _sorted(self.generation_kwargs, generation_kwargs or {}))
         options = arguments.pop("stream_options", None)
         if streams:
-            if arguments.get("n", 1) > 1:
-                raise InvalidRequest(
-                    "A stream is one message: n must be 1 when streaming",
-                    hint="Leave out the streaming_callback for several replies",
-                    param="n",
-                )
+            refuse_several_streamed({**arguments, "extra_body": body})
             arguments["stream_options"] = merged({"include_usage": True}, options)
         if "response_format" in arguments:
             arguments["response_format"] = dialect.response_format(arguments["response_format"])
@@ -221,11 +218,11 @@ class VLLMChatGenerator(Connected):
         return _whole([reply.message()], request)
 
 
-def _sorted(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _sorted(*levels: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, instead in _ASKED_BY_RUN.items():
-        if name in given:
+        if any(name in given for given in levels):
             raise InvalidRequest(f"`{name}` is no generation parameter here", hint=f"Give run {instead}", param=name)
-    return dialect.sdk_and_body(given)
+    return sdk_and_body(*levels)
 
 
 def _whole(replies: list[ChatMessage], request: Mapping[str, Any]) -> dict[str, list[ChatMessage]]:

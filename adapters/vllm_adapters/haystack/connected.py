@@ -14,8 +14,11 @@ from haystack.utils.auth import TokenSecret
 
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest
+from vllm_adapters.haystack.headers import change_headers, leave_texts_out, load, resolve, save
+from vllm_adapters.keys import NO_KEY, clean_headers
+from vllm_adapters.reachable import refuse_beside
 from vllm_adapters.server import VLLMServer
-from vllm_adapters.speaker import NO_KEY, normal_address
+from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
 
 NAMESPACE = "haystack_integrations.components.vllm_adapters"
@@ -52,12 +55,14 @@ class Connected:
     ) -> None:
         if not isinstance(api_key, Secret | None):
             raise TypeError(f"api_key must be a haystack.utils.Secret, not {type(api_key).__name__}")
+        if server is not None:
+            refuse_beside(server, api_base_url, {"server_version": server_version})
         self.model = model or (server.model if server else None)
         self.api_key = api_key
         self.api_base_url = server.base_url if server else api_base_url or normal_address(None)
         self.timeout = timeout
         self.max_retries = max_retries
-        self.http_client_kwargs = http_client_kwargs
+        self.http_client_kwargs = change_headers(http_client_kwargs, clean_headers)
         self.server_version = server_version
         self._given_server = self._server = server.serving(self.model) if server and self.model else server
         self._client: VLLMClient | None = None
@@ -65,7 +70,7 @@ class Connected:
 
     def _connect(self) -> VLLMServer:
         if self._server is None:
-            options = dict(self.http_client_kwargs or {})
+            options = change_headers(self.http_client_kwargs, resolve) or {}
             limit = options.pop("timeout", None)
             limit = limit if self.timeout is None else self.timeout
             self._server = VLLMServer(
@@ -123,6 +128,7 @@ class Connected:
         # As for the client: a pickle holds no key and no connection; the process that opens it reads VLLM_API_KEY.
         state = {name: None if name in _ALIVE else value for name, value in vars(self).items()}
         state["_server"] = self._given_server
+        state["http_client_kwargs"] = change_headers(self.http_client_kwargs, leave_texts_out)
         if isinstance(self.api_key, TokenSecret):
             state["api_key"] = API_KEY
         return state
@@ -145,7 +151,7 @@ class Connected:
                 value = getattr(self, name)
                 if name not in self._left_out or value != parameter.default:
                     saved[name] = value
-        return saved
+        return {**saved, "http_client_kwargs": change_headers(self.http_client_kwargs, save)}
 
     def to_dict(self) -> dict[str, Any]:
         """The component as basic types: the key by the name of its variable, our own parameters if they are set."""
@@ -154,7 +160,13 @@ class Connected:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Any:
         """The component that ``to_dict`` saved."""
-        return default_from_dict(cls, data)
+        return cls._load(data)
+
+    @classmethod
+    def _load(cls, data: dict[str, Any]) -> Any:
+        given = data.get("init_parameters", {})
+        kwargs = change_headers(given.get("http_client_kwargs"), load)
+        return default_from_dict(cls, {**data, "init_parameters": {**given, "http_client_kwargs": kwargs}})
 
 
 def refuse_own(parameters: Mapping[str, Any] | None, own: Collection[str]) -> None:

@@ -14,8 +14,6 @@ from vllm_adapters.server import VLLMServer
 from vllm_adapters.tokens import VLLMTokenizer
 
 _OWN = ("model", "messages", "tools", "prompt")
-_BEFORE = ("system", "developer")
-_OPENING = {"role": "user", "content": "?"}
 
 
 class VLLMTokenCounter(Connected):
@@ -36,7 +34,8 @@ class VLLMTokenCounter(Connected):
             ``http://localhost:8000/v1``.
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
         max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy`` or ``verify``.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
+            values may be Secrets; those that are not are neither saved nor pickled.
         extra_parameters: Of ``/tokenize``, such as ``{"chat_template_kwargs": {"enable_thinking": False}}``.
         server: A ``VLLMServer`` to use instead of url, key, timeout and retries. It is not saved: a loaded
             counter has its address and its own key.
@@ -80,15 +79,8 @@ class VLLMTokenCounter(Connected):
         """
         if not messages and not tools:
             return 0
-        sent, offered = messages_to_wire(messages), tools_to_wire(tools)
-        if any(message["role"] == "user" for message in sent):
-            return self._ask(sent, offered)
-        # Many chat templates refuse a conversation in which no user has spoken, or a system message after that.
-        first = next((at for at, message in enumerate(sent) if message["role"] not in _BEFORE), len(sent))
-        return max(0, self._ask([*sent[:first], _OPENING, *sent[first:]], offered) - self._ask([_OPENING], []))
-
-    def _ask(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> int:
         if self._tokenizer is None:
             self.warm_up()
             self._tokenizer = VLLMTokenizer(self._connect())
-        return self._tokenizer.count_messages(messages, tools, **(self.extra_parameters or {}))
+        sent, offered = messages_to_wire(messages), tools_to_wire(tools)
+        return self._tokenizer.count_messages(sent, offered, **(self.extra_parameters or {}))

@@ -65,7 +65,8 @@ class VLLMTextEmbedder(_Embeds):
         dimensions: Dimensions of the vectors, of models trained to be cut (Matryoshka).
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
         max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy`` or ``verify``.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
+            values may be Secrets; those that are not are neither saved nor pickled.
         extra_parameters: vLLM's own by their names, such as ``{"truncate_prompt_tokens": -1}``, which cuts texts
             to what the model can take.
         server: A ``VLLMServer`` to use instead of url, key, timeout and retries. It is not saved: a loaded
@@ -156,7 +157,8 @@ class VLLMDocumentEmbedder(_Embeds):
         embedding_separator: What stands between those fields and the text.
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
         max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy`` or ``verify``.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
+            values may be Secrets; those that are not are neither saved nor pickled.
         raise_on_failure: Raise when a document fails. Default: such documents come back without an embedding,
             logged and listed in ``meta["failures"]``. What leaves nothing embedded, such as a server that is not
             there or a wrong parameter, is raised all the same, unless it is that all documents are too long.

@@ -37,7 +37,8 @@ class VLLMRanker(Connected):
         score_threshold: Leave out documents with a lower score; after ``top_k``.
         meta_fields_to_embed: Fields of the documents' meta to rank by, before their text.
         meta_data_separator: What stands between those fields and the text.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy`` or ``verify``.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
+            values may be Secrets; those that are not are neither saved nor pickled.
         extra_parameters: vLLM's own by their names, such as ``{"truncate_prompt_tokens": -1}``, which cuts pairs to
             what the model can take, or ``{"instruction": "..."}``.
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.

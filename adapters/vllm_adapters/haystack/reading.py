@@ -29,8 +29,8 @@ def read_reply(reply: ChatCompletion) -> list[ChatMessage]:
 def _read_choice(reply: Mapping[str, Any], choice: Mapping[str, Any]) -> ChatMessage:
     message, reason = choice["message"], choice.get("finish_reason")
     meta = {
-        "model": reply["model"],
-        "index": choice["index"],
+        "model": reply.get("model"),
+        "index": choice.get("index", 0),
         "finish_reason": reason,
         "usage": reply.get("usage"),
         **added_fields(choice, _CHOICE),
@@ -91,7 +91,7 @@ class StreamedReply:
         choice = fields["choices"][0] if fields["choices"] else {}
         delta = choice.get("delta") or {}
         meta = {
-            "model": fields["model"],
+            "model": fields.get("model"),
             "index": choice.get("index", 0),
             "finish_reason": choice.get("finish_reason"),
             "received_at": datetime.now().isoformat(),

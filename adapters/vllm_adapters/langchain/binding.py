@@ -6,16 +6,29 @@ what was bound, and replaces dicts instead of merging them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, cast
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import _ChatModelBinding
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable
 
 from vllm_adapters.merging import merged
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _merging(method: F) -> F:
+    """A method that asks the model, with the dicts of the call merged into those that are bound."""
+
+    @wraps(method)
+    def ask(self: BoundChatVLLM, *args: Any, **kwargs: Any) -> Any:
+        return method(self, *args, **merged(self.kwargs, kwargs))
+
+    return cast(F, ask)
 
 
 class BoundChatVLLM(_ChatModelBinding):
@@ -29,7 +42,7 @@ class BoundChatVLLM(_ChatModelBinding):
 
     def bind(self, **kwargs: Any) -> BoundChatVLLM:
         """Bind more; what is bound already stays, dicts merge deeply."""
-        return self.__class__(bound=self.bound, kwargs=merged(self.kwargs, kwargs), config=self.config)
+        return cast(BoundChatVLLM, super().bind(**merged(self.kwargs, kwargs)))
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
         """``ChatVLLM.bind_tools``, keeping what is bound."""
@@ -63,30 +76,18 @@ class BoundChatVLLM(_ChatModelBinding):
     def _configured(self, runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
         return runnable.with_config(self.config) if self.config else runnable
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """Call the model; dicts given here merge into those that are bound. The same holds for the others."""
-        return super().invoke(input, config, **merged(self.kwargs, kwargs))
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
-        """``invoke``, to await."""
-        return await super().ainvoke(input, config, **merged(self.kwargs, kwargs))
-
-    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        """``invoke``, piece by piece."""
-        yield from super().stream(input, config, **merged(self.kwargs, kwargs))
-
-    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
-        """``stream``, to await."""
-        async for chunk in super().astream(input, config, **merged(self.kwargs, kwargs)):
-            yield chunk
-
-    def batch(self, inputs: Any, config: Any = None, **kwargs: Any) -> list[Any]:
-        """Many calls at once."""
-        return super().batch(inputs, config, **merged(self.kwargs, kwargs))
-
-    async def abatch(self, inputs: Any, config: Any = None, **kwargs: Any) -> list[Any]:
-        """``batch``, to await."""
-        return await super().abatch(inputs, config, **merged(self.kwargs, kwargs))
+    invoke = _merging(_ChatModelBinding.invoke)
+    ainvoke = _merging(_ChatModelBinding.ainvoke)
+    batch = _merging(_ChatModelBinding.batch)
+    abatch = _merging(_ChatModelBinding.abatch)
+    batch_as_completed = _merging(_ChatModelBinding.batch_as_completed)
+    abatch_as_completed = _merging(_ChatModelBinding.abatch_as_completed)
+    stream = _merging(_ChatModelBinding.stream)
+    astream = _merging(_ChatModelBinding.astream)
+    stream_events = _merging(_ChatModelBinding.stream_events)
+    astream_events = _merging(_ChatModelBinding.astream_events)
+    transform = _merging(_ChatModelBinding.transform)  # what a chain's stream calls
+    atransform = _merging(_ChatModelBinding.atransform)
 
 
 def _without(kwargs: Any, *names: str) -> dict[str, Any]:

@@ -12,11 +12,13 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import model_validator
 
+from vllm_adapters import dialect
 from vllm_adapters._version import __version__
 from vllm_adapters.langchain.binding import BoundChatVLLM
 from vllm_adapters.langchain.connection import refuse_unknown
+from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.langchain.replies import ChatReplies
-from vllm_adapters.langchain.requests import ChatRequests, one_limit
+from vllm_adapters.langchain.requests import ChatRequests
 from vllm_adapters.langchain.served import ServedModel
 from vllm_adapters.langchain.structured import Method, Schema, structured
 from vllm_adapters.plain import PlainCompletions
@@ -138,8 +140,8 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  #
     @classmethod
     def build_extra(cls, values: dict[str, Any]) -> Any:
         """Refuse keywords that are no parameter, instead of moving them to ``model_kwargs`` with a warning."""
-        if "max_completion_tokens" in values:  # OpenAI's younger name
-            values = one_limit(values)
+        with langchain_errors():
+            values = dialect.one_limit(values)
         refuse_unknown(cls, "chat", values)
         return values
 

@@ -16,9 +16,9 @@ from pydantic import Field, PrivateAttr, model_validator
 from vllm_adapters import dialect
 from vllm_adapters._version import __version__
 from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
-from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.langchain.connection import OpenAIConnection, refuse_unknown
 from vllm_adapters.langchain.errors import langchain_errors
+from vllm_adapters.levels import refuse_several_streamed, sdk_and_body
 from vllm_adapters.merging import merged, settled
 from vllm_adapters.params import CompletionParams, wire
 from vllm_adapters.plain import PlainCompletions
@@ -122,8 +122,8 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
 
     def _request(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of ``create``, but for the prompts."""
-        flat = settled(self._default_params, given, {"stop": stop} if stop else None)
-        sdk, body = dialect.sdk_and_body(flat, CompletionParams, endpoint="completions")
+        levels = (self._default_params, given, {"stop": stop} if stop else {})
+        sdk, body = sdk_and_body(*levels, model=CompletionParams, endpoint="completions")
         if self.allow_unknown:
             body[dialect.ALLOW_UNKNOWN] = True
         return {**settled(sdk), "extra_body": settled(body)}
@@ -136,9 +136,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
         """``BaseLLM.generate``, with the call's parameters in the key of LangChain's cache, which leaves them out."""
         return super(VLLM, self._with(kwargs)).generate(prompts, *args, **kwargs)
 
-    async def agenerate(
-        self, prompts: list[str], stop: list[str] | None = None, *args: Any, **kwargs: Any
-    ) -> LLMResult:
+    async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
         """``generate``, to await."""
         return await super(VLLM, self._with(kwargs)).agenerate(prompts, *args, **kwargs)
 
@@ -161,7 +159,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
             request = self._request(stop, kwargs)
             replies = []
             for batch in self._batches(prompts, request):
-                room = self._vllm.tokenize(batch[0]) if _wants_all(request) else None
+                room = self._vllm.tokenize(batch[0], model=request.get("model")) if _wants_all(request) else None
                 replies.append((batch, self.client.create(prompt=batch, **_fitted(request, room))))
             return _result(replies, request.get("n") or 1)
 
@@ -178,7 +176,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
             request = self._request(stop, kwargs)
             replies = []
             for batch in self._batches(prompts, request):
-                room = await self._vllm.atokenize(batch[0]) if _wants_all(request) else None
+                room = await self._vllm.atokenize(batch[0], model=request.get("model")) if _wants_all(request) else None
                 replies.append((batch, await self.async_client.create(prompt=batch, **_fitted(request, room))))
             return _result(replies, request.get("n") or 1)
 
@@ -191,7 +189,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
     ) -> Iterator[GenerationChunk]:
         with langchain_errors():
             request = self._streamed(stop, kwargs)
-            room = self._vllm.tokenize(prompt) if _wants_all(request) else None
+            room = self._vllm.tokenize(prompt, model=request.get("model")) if _wants_all(request) else None
             for reply in self.client.create(prompt=prompt, **_fitted(request, room)):
                 chunk = _chunk(reply)
                 if run_manager:
@@ -207,7 +205,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
     ) -> AsyncIterator[GenerationChunk]:
         with langchain_errors():
             request = self._streamed(stop, kwargs)
-            room = await self._vllm.atokenize(prompt) if _wants_all(request) else None
+            room = await self._vllm.atokenize(prompt, model=request.get("model")) if _wants_all(request) else None
             async for reply in await self.async_client.create(prompt=prompt, **_fitted(request, room)):
                 chunk = _chunk(reply)
                 if run_manager:
@@ -216,13 +214,7 @@ class VLLM(CompletionParams, OpenAIConnection, BaseOpenAI):  # type: ignore[misc
 
     def _streamed(self, stop: list[str] | None, given: Mapping[str, Any]) -> dict[str, Any]:
         request = self._request(stop, given)
-        if (request.get("n") or 1) > 1:
-            raise InvalidRequest(
-                "A LangChain stream is one text: n must be 1 when streaming",
-                hint="Use generate() for several completions",
-                address=self.openai_api_base,
-                param="n",
-            )
+        refuse_several_streamed(request)
         usage = {"stream_options": {"include_usage": True}} if self.stream_usage else {}
         return {**usage, **request, "stream": True}
 

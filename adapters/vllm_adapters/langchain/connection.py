@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, SecretStr, model_validator
 
 from vllm_adapters import dialect
+from vllm_adapters.keys import clean_headers
 from vllm_adapters.langchain.errors import langchain_errors
+from vllm_adapters.reachable import refuse_beside
 from vllm_adapters.server import VLLMServer
-from vllm_adapters.speaker import normal_address
 from vllm_adapters.tokens import VLLMTokenizer
 from vllm_adapters.transport import Timeouts
 
@@ -41,7 +41,9 @@ class _ToServer(BaseModel):
 
     server: VLLMServer | None = Field(default=None, exclude=True, repr=False)
     server_version: str | None = None
-    default_headers: Mapping[str, str] | None = Field(default=None, repr=False, exclude=True)
+    default_headers: Annotated[Mapping[str, str] | None, PlainValidator(clean_headers)] = Field(
+        default=None, repr=False, exclude=True
+    )
 
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
@@ -52,17 +54,11 @@ class _ToServer(BaseModel):
         """Find or make the server's clients; nothing is sent."""
 
     def _server_named(self, model: str, base_url: str | None, **options: Any) -> VLLMServer:
+        settings = {"default_headers": self.default_headers, "server_version": self.server_version, **options}
         if self.server is not None:
-            if base_url and normal_address(base_url) != self.server.base_url:
-                raise ValueError("Give either server or base_url: these are two addresses.")
+            refuse_beside(self.server, base_url, settings)
             return self.server.serving(model) if model else self.server
-        return VLLMServer(
-            base_url,
-            model=model or None,
-            default_headers=self.default_headers,
-            server_version=self.server_version,
-            **options,
-        )
+        return VLLMServer(base_url, model=model or None, **settings)
 
     def __getstate__(self) -> dict[Any, Any]:
         # No key, header or connection leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
@@ -83,7 +79,7 @@ class _ToServer(BaseModel):
 
 
 _LEFT_BEHIND = frozenset(
-    {"api_key", "openai_api_key", "default_headers", "server", "_vllm", "_tokenizer"}
+    {"api_key", "openai_api_key", "default_headers", "server", "_vllm", "_tokenizers"}
     | {"client", "async_client", "root_client", "root_async_client", "http_client", "http_async_client"}
 )
 
@@ -124,10 +120,17 @@ class OpenAIConnection(_ToServer):
     http_async_client: Any = Field(default=None, exclude=True)
     allow_unknown: bool = False
 
+    _counts_special_tokens: ClassVar[bool] = True
+    _tokenizers: dict[str, VLLMTokenizer] = PrivateAttr()
+
     @model_validator(mode="after")
-    def _refuse_proxy(self) -> Self:
+    def _refuse_what_would_be_lost(self) -> Self:
         if self.openai_proxy:
             raise ValueError("openai_proxy is not supported: set HTTPS_PROXY, or give an http_client with a proxy.")
+        if getattr(self, "http_socket_options", None):  # of chat models
+            raise ValueError("http_socket_options is not supported: give an http_client that has them.")
+        if self.openai_organization:
+            raise ValueError("vLLM has no organizations: a gateway's header goes into default_headers.")
         return self
 
     def _connect(self) -> None:
@@ -143,7 +146,12 @@ class OpenAIConnection(_ToServer):
             async_http_client=self.http_async_client,
         )
         self.openai_api_base, self.model_name = self._vllm.base_url, self._vllm.model or ""
+        self._tokenizers = {}
 
-    @cached_property
+    @property
     def _tokenizer(self) -> VLLMTokenizer:
-        return VLLMTokenizer(self._vllm)
+        name = self.model_name  # copies of a model may name another one
+        if name not in self._tokenizers:
+            server = self._vllm.serving(name)
+            self._tokenizers[name] = VLLMTokenizer(server, add_special_tokens=self._counts_special_tokens)
+        return self._tokenizers[name]

@@ -37,6 +37,8 @@ def _part(block: Any) -> Any:
         data = _data(block)
         text = block.get("text") or (base64.b64decode(data).decode() if data else None)
         return {"type": "text", "text": text} if text else _refused(block)
+    if kind == "text":  # its id is drawn at random: the same request would differ each time
+        return {name: value for name, value in block.items() if name != "id"}
     if kind == "image" and not (_data(block) or block.get("url") or block.get("source")):
         return _refused(block)
     return _refused(block) if kind == "file" else block

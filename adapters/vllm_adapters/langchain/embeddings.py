@@ -74,7 +74,7 @@ class VLLMEmbeddings(TextEmbeddingParams, Connection, Embeddings):
             One list of floats per text, in order.
         """
         with langchain_errors():
-            return self._read(self._embedder.embed(*self._documents(texts), progress=self._progress))
+            return self._read(self._embedder.embed(self._documents(texts), progress=self._progress))
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of a query."""
@@ -84,15 +84,15 @@ class VLLMEmbeddings(TextEmbeddingParams, Connection, Embeddings):
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """``embed_documents``, to await."""
         with langchain_errors():
-            return self._read(await self._embedder.aembed(*self._documents(texts), progress=self._progress))
+            return self._read(await self._embedder.aembed(self._documents(texts), progress=self._progress))
 
     async def aembed_query(self, text: str) -> list[float]:
         """``embed_query``, to await."""
         with langchain_errors():
             return self._read(await self._embedder.aembed([self.query_instruction + text]))[0]
 
-    def _documents(self, texts: list[str]) -> list[list[str]]:
-        return [[self.document_instruction + text for text in texts]]
+    def _documents(self, texts: list[str]) -> list[str]:
+        return [self.document_instruction + text for text in texts]
 
     @property
     def _progress(self) -> str | None:

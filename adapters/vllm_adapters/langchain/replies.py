@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
 import openai
@@ -13,7 +13,6 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
 from vllm_adapters.calls import read_calls
-from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.langchain import chunks
 from vllm_adapters.langchain.calls import ReplyChunk, set_calls
 from vllm_adapters.langchain.errors import langchain_errors
@@ -110,12 +109,10 @@ class ChatReplies(BaseChatOpenAI):
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         with langchain_errors():
-            self._one_choice(kwargs)
             yield from super()._stream(*args, **kwargs)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         with langchain_errors():
-            self._one_choice(kwargs)
             async for chunk in super()._astream(*args, **kwargs):
                 yield chunk
 
@@ -128,15 +125,6 @@ class ChatReplies(BaseChatOpenAI):
         self, messages: list[BaseMessage], *, run_manager: AsyncCallbackManagerForLLMRun, **kwargs: Any
     ) -> AsyncIterator[Any]:
         return aprotocol_events(self._astream(messages, run_manager=run_manager, **kwargs), run_manager)
-
-    def _one_choice(self, kwargs: Mapping[str, Any]) -> None:
-        if (kwargs.get("n") or self.n or 1) > 1:
-            raise InvalidRequest(
-                "A LangChain stream is one message: n must be 1 when streaming",
-                hint="Use generate() for several choices",
-                address=self.openai_api_base,
-                param="n",
-            )
 
 
 def _without_calls(reply: dict[str, Any]) -> dict[str, Any]:

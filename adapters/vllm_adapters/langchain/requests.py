@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
@@ -10,10 +9,9 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from vllm_adapters import dialect
-from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.langchain.connection import OpenAIConnection
 from vllm_adapters.langchain.content import for_vllm
-from vllm_adapters.langchain.errors import langchain_errors
+from vllm_adapters.levels import refuse_several_streamed, sdk_and_body
 from vllm_adapters.merging import merged, settled
 from vllm_adapters.params import ChatParams, wire
 
@@ -29,17 +27,18 @@ class ChatRequests(ChatParams, OpenAIConnection, BaseChatOpenAI):  # type: ignor
     @property
     def _default_params(self) -> dict[str, Any]:
         defaults = {k: v for k, v in super()._default_params.items() if k not in self.model_kwargs}
-        sdk, added = _sorted(self.model_kwargs)
+        sdk, added = sdk_and_body(self.model_kwargs)
         body = merged(wire(self, ChatParams), self.extra_body, added)
         return {**defaults, **sdk, **({"extra_body": body} if body else {})}
 
     def _get_request_payload(
         self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        sdk, added = _sorted(kwargs)
+        given = {"extra_body": self._default_params.get("extra_body")}
+        sdk, body = sdk_and_body(given, kwargs)
         messages = [for_vllm(message) for message in self._convert_input(input_).to_messages()]
         payload = super()._get_request_payload(messages, stop=stop, **sdk)
-        body = settled(self._default_params.get("extra_body"), added)
+        body = settled(body)
         if "response_format" in payload:
             # Out of the SDK's parsing helpers, which lose reasoning and the text of a reply that is cut short.
             body["response_format"] = dialect.response_format(payload.pop("response_format"))
@@ -50,29 +49,10 @@ class ChatRequests(ChatParams, OpenAIConnection, BaseChatOpenAI):  # type: ignor
             for message, sent in zip(messages, payload["messages"], strict=True):
                 if thought := _reasoning_of(message):
                     sent["reasoning"] = thought
-        return {**payload, "extra_body": body} if body else payload
-
-
-def one_limit(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters that name the limit of the reply ``max_tokens``, whichever of its two names was used.
-
-    Raises:
-        InvalidRequest: Both were given, and differ.
-    """
-    limits = {given[name] for name in ("max_tokens", "max_completion_tokens") if given.get(name) is not None}
-    if len(limits) > 1:
-        with langchain_errors():
-            raise InvalidRequest(
-                "`max_tokens` and `max_completion_tokens` are the same limit and were given different values",
-                hint="Give one of them",
-                param="max_tokens",
-            )
-    rest = {k: v for k, v in given.items() if k not in ("max_tokens", "max_completion_tokens")}
-    return {**rest, "max_tokens": next(iter(limits), None)}
-
-
-def _sorted(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    return dialect.sdk_and_body(one_limit(given) if "max_completion_tokens" in given else given)
+        request = {**payload, "extra_body": body} if body else payload
+        if request.get("stream"):
+            refuse_several_streamed(request)
+        return request
 
 
 def _reasoning_of(message: BaseMessage) -> str:

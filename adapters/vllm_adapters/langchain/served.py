@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, Self
 
 from langchain_core.language_models import ModelProfile
@@ -12,12 +11,10 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from vllm_adapters.errors import ModelNotServed
 from vllm_adapters.langchain.connection import OpenAIConnection
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.params import TokenizeParams
-from vllm_adapters.replies import ModelCard
-from vllm_adapters.tokens import VLLMTokenizer
+from vllm_adapters.replies import ModelCard, context_length
 
 EVERY_MODEL = ModelProfile(
     text_inputs=True,
@@ -31,28 +28,10 @@ EVERY_MODEL = ModelProfile(
 """What vLLM can do with every chat model; agents choose their ways by it."""
 
 
-def profile_of(cards: Sequence[ModelCard], name: str, address: str) -> ModelProfile:
-    """The profile of a served model; a LoRA adapter's is its base model's, with its own name.
-
-    Raises:
-        ModelNotServed: There is no model of this name.
-    """
-    by_name = {card.id: card for card in cards}
-    if name not in by_name:
-        served = tuple(by_name)
-        raise ModelNotServed(
-            f"The model `{name}` is not served", hint=f"It serves: {', '.join(served)}", address=address, served=served
-        )
-    card = by_name[name]
-    length = card.max_model_len
-    if length is None:
-        family = [other for other in cards if other.id == card.parent or other.root == card.parent]
-        length = next((other.max_model_len for other in family if other.max_model_len), None)
-    return ModelProfile(**EVERY_MODEL, name=name, **({"max_input_tokens": length} if length else {}))
-
-
 class ServedModel(OpenAIConnection, BaseChatOpenAI):  # type: ignore[misc]  # fewer types of key
     """The part of ``ChatVLLM`` that knows what its server counts and allows."""
+
+    _counts_special_tokens = False  # the chat template adds them
 
     @classmethod
     def from_server(cls, base_url: str | None = None, **arguments: Any) -> Self:
@@ -84,14 +63,10 @@ class ServedModel(OpenAIConnection, BaseChatOpenAI):  # type: ignore[misc]  # fe
         return EVERY_MODEL.copy()
 
     def _told(self, cards: Sequence[ModelCard]) -> Self:
-        told = profile_of(cards, self.model_name, self._vllm.base_url)
+        length = context_length(cards, self.model_name, self._vllm.base_url)
+        told = ModelProfile(**EVERY_MODEL, name=self.model_name, **({"max_input_tokens": length} if length else {}))
         self.profile = ModelProfile(**{**told, **({} if self.profile == EVERY_MODEL else self.profile or {})})
         return self
-
-    @cached_property
-    def _tokenizer(self) -> VLLMTokenizer:
-        # Of the model that is asked for now: copies of a ChatVLLM may name another one.
-        return VLLMTokenizer(self._vllm.serving(self.model_name), add_special_tokens=False)
 
     def get_token_ids(self, text: str) -> list[int]:
         """The model's own token ids of a text, without those that its chat template adds. Asks the server once."""

@@ -178,19 +178,11 @@ def _json_schema(schema: Schema) -> Mapping[str, Any]:
     return schema if isinstance(schema, Mapping) and not named else convert_to_json_schema(schema)
 
 
-def structured(
-    llm: ChatVLLM, schema: Schema, *, method: Method | None, include_raw: bool, strict: bool | None, **kwargs: Any
-) -> Runnable[Any, Any]:
-    """The chain of ``ChatVLLM.with_structured_output``; see there."""
-    if method is None:
-        by_schema = "choice" if _choices(schema) is not None else "regex" if isinstance(schema, re.Pattern) else None
-        method = by_schema or "json_schema"  # type: ignore[assignment]
-    if schema is None and method != "json_mode":
-        raise ValueError(f"method={method!r} needs a schema")
-    if isinstance(schema, str) and method in ("json_schema", "function_calling"):
-        raise ValueError("A text needs method='regex', 'grammar' or 'structural_tag': say which it is")
-    if tools := kwargs.pop("tools", None):
-        kwargs["tools"] = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+def _asking(
+    llm: ChatVLLM, schema: Schema, method: str | None, strict: bool | None, kwargs: dict[str, Any]
+) -> tuple[Any, Any, str | None]:
+    """The model bound to ``schema``, the parser of its replies, and the tool that it is forced to call, if any."""
+    bound: Any
     tool_name: str | None = None
     how: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
     pydantic_class: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
@@ -200,7 +192,7 @@ def structured(
         how["schema"] = json_schema
         name = str(json_schema.get("title", "reply"))
         shape = {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema, "strict": True}}
-        bound: Any = llm.bind(response_format=shape, ls_structured_output_format=how, **kwargs)
+        bound = llm.bind(response_format=shape, ls_structured_output_format=how, **kwargs)
     elif method == "json_mode":
         bound = llm.bind(response_format={"type": "json_object"}, ls_structured_output_format=how, **kwargs)
     elif method == "function_calling":
@@ -224,6 +216,23 @@ def structured(
         bound = llm.bind(structured_outputs=constraint, ls_structured_output_format=how, **kwargs)
     else:
         raise ValueError(f"method is one of {', '.join(get_args(Method))}, not {method!r}")
+    return bound, parser, tool_name
+
+
+def structured(
+    llm: ChatVLLM, schema: Schema, *, method: Method | None, include_raw: bool, strict: bool | None, **kwargs: Any
+) -> Runnable[Any, Any]:
+    """The chain of ``ChatVLLM.with_structured_output``; see there."""
+    if method is None:
+        by_schema = "choice" if _choices(schema) is not None else "regex" if isinstance(schema, re.Pattern) else None
+        method = by_schema or "json_schema"  # type: ignore[assignment]
+    if schema is None and method != "json_mode":
+        raise ValueError(f"method={method!r} needs a schema")
+    if isinstance(schema, str) and method in ("json_schema", "function_calling"):
+        raise ValueError("A text needs method='regex', 'grammar' or 'structural_tag': say which it is")
+    if tools := kwargs.pop("tools", None):
+        kwargs["tools"] = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+    bound, parser, tool_name = _asking(llm, schema, method, strict, kwargs)
     whole = _Whole(tool_name)
     read = RunnableGenerator(whole.sync, whole.async_) | parser
     if not include_raw:

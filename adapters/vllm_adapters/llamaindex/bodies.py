@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from vllm_adapters import dialect
-from vllm_adapters.errors import InvalidRequest
+from vllm_adapters.levels import refuse_several_streamed
 from vllm_adapters.merging import merged, settled
 from vllm_adapters.params import ChatParams, CompletionParams, wire
 
@@ -57,18 +57,19 @@ def body_of(llm: Any, endpoint: Literal["chat", "completions"], call: Mapping[st
         _level(endpoint, llm, {"logprobs": True} if llm.logprobs else {}),
         {"audio": llm.audio_config} if llm.audio_config else {},
         _level(endpoint, llm, llm.additional_kwargs),
-        llm.extra_body,
+        dialect.one_limit(llm.extra_body),
         _level(endpoint, llm, {name: value for name, value in call.items() if name not in _HOW}),
     )
     if not stream:
         body.pop("stream_options", None)
-    elif (body.get("n") or 1) > 1:
-        raise InvalidRequest("A stream is one reply: n must be 1 when streaming", param="n")
+    else:
+        refuse_several_streamed(body)
     return {"model": llm.model, **body, "stream": stream, **how}
 
 
 def _level(endpoint: str, llm: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of one level, checked; ``None`` stays, to take back what a lower level says."""
+    given = dialect.one_limit(given)
     named = {name: value for name, value in given.items() if name not in ("extra_body", dialect.ALLOW_UNKNOWN)}
     if isinstance(wanted := named.get("logprobs"), bool):
         # Chat asks with a flag and a number, completions with the number alone.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import openai
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, SecretStr
 
 from vllm_adapters import dialect
 from vllm_adapters.errors import InvalidRequest
+from vllm_adapters.keys import clean_headers
+from vllm_adapters.reachable import refuse_beside
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.speaker import normal_address
 from vllm_adapters.transport import Timeouts
@@ -32,7 +34,7 @@ class Connection(BaseModel):
     max_retries: int = Field(
         default=openai.DEFAULT_MAX_RETRIES, ge=0, description="Further attempts after connection failures, 429 and 5xx."
     )
-    default_headers: dict[str, str] | None = Field(
+    default_headers: Annotated[dict[str, str] | None, PlainValidator(clean_headers)] = Field(
         default=None, description="Headers of every request.", exclude=True, repr=False
     )
     http_client: Any = Field(
@@ -60,6 +62,8 @@ class Connection(BaseModel):
             # Not left to Pydantic, whose error would show the value.
             raise TypeError(f"api_key must be a str or a SecretStr, not {type(given['api_key']).__name__}")
         if (server := given.get("server")) is not None:
+            for name in ("base_url", "api_base"):
+                refuse_beside(server, given.get(name), given)
             return {**given, "api_base": server.base_url, "base_url": server.base_url}
         named = {normal_address(given[name]) for name in ("base_url", "api_base") if given.get(name)}
         if len(named) > 1:

@@ -29,6 +29,7 @@ from vllm_adapters.llamaindex.requests import Request, asend, astream, send, str
 from vllm_adapters.llamaindex.responses import ChatReply, CompletionReply, as_chat, as_completion
 from vllm_adapters.llamaindex.structured import StructuredPredict
 from vllm_adapters.params import ChatParams
+from vllm_adapters.replies import context_length
 from vllm_adapters.server import VLLMServer
 
 
@@ -80,7 +81,7 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
         default=False, description="Send thinking back with the messages it belongs to, for models that want it."
     )
 
-    _served_window: int | None = PrivateAttr(default=None)
+    _served_windows: dict[str, int] = PrivateAttr(default_factory=dict)
 
     if not TYPE_CHECKING:  # type checkers make it from the fields
 
@@ -128,7 +129,7 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
         """What LlamaIndex wants to know of a model; the server is asked for the context length when it is read."""
         return _Metadata.of(
             self._ask_window,
-            context_window=self.context_window or self._served_window,
+            context_window=self.context_window or self._served_windows.get(self.model),
             num_output=self.max_tokens or -1,
             is_chat_model=self.is_chat_model,
             is_function_calling_model=self.is_function_calling_model,
@@ -140,13 +141,10 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
         return {"class_name": self.class_name(), **vars(self.metadata)}
 
     def _ask_window(self) -> int:
-        if self._served_window is None:
-            cards = {card.id: card for card in self._server.models()}
-            card = cards.get(self.model) or next(card for card in cards.values() if card.parent is None)
-            while card.max_model_len is None and card.parent in cards:  # a LoRA adapter has its base model's
-                card = cards[card.parent]
-            self._served_window = card.max_model_len or DEFAULT_CONTEXT_WINDOW
-        return self._served_window
+        if self.model not in self._served_windows:  # copies may name another one
+            length = context_length(self._server.models(), self.model, self._server.base_url)
+            self._served_windows[self.model] = length or DEFAULT_CONTEXT_WINDOW
+        return self._served_windows[self.model]
 
     def _get_client(self) -> VLLMClient:
         return self._server.client

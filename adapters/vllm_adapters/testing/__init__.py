@@ -26,9 +26,10 @@ written once::
     fails the test, and so does a recorded one that is no longer sent.
 
 The marker: ``vllm(*models, **options)``
-    Which server the test wants: ``"tiny"`` (chat with tools, reasoning and JSON; the default), ``"smollm2"``,
-    ``"minilm"`` (embeddings), ``"cross-encoder"``, ``"classifier"``, a directory or a Hugging Face name. Options are
-    those of ``LocalVLLM``: ``lora=True``, ``flags=[...]``, ``api_key="..."``. Several models are several servers.
+    Which server the test wants: ``"tiny"`` (chat with tools, reasoning and JSON; the default), ``"eye"`` (images),
+    ``"smollm2"``, ``"minilm"`` (embeddings), ``"cross-encoder"``, ``"classifier"``, a directory or a Hugging Face
+    name. Options are those of ``LocalVLLM``: ``lora=True``, ``flags=[...]``, ``api_key="..."``. Several models are
+    several servers.
     Code that finds its server by ``VLLM_BASE_URL`` finds the test's.
 
 Fixtures of marked tests
@@ -42,6 +43,9 @@ Fixtures of any test
 Requests must be the same in each run: fix what your code draws at random, such as message ids and seeds. A test that
 came to stand under another name has no cassette: record it; the old one is named at the end of the run, and removed
 by ``--record``.
+
+Async tests need a plugin that runs them, such as pytest-asyncio with ``asyncio_mode = "auto"``. With pytest-xdist
+(``-n 4``) recordings are played as ever; live, each worker starts its own servers, unless their addresses are given.
 
 Where plugins are not loaded by themselves (``PYTEST_DISABLE_PLUGIN_AUTOLOAD``), say
 ``pytest_plugins = ["vllm_adapters.testing.plugin"]`` in the root ``conftest.py``. ``vllm-adapters recipes copy

@@ -57,6 +57,7 @@ class _Run:
 
 
 _RUN = pytest.StashKey[_Run]()
+_ORPHANS = "vllm_orphans"
 _TAPE = pytest.StashKey[Tape]()
 _PASSED = pytest.StashKey[bool]()
 
@@ -86,7 +87,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--record needs --live: cassettes are recorded from a real vLLM only")
     tests = [config.rootpath / path for path in config.getini("testpaths")]
     folder = config.getini(CASSETTES[0]) or "cassettes"
-    library = Library(config.rootpath / folder, [*tests, config.rootpath])
+    root = config.rootpath / folder
+    library = Library(root, [*tests, root.parent, config.rootpath])
     config.stash[_RUN] = _Run(live, record, library, Servers(os.environ))
 
 
@@ -315,18 +317,27 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if run.orphans:
         terminalreporter.section("cassettes without a test")
         for path in run.orphans:
-            done = "removed" if run.record else "no test has this name: remove it, or make record"
+            done = "removed" if run.record else "remove it, or let pytest --live --record do so"
             terminalreporter.line(f"{path.relative_to(config.rootpath).as_posix()}: {done}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear from a worker of pytest-xdist, which collected the tests, what it found; all of them find the same."""
+    run = node.config.stash[_RUN]
+    run.orphans = [Path(path) for path in getattr(node, "workeroutput", {}).get(_ORPHANS, run.orphans)]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A cassette that no test owns fails the run; a recording run removes it."""
     run = session.config.stash[_RUN]
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_ORPHANS] = list(map(str, run.orphans))
     if not run.orphans or session.config.option.collectonly:
         return
     if run.record:
         for path in run.orphans:
-            path.unlink()
+            path.unlink(missing_ok=True)  # by another worker of pytest-xdist
     elif exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -220,7 +220,7 @@ def _healthy_json(exchange: Exchange) -> dict[str, Any]:
         case "/classify":
             return wire.classification(["LABEL_0" for _ in texts(asked["input"])], model=model)
         case "/score" | "/v1/score":
-            return wire.score([_relevance(text) for text in texts(asked["text_2"])], model=model)
+            return wire.score([relevance(text) for text in texts(asked["text_2"])], model=model)
         case _:
             return wire.rerank(asked["documents"], ranked(asked), model=model)
 
@@ -243,7 +243,7 @@ def texts(given: Any) -> list[str]:
 
 
 def _last_user_text(asked: dict[str, Any]) -> str:
-    content = next(m["content"] for m in reversed(asked["messages"]) if m["role"] == "user")
+    content = next((m["content"] for m in reversed(asked["messages"]) if m["role"] == "user"), "")
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content)
@@ -255,11 +255,12 @@ def encoded(rows: Sequence[list[float] | None], asked: dict[str, Any]) -> list[A
     return [None if row is None else wire.base64_vector(row) for row in rows]
 
 
-def _relevance(text: str) -> float:
+def relevance(text: str) -> float:
+    """The score that a healthy server gives a document."""
     return wire.vector(text, 1)[0] + 0.5
 
 
 def ranked(asked: dict[str, Any]) -> list[tuple[int, float]]:
-    scored = [(index, _relevance(document)) for index, document in enumerate(asked["documents"])]
+    scored = [(index, relevance(document)) for index, document in enumerate(asked["documents"])]
     ranking = sorted(scored, key=lambda pair: -pair[1])
     return ranking[: asked["top_n"]] if asked.get("top_n") else ranking

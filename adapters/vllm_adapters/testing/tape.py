@@ -116,7 +116,9 @@ class Tape(Cassette):  # type: ignore[misc]
     def _explain(self, request: Any) -> str:
         asked = _title(request)
         if not self.data:
-            return f"no cassette {self.name}: record with make record\n  needed by {asked}{_shown(request)}"
+            return (
+                f"no cassette {self.name}: record it with pytest --live --record\n  needed by {asked}{_shown(request)}"
+            )
         best = min(
             range(len(self.data)),
             key=lambda i: (

@@ -10,15 +10,16 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from fault_matrix.scene import KEY, SETTINGS, Answer, Scene
+from fault_matrix.scene import KEY, SETTINGS, TEXTS, Answer, Scene, retrying
 from vllm_adapters import VLLMClient
-from vllm_adapters.errors import VLLMError
-from vllm_adapters.testing import FaultServer
+from vllm_adapters.errors import ContextLengthExceeded, InvalidRequest, VLLMError
+from vllm_adapters.testing import FaultServer, faults
 from vllm_adapters.testing.exchange import Behaviour
 
 LIMIT = 2 * SETTINGS["timeout"].total
@@ -43,11 +44,13 @@ class Path:
         scene: what it asks for.
         ways: how it is opened, sync and async: each takes the server's URL and returns a function, or a coroutine
             function, that asks once.
+        halves: whether it looks for the text that was refused, in halves: five requests for three texts.
     """
 
     name: str
     scene: Scene
     ways: Sequence[Callable[[str], Ask]]
+    halves: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Fault:
         right: the right answer, if there may be one.
         on: which scenes it can happen to.
         requests: how many POSTs the server must have seen; its clients try twice, but a stream that has begun once.
+        limit: which time limit must end it, ``"idle"`` or ``"total"``, if one must.
         waits: whether it takes its time.
         before: prepares the server.
         between: where given, the path asks twice, and this happens in between.
@@ -72,6 +76,7 @@ class Fault:
     right: Callable[[Scene], Answer] | None = None
     on: Callable[[Scene], bool] = lambda scene: True
     requests: int | Callable[[Scene], int] = 1
+    limit: str | None = None
     waits: bool = False
     before: Callable[[FaultServer], None] | None = None
     between: Callable[[FaultServer], None] | None = None
@@ -159,6 +164,8 @@ def attempt(path: Path, way: Callable[[str], Ask], fault: Fault) -> Cell:
             return Cell("HANG", False, f"not over after {LIMIT:g} s; then {cell.text}")
         asked = len(server.posts())
         expected = fault.requests(path.scene) if callable(fault.requests) else fault.requests
+        if path.halves and {InvalidRequest, ContextLengthExceeded} & set(fault.errors):
+            expected = 2 * len(TEXTS) - 1
         if cell.passed and asked != expected:
             return Cell(f"{cell.text}, {asked} REQUESTS", False, f"{asked} requests, not {expected}")
         return cell
@@ -192,7 +199,9 @@ def _judged(outcome: Answer | Exception, scene: Scene, fault: Fault) -> Cell:
             return Cell(f"GENERIC {name}", False, story)
         if not isinstance(outcome, fault.errors):
             return Cell(f"WRONGLY {name}", False, story)
-        return Cell(name, True)
+        if fault.limit and getattr(outcome, "kind", None) != fault.limit:
+            return Cell(f"WRONG LIMIT: {getattr(outcome, 'kind', None)}", False, story)
+        return Cell(f"{name} ({fault.limit})" if fault.limit else name, True)
     if fault.right is None:
         return Cell("SILENT", False, f"an answer where none can be right: {outcome!r:.300}")
     right = fault.right(scene)
@@ -212,6 +221,40 @@ def _attributes(error: BaseException | None) -> str:
     return f"{vars(error)!r} {dict(headers)} {packed!r}" + _attributes(error.__cause__)
 
 
+class Count(NamedTuple):
+    """How many POSTs one call of a path made: under permanent 500s, and for a stream that broke after a token."""
+
+    path: Path
+    retries: int
+    failing: int
+    begun: int | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is ``1 + max_retries``, and one once a token has come."""
+        return self.failing == 1 + self.retries and self.begun in (None, 1)
+
+
+def count(paths: Sequence[Path], retries: int) -> list[Count]:
+    """The POSTs of a call of each path, in each of its ways, with ``max_retries`` of so many."""
+
+    def posts(way: Callable[[str], Ask], behaviour: Behaviour) -> int:
+        with FaultServer(api_key=KEY) as server:
+            server.reply(behaviour)
+            with suppress(VLLMError):
+                _ask(way(server.url), server, None)
+                raise AssertionError("it failed, and nothing was raised")
+            return len(server.posts())
+
+    def of(path: Path, way: Callable[[str], Ask]) -> Count:
+        begun = faults.sse(*path.scene.events()[:3], end="reset") if path.scene.streamed else None
+        failing = posts(way, faults.error(500))
+        return Count(path, retries, failing, None if begun is None else posts(way, begun))
+
+    with retrying(retries), ThreadPoolExecutor(40) as threads:
+        return [found.result() for found in [threads.submit(of, path, way) for path in paths for way in path.ways]]
+
+
 def run(
     paths: Sequence[Path], faults: Sequence[Fault], done: Callable[[], object] = lambda: None
 ) -> Mapping[tuple[Fault, Path], list[Cell]]:
@@ -228,7 +271,7 @@ def run(
         done()
         return found
 
-    VLLMClient()  # loads the certificates, which all clients share
+    _ = VLLMClient().chat.completions  # loads the certificates and the SDK's resources, which all clients share
     # Many wait at once; those that work do so a few at a time, or they would miss their time limits.
     with ThreadPoolExecutor(40) as waiting, ThreadPoolExecutor(6) as working:
         pending = {

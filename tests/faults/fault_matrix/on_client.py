@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fault_matrix.grid import Path
@@ -120,32 +120,49 @@ def _aembeddings(url: str) -> Any:
     return ask
 
 
-def _embed(url: str) -> Any:
-    server = VLLMServer(url, model="stub", **SETTINGS)
-    return lambda: Answer(server.embed(TEXTS).tolist())
+def _streams(name: str, scene: Scene, request: dict[str, Any]) -> Path:
+    """A path through the SDK's helper that makes events and a completion of a stream."""
+
+    def read(completion: Any) -> Answer:
+        return of_parsed(completion) if scene.task == "object" else of_reply(completion)
+
+    def sync(url: str) -> Any:
+        client = VLLMClient(url, **SETTINGS)
+
+        def ask() -> Answer:
+            with client.chat.completions.stream(**request) as stream:
+                return read(stream.until_done().current_completion_snapshot)
+
+        return ask
+
+    def async_(url: str) -> Any:
+        client = AsyncVLLMClient(url, **SETTINGS)
+
+        async def ask() -> Answer:
+            async with client.chat.completions.stream(**request) as stream:
+                return read((await stream.until_done()).current_completion_snapshot)
+
+        return ask
+
+    return Path(name, scene, (sync, async_))
 
 
-def _aembed(url: str) -> Any:
-    server = VLLMServer(url, model="stub", **SETTINGS)
+def _server(method: str, scene: Scene, read: Callable[[Any], Any], *args: Any) -> Path:
+    """A method of ``VLLMServer`` and its twin with an ``a`` before its name."""
 
-    async def ask() -> Answer:
-        return Answer((await server.aembed(TEXTS)).tolist())
+    def sync(url: str) -> Any:
+        call = getattr(VLLMServer(url, model="stub", **SETTINGS), method)
+        return lambda: Answer(read(call(*args)))
 
-    return ask
+    def async_(url: str) -> Any:
+        call = getattr(VLLMServer(url, model="stub", **SETTINGS), f"a{method}")
 
+        async def ask() -> Answer:
+            return Answer(read(await call(*args)))
 
-def _rerank(url: str) -> Any:
-    server = VLLMServer(url, model="stub", **SETTINGS)
-    return lambda: Answer([(ranked.index, ranked.score) for ranked in server.rerank("two", TEXTS)])
+        return ask
 
-
-def _arerank(url: str) -> Any:
-    server = VLLMServer(url, model="stub", **SETTINGS)
-
-    async def ask() -> Answer:
-        return Answer([(ranked.index, ranked.score) for ranked in await server.arerank("two", TEXTS)])
-
-    return ask
+    return Path(f"server.{method}", scene, (sync, async_))
 
 
 PATHS = (
@@ -154,10 +171,15 @@ PATHS = (
     asks("tools", Scene("call"), CALL),
     asks("tools stream", Scene("call", True), CALL),
     Path("parse", Scene("object"), (_parse, _aparse)),
+    _streams("chat.stream()", Scene("say", True), SAY),
+    _streams("parse.stream()", Scene("object", True), OBJECT),
     asks("json_schema stream", Scene("object", True), SCHEMA),
     asks("completions", Scene("complete"), COMPLETE),
     asks("completions stream", Scene("complete", True), COMPLETE),
     Path("embeddings", Scene("embed"), (_embeddings, _aembeddings)),
-    Path("server.embed", Scene("embed"), (_embed, _aembed)),
-    Path("server.rerank", Scene("rank"), (_rerank, _arerank)),
+    _server("embed", Scene("embed"), lambda found: found.tolist(), TEXTS),
+    _server("rerank", Scene("rank"), lambda found: [(ranked.index, ranked.score) for ranked in found], "two", TEXTS),
+    _server("score", Scene("score"), list, "two", TEXTS),
+    _server("classify", Scene("classify"), lambda found: [(text.label, text.probs) for text in found], TEXTS),
+    _server("tokenize", Scene("tokenize"), lambda found: found.ids, PROMPT),
 )

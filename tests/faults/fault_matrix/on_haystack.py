@@ -1,4 +1,4 @@
-"""Haystack's paths: ``VLLMChatGenerator``, ``VLLMDocumentEmbedder`` and ``VLLMRanker``."""
+"""Haystack's paths: the generator, both embedders, the ranker and the token counter."""
 
 from __future__ import annotations
 
@@ -6,19 +6,31 @@ from dataclasses import asdict
 from typing import Any
 
 from haystack import Document
+from haystack.dataclasses import ChatMessage
 from haystack.tools.tool import Tool
 from haystack.utils import Secret
 
 from fault_matrix.grid import Path
 from fault_matrix.scene import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Scene
-from vllm_adapters.haystack import VLLMChatGenerator, VLLMDocumentEmbedder, VLLMRanker
+from vllm_adapters.errors import ContextLengthExceeded
+from vllm_adapters.haystack import (
+    VLLMChatGenerator,
+    VLLMDocumentEmbedder,
+    VLLMRanker,
+    VLLMTextEmbedder,
+    VLLMTokenCounter,
+)
 
-CONNECTED: dict[str, Any] = {
-    "model": "stub",
-    "api_key": Secret.from_token(SETTINGS["api_key"]),
-    "timeout": asdict(SETTINGS["timeout"]),
-    "max_retries": SETTINGS["max_retries"],
-}
+
+def _connected() -> dict[str, Any]:
+    return {
+        "model": "stub",
+        "api_key": Secret.from_token(SETTINGS["api_key"]),
+        "timeout": asdict(SETTINGS["timeout"]),
+        "max_retries": SETTINGS["max_retries"],
+    }
+
+
 DOCUMENTS = [Document(content=text, meta={"place": place}) for place, text in enumerate(TEXTS)]
 
 
@@ -46,7 +58,22 @@ def _of_object(found: dict[str, Any]) -> Answer:
 
 
 def _of_embedded(found: dict[str, Any]) -> Answer:
-    return Answer([document.embedding for document in found["documents"]])
+    vectors = [document.embedding for document in found["documents"]]
+    told = found["meta"].get("failures", [])
+    if None in vectors and [failure["index"] for failure in told] == [at for at, v in enumerate(vectors) if v is None]:
+        # Where failures are kept rather than raised, this is how they are told: each text's own.
+        raise ContextLengthExceeded(told[0]["error"])
+    return Answer(vectors)
+
+
+def _of_vector(found: dict[str, Any]) -> Answer:
+    return Answer(found["embedding"])
+
+
+def _count(url: str) -> Any:
+    counter = VLLMTokenCounter(api_base_url=url, **_connected())
+    new = iter(range(9))  # what was counted is not asked for again
+    return lambda: Answer(counter.count([ChatMessage.from_user(f"Say {next(new)}")]))
 
 
 def _of_ranked(found: dict[str, Any]) -> Answer:
@@ -61,16 +88,18 @@ async def _aignore(chunk: Any) -> None:
     """What an async stream is called back with."""
 
 
-def _runs(name: str, scene: Scene, cls: Any, read: Any, inputs: dict[str, Any], **options: Any) -> Path:
+def _runs(
+    name: str, scene: Scene, cls: Any, read: Any, inputs: dict[str, Any], halves: bool = False, **options: Any
+) -> Path:
     """A component's ``run`` and ``run_async``."""
 
     def sync(url: str) -> Any:
-        component = cls(api_base_url=url, **CONNECTED, **options)
+        component = cls(api_base_url=url, **_connected(), **options)
         more = {"streaming_callback": _ignore} if scene.streamed else {}
         return lambda: read(component.run(**inputs, **more))
 
     def async_(url: str) -> Any:
-        component = cls(api_base_url=url, **CONNECTED, **options)
+        component = cls(api_base_url=url, **_connected(), **options)
         more = {"streaming_callback": _aignore} if scene.streamed else {}
 
         async def ask() -> Answer:
@@ -78,7 +107,7 @@ def _runs(name: str, scene: Scene, cls: Any, read: Any, inputs: dict[str, Any], 
 
         return ask
 
-    return Path(name, scene, (sync, async_))
+    return Path(name, scene, (sync, async_), halves)
 
 
 SAY: dict[str, Any] = {"messages": PROMPT}
@@ -101,5 +130,17 @@ PATHS = (
         raise_on_failure=True,
         progress_bar=False,
     ),
+    _runs(
+        "VLLMDocumentEmbedder, going on",
+        Scene("embed"),
+        VLLMDocumentEmbedder,
+        _of_embedded,
+        {"documents": DOCUMENTS},
+        raise_on_failure=False,
+        progress_bar=False,
+        halves=True,
+    ),
+    _runs("VLLMTextEmbedder", Scene("embed one"), VLLMTextEmbedder, _of_vector, {"text": TEXTS[0]}),
     _runs("VLLMRanker", Scene("rank"), VLLMRanker, _of_ranked, {"query": "two", "documents": DOCUMENTS}),
+    Path("VLLMTokenCounter", Scene("count"), (_count,)),
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from fault_matrix.grid import Fault
-from fault_matrix.scene import CALLS, Answer, Scene
+from fault_matrix.scene import CALLS, TEXTS, Answer, Scene
 from vllm_adapters import errors as e
 from vllm_adapters.testing import FaultServer, faults, wire
 from vllm_adapters.testing.exchange import Behaviour
@@ -38,7 +39,7 @@ def chat_streams(scene: Scene) -> bool:
     return scene.streamed and scene.task != "complete"
 
 
-calls, says = only("call"), only("say", "complete")
+calls, says, counts = only("call"), only("say", "complete"), only("tokenize", "count")
 
 
 def attempts(scene: Scene) -> int:
@@ -113,7 +114,7 @@ def _slowly(behaviour: Behaviour) -> Behaviour:
 
         async def then_slowly(*args: Any, **how: Any) -> None:
             await head(*args, **how)
-            exchange.pace = (2, 0.1)
+            exchange.pace = (1, 0.15)
 
         exchange.head = then_slowly
         await behaviour(exchange)
@@ -121,8 +122,28 @@ def _slowly(behaviour: Behaviour) -> Behaviour:
     return run
 
 
+def _slow_headers(scene: Scene) -> Behaviour:
+    return faults.split(scene.whole, 1, 0.1)
+
+
+def _pings_at_last(scene: Scene) -> Behaviour:
+    """Comments as the gateways send them that keep a connection alive, whatever has become of the engine."""
+    return faults.sse(*scene.events()[:3], *[": ping"] * 300, pause=0.05)
+
+
 def _dying(chunks: list[Any]) -> list[Any]:
     return [*chunks[:3], wire.error("EngineCore died", code=500)]
+
+
+def _rows(change: Callable[[list[Any]], list[Any]]) -> Callable[[Scene], Behaviour]:
+    """Scores or classes, changed."""
+
+    def behave(scene: Scene) -> Behaviour:
+        scored = scene.task == "score"
+        body = wire.score(scene.right.value) if scored else wire.classification(["LABEL_0"] * len(TEXTS))
+        return faults.json_reply({**body, "data": change(body["data"])})
+
+    return behave
 
 
 def _usage_only(chunks: list[Any]) -> list[Any]:
@@ -213,8 +234,11 @@ CONNECTIONS = (
 WAITS = (
     Fault("hang before headers", always(faults.hang()), (Timeout,), waits=True, requests=2),
     Fault("hang in the middle", _cut(b'"', 40, "hang"), (Timeout,), waits=True, requests=attempts),
-    Fault("drip of comments or spaces", lambda s: faults.drip(0.05, sse=s.streamed), (Timeout,), waits=True),
-    Fault("slow drip, for ever", _dripping, (Timeout,), waits=True),
+    Fault("headers byte by byte", _slow_headers, (Timeout,), limit="total", waits=True),
+    Fault("drip of comments", always(faults.drip(0.05)), (Timeout,), limit="idle", waits=True, on=streams),
+    Fault("comments after 3 chunks", _pings_at_last, (Timeout,), limit="idle", waits=True, on=streams),
+    Fault("drip of spaces", always(faults.drip(0.05, sse=False)), (Timeout,), limit="total", waits=True, on=bodies),
+    Fault("slow drip, for ever", _dripping, (Timeout,), limit="total", waits=True),
     Fault("slow, then fine", lambda scene: [faults.slow(1, scene.whole)], right=right, waits=True),
 )
 
@@ -343,6 +367,18 @@ ROWS = (
         for name in ("missing", "extra", "nan", "dims", "null")
     ),
     Fault("embeddings: shuffled", always(faults.wrong_embeddings("shuffled")), right=right, on=only("embed")),
+    Fault("embedding: NaN", always(faults.wrong_embeddings("nan")), (Invalid,), on=only("embed one")),
+    Fault("scores: shuffled", _rows(lambda rows: rows[::-1]), right=right, on=only("score", "classify")),
+    *(
+        Fault(f"scores: {name}", _rows(change), (Invalid,), on=only("score", "classify"))
+        for name, change in {
+            "missing": lambda rows: rows[:-1],
+            "extra": lambda rows: [*rows, {**rows[-1], "index": len(rows)}],
+            "duplicate": lambda rows: [rows[0], rows[0], rows[2]],
+            "nan": lambda rows: [{**rows[0], "score": math.nan, "probs": [math.nan]}, *rows[1:]],
+        }.items()
+    ),
+    Fault("tokens: null", always(faults.json_reply({"tokens": None, "max_model_len": 1})), (Invalid,), on=counts),
     *(
         Fault(f"rerank: {name}", always(faults.wrong_rerank(name)), (Invalid,), on=only("rank"))
         for name in ("short", "bad-index", "negative-index", "duplicate", "nan")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,15 +13,26 @@ from pydantic import BaseModel
 from vllm_adapters import Timeouts
 from vllm_adapters.testing import wire
 from vllm_adapters.testing.exchange import Behaviour
-from vllm_adapters.testing.replies import healthy, json_reply, ranked, sse
+from vllm_adapters.testing.replies import healthy, json_reply, ranked, relevance, sse
 
 KEY = "sk-canary-of-the-fault-matrix"
 SETTINGS: dict[str, Any] = {
     "api_key": KEY,
     "max_retries": 1,
-    "timeout": Timeouts(connect=5, idle=3, total=8),
+    "timeout": Timeouts(connect=5, idle=3, total=10),
 }
 """How every path is connected."""
+
+
+@contextmanager
+def retrying(times: int) -> Iterator[None]:
+    """Connect all paths with another ``max_retries``."""
+    before, SETTINGS["max_retries"] = SETTINGS["max_retries"], times
+    try:
+        yield
+    finally:
+        SETTINGS["max_retries"] = before
+
 
 PROMPT = "Say it"
 TEXT = "one two \N{GRINNING FACE} 三四 five\u2028six"
@@ -74,7 +87,8 @@ class Scene:
     """What one path asks for, and the healthy server's words for it.
 
     Args:
-        task: ``say``, ``complete``, ``call``, ``object``, ``embed`` or ``rank``.
+        task: ``say``, ``complete``, ``call``, ``object``, or one of vLLM's others: ``embed``, ``embed one``, ``rank``,
+            ``score``, ``classify``, ``tokenize``, ``count``.
         streamed: whether the reply is asked for as a stream.
     """
 
@@ -84,12 +98,22 @@ class Scene:
     @property
     def generates(self) -> bool:
         """Whether the model writes something."""
-        return self.task not in ("embed", "rank")
+        return self.task in ("say", "complete", "call", "object")
 
     @property
     def right(self) -> Answer:
         """The right answer."""
-        values = {"call": CALLS, "object": OBJECT, "embed": vectors(), "rank": ranking()}
+        values: dict[str, Any] = {
+            "call": CALLS,
+            "object": OBJECT,
+            "embed": vectors(),
+            "embed one": vectors()[0],
+            "rank": ranking(),
+            "score": [relevance(text) for text in TEXTS],
+            "classify": [("LABEL_0", [0.75, 0.25])] * len(TEXTS),
+            "tokenize": wire.tokenized(PROMPT)["tokens"],
+            "count": wire.tokenized(PROMPT)["count"],
+        }
         finish = ("tool_calls" if self.task == "call" else "stop") if self.generates else None
         return Answer(values.get(self.task, TEXT), finish=finish)
 

@@ -6,7 +6,7 @@
 
 Needs:  pip install 'vllm-adapters[langchain]'
 Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve)
-Run:    VLLM_BASE_URL=http://localhost:8000 python get_reasoning_in_langchain.py
+Run:    VLLM_BASE_URL=http://localhost:8000 python chat_with_reasoning_in_langchain.py
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Where a key could be found, and what is found there: see ``test_keys.py``."""

@@ -1,0 +1,153 @@
+"""The places that all objects share, and the errors that calls end in."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.pretty import pretty_repr
+from rich.traceback import Traceback
+
+from vllm_adapters import Timeouts, VLLMError
+from vllm_adapters.testing import FaultServer, faults, wire
+
+KEY = "sk-canary-0123456789"
+TOKEN = "canary-token-of-a-gateway"
+HEADERS = {"X-Gateway-Token": TOKEN}
+SETTINGS: dict[str, Any] = {"max_retries": 0, "timeout": Timeouts(idle=0.5)}
+"""How objects are connected, beside key and headers."""
+
+Found = Iterator[tuple[str, str]]
+"""Places, and what stands there."""
+
+OF_OBJECTS: Mapping[str, Callable[[Any], object]] = {
+    "repr": repr,
+    "str": str,
+    "format": "{}".format,
+    "rich's repr": lambda part: pretty_repr(part, expand_all=True),
+    "pickle": lambda part: repr(pickle.dumps(part)),
+    "pickle of a copy": lambda part: repr(pickle.dumps(copy.copy(part))),
+    "pickle of a deep copy": lambda part: repr(pickle.dumps(copy.deepcopy(part))),
+    "repr of a deep copy": lambda part: repr(copy.deepcopy(part)),
+    "an error that shows it": lambda part: str(ValueError(part)) + repr(KeyError(part)),
+    "a log record": lambda part: logging.LogRecord("x", 10, "f", 1, "%s %r", (part, part), None).getMessage(),
+    "JSON with default=repr": lambda part: json.dumps({"part": part}, default=repr),
+}
+"""Where any object may end up."""
+
+FAILURES = {
+    "401": (faults.error(401, "Unauthorized", shape="string"), False),
+    "404": (faults.error(404, "Not Found", shape="detail"), False),
+    "500": (faults.error(500), False),
+    "HTML": (faults.html(), False),
+    "redirect": (faults.redirect("http://127.0.0.1:9/v1/chat/completions"), False),
+    "timeout": (faults.hang(), False),
+    "no answer": (faults.hang_up(), False),
+    "truncated JSON": (faults.reply(b'{"id": '), False),
+    "cut body": (faults.truncate(faults.chat("one two three"), 60), False),
+    "error event": (faults.error_event("dead", after=1), True),
+    "cut stream": (faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="clean"), True),
+    "reset stream": (faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="reset"), True),
+    "hanging stream": (faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="hang"), True),
+}
+"""What servers do, and whether to a stream."""
+
+
+def of_objects(parts: Mapping[str, Any], places: Mapping[str, Callable[[Any], object]] = OF_OBJECTS) -> Found:
+    """Every place for every object."""
+    for name, part in parts.items():
+        for place, show in places.items():
+            yield f"{place} of {name}", str(show(part))
+
+
+WRONG = {
+    "a list as key": {"api_key": [KEY]},
+    "a dict as key": {"api_key": {"key": KEY}},
+    "white space in the key": {"api_key": f"{KEY} x"},
+    "a text for headers": {"default_headers": TOKEN},
+    "a line break in a header": {"default_headers": {"X-Gateway-Token": f"{TOKEN}\nx: y"}},
+}
+
+
+def of_refusals(kinds: Sequence[Callable[..., object]], settings: Mapping[str, Any]) -> Found:
+    """The errors of constructors that are given keys and headers in a form that they refuse."""
+    for kind in kinds:
+        for name, wrong in WRONG.items():
+            try:
+                kind(**{**settings, **wrong})
+            except Exception as error:
+                for place, text in _of_error(error, locals=False):  # those are what the caller gave
+                    yield f"{place} after {name} for {kind.__name__}", text
+            else:
+                raise AssertionError(f"{name} raised nothing in {kind.__name__}")
+
+
+def of_failures(server: FaultServer, ask: Callable[[bool], object]) -> Found:
+    """What can be found of, and behind, the errors of calls that fail.
+
+    Args:
+        server: has the faults.
+        ask: calls the server; streamed or not.
+    """
+    for name, (behaviour, streamed) in FAILURES.items():
+        server.reply(behaviour)
+        try:
+            ask(streamed)
+        except Exception as error:
+            for place, text in _of_error(error):
+                yield f"{place} after {name}", text
+        else:
+            raise AssertionError(f"{name} raised nothing")
+    server.heal()
+
+
+def _of_error(error: BaseException, locals: bool = True) -> Found:
+    for link in chain(error):
+        kind = type(link).__name__
+        yield f"text of {kind}", f"{link} {link!r} {getattr(link, '__notes__', '')}"
+        yield f"attributes of {kind}", repr(vars(link))
+        for holder in ("request", "response"):
+            try:
+                held = getattr(link, holder)
+            except (AttributeError, RuntimeError):  # the transport's own errors may have none
+                continue
+            headers = [held.headers, *([held.request.headers] if holder == "response" else [])]
+            if following := getattr(held, "next_request", None):
+                headers.append(following.headers)
+            yield f"headers of the {holder} of {kind}", repr([list(h.raw) for h in headers])
+    if isinstance(error, VLLMError):
+        yield "pickle of the error", repr(pickle.dumps(error))
+    yield "traceback", "".join(traceback.format_exception(error))
+    if not locals:
+        repr_of_frames = [repr(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+        yield "half-made objects in a traceback", "".join(repr_of_frames)
+        return
+    yield "traceback with locals", _with_locals(error)
+    trace = Traceback.extract(type(error), error, _past_the_test(error), show_locals=True)
+    found = [frame.locals for stack in trace.stacks for frame in stack.frames]
+    yield "rich's traceback with locals", "\n".join(str(node) for nodes in found for node in (nodes or {}).values())
+
+
+def _past_the_test(error: BaseException) -> Any:
+    """The traceback without the test's own frames, which do hold the key."""
+    frames = error.__traceback__
+    while frames is not None and "/tests/" in frames.tb_frame.f_code.co_filename:
+        frames = frames.tb_next
+    return frames
+
+
+def _with_locals(error: BaseException) -> str:
+    told = traceback.TracebackException(type(error), error, _past_the_test(error), capture_locals=True)
+    return "".join(told.format())
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and all that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
