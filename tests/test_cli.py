@@ -13,6 +13,7 @@ from vllm_adapters import __version__
 from vllm_adapters.cli import main
 from vllm_adapters.demo import show
 from vllm_adapters.errors import ServerUnreachable
+from vllm_adapters.testing import faults
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -186,10 +187,29 @@ def test_doctor_takes_the_key_from_the_variable_it_is_told(make_fault_server, ca
     assert "sk-" not in printed.out + printed.err
 
 
+@pytest.mark.parametrize("status", [200, 400])
+def test_doctor_shows_no_key_that_a_server_repeats(make_fault_server, capsys, monkeypatch, tmp_path, status):
+    server = make_fault_server(api_key="sk-canary", routes=["/version", "/v1/models", "/v1/chat/completions"])
+    answer = faults.chat("x" * 55 + "sk-canary") if status == 200 else faults.error(400, "x" * 295 + "sk-canary")
+    server.reply(answer, "/v1/chat/completions")
+    monkeypatch.setenv("VLLM_API_KEY", "sk-canary")
+    page = tmp_path / "report.html"
+    for arguments in ([], ["--json"]):
+        main(["doctor", server.url, "--html", str(page), *arguments])
+        printed = capsys.readouterr()
+        assert "***" in printed.out
+        assert "sk-c" not in printed.out + printed.err + page.read_text(encoding="utf-8")
+
+
+def test_doctor_does_not_repeat_a_key_given_for_the_name_of_its_variable(capsys):
+    assert main(["doctor", "http://127.0.0.1:9", "--api-key", "sk-canary"]) == 2
+    assert "sk-canary" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--api-key-env", "NOT_SET_HERE"], "NOT_SET_HERE is not set"),
+        (["--api-key-env", "NOT_SET_HERE"], "names a variable that is not set"),
         (["localhost:8000"], "is not a server's address"),
         (["--html", "no/such/folder/report.html"], "there is no folder"),
     ],
@@ -201,4 +221,4 @@ def test_doctor_that_cannot_ask_is_exit_code_2(arguments, said, capsys):
 
 def test_doctor_of_nothing_is_exit_code_2(capsys):
     assert main(["doctor", "http://127.0.0.1:9"]) == 2
-    assert "nothing answers" in capsys.readouterr().out
+    assert "no connection: " in capsys.readouterr().out

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -18,9 +19,15 @@ PICTURES = Path(__file__).parent.parent / "pictures"
 _ADDRESSES = ("VLLM_BASE_URL", "VLLM_EMBED_BASE_URL", "VLLM_API_KEY")
 
 
-def picture(width: int) -> Console:
-    """A console that draws what it is told."""
-    return Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
+class Picture(Console):
+    """A console that draws what it is told. A terminal wraps long lines by itself; a picture would cut them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(record=True, width=width, file=io.StringIO(), force_terminal=True)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print, and wrap what is too long."""
+        super().print(*objects, **{**how, "soft_wrap": False})
 
 
 def main() -> None:
@@ -28,12 +35,12 @@ def main() -> None:
     for name in _ADDRESSES:
         os.environ.pop(name, None)
     PICTURES.mkdir(exist_ok=True)
-    tour = picture(118)
+    tour = Picture(118)
     if run(tour):
         sys.exit("The tour failed: no picture of it.")
     tour.save_svg(str(PICTURES / "demo.svg"), title="vllm-adapters demo")
     with LocalVLLM("tiny", bare=True) as server:
-        visit = picture(88)
+        visit = Picture(88)
         show(examine(server.base_url), visit)
     text = visit.export_svg(title="vllm-adapters doctor").replace(server.base_url, "http://gpu:8000/v1")
     (PICTURES / "doctor.svg").write_text(text, encoding="utf-8")

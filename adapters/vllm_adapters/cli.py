@@ -24,9 +24,16 @@ environment:
 _DOCTOR_NOTES = """\
 exit code:
   0  all that the served model can do works
-  1  something lacks or is broken: the report names the flags for `vllm serve`
+  1  something lacks or is broken (the report names the flags for `vllm serve`), or it stopped answering half way
   2  nothing usable there: no answer, no vLLM, or it refuses the key; or wrong arguments
      (marked ○ and yellow: what could be switched on as well; a server without is whole)
+
+--json prints one object (its "format" is 1; keys may be added within a format, none changes or goes):
+  format, address, usable, complete, exit_code, version, models, routes, requests,
+  missing_flags   what to add to `vllm serve`, most of it with a value: ["--tool-call-parser hermes", ...]
+  optional_flags  what could be added as well
+  checks          of each: name, group, asks, counts (towards the exit code), text, flags, advice, data and
+                  verdict: works, lacks, broken, absent, unclear or untried
 
 environment:
   VLLM_BASE_URL  the server, where no URL is given
@@ -97,6 +104,9 @@ def _add_doctor_parser(commands: Any) -> None:
     doctor.add_argument("--json", action="store_true", help="print the report as JSON, for scripts")
     doctor.add_argument("--html", type=Path, metavar="FILE", help="write the report as one self-contained page")
     doctor.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the server's key")
+    doctor.add_argument(
+        "--time-limit", type=float, default=300.0, metavar="SECONDS", help="for all of it (default: %(default)g)"
+    )
     doctor.set_defaults(run=_doctor)
 
 

@@ -20,7 +20,7 @@ def result(name, finding, *, group="chat", counts=True):
     return Result(Check(name, group, f"Is {name} there?", lambda visit: finding, counts=counts), finding)
 
 
-def report(*results, usable=True):
+def report(*results, usable=True, complete=True):
     return Report(
         address="http://gpu:8000/v1",
         version="0.32.0" if usable else None,
@@ -29,6 +29,7 @@ def report(*results, usable=True):
         results=results,
         requests=9,
         usable=usable,
+        complete=complete,
     )
 
 
@@ -42,9 +43,9 @@ FULL = report(
 )
 
 
-def printed(found):
+def printed(found, width=120):
     out = io.StringIO()
-    show(found, Console(file=out, width=120))
+    show(found, Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -56,9 +57,10 @@ def printed(found):
         (report(result("ids", lacks("", "--x"), counts=False)), 0),
         (report(result("tools", lacks("", "--x"))), 1),
         (report(result("json", broken(""))), 1),
+        (report(result("speed", works("")), complete=False), 1),
         (report(result("reachable", broken("nothing answers")), usable=False), 2),
     ],
-    ids=["works", "unclear", "optional", "lacks", "broken", "nothing"],
+    ids=["works", "unclear", "optional", "lacks", "broken", "cut short", "nothing"],
 )
 def test_exit_codes(found, code):
     assert found.exit_code == code
@@ -73,7 +75,11 @@ def test_flags_are_told_once_and_optional_ones_apart():
 def test_json_has_a_version_and_only_json_values():
     found = json.loads(json.dumps(FULL.as_json()))
     assert found["format"] == 1
-    assert found["usable"] is True
+    assert set(found) == {
+        *("format", "address", "usable", "complete", "exit_code", "version", "models", "routes", "requests"),
+        *("missing_flags", "optional_flags", "checks"),
+    }
+    assert found["usable"] is found["complete"] is True
     assert found["checks"][0] == {
         "name": "chat",
         "group": "chat",
@@ -91,9 +97,29 @@ def test_json_has_a_version_and_only_json_values():
 def test_the_terminal_names_flags_and_faults():
     text = printed(FULL)
     assert "http://gpu:8000/v1: vLLM 0.32.0" in text
-    assert "Add to vllm serve: --enable-auto-tool-choice --tool-call-parser hermes" in text
+    assert "Add to vllm serve:\n  --enable-auto-tool-choice \\\n  --tool-call-parser hermes\n" in text
     assert "At fault: tools, again." in text
     assert "rerank, score" in text, "what the model has not stands together"
+
+
+def test_a_pipe_of_80_columns_gets_whole_words_and_no_colours():
+    checks = [
+        result(f"kind-of-output-{n}", broken("silently not enforced " * 9, "--a-flag '{\"its\": 1}'")) for n in range(9)
+    ]
+    text = printed(report(*checks), width=80)
+    assert "\x1b" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert set(text.replace(",", " ").split()) >= {f"kind-of-output-{n}" for n in range(9)} | {"silently", "enforced"}
+    assert "  --a-flag '{\"its\": 1}'\n" in text
+    assert text.count("add --a-flag") == 1, "what several checks found is said once"
+
+
+def test_a_report_cut_short_does_not_praise():
+    text = printed(
+        report(result("chat", works("'Hello'")), result("speed", untried("the time was up")), complete=False)
+    )
+    assert "All that this model can do works" not in text
+    assert "Not all could be asked." in text
 
 
 def test_what_was_not_asked_has_no_row():

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -11,6 +15,7 @@ from vllm_adapters.testing import faults
 from vllm_adapters.testing.exchange import Exchange
 
 KEY = "sk-canary"
+OPEN = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank", "/tokenize", "/detokenize")
 ROUTES = ("/version", "/v1/models", "/v1/chat/completions", "/v1/completions", "/openapi.json")
 
 
@@ -18,7 +23,7 @@ def test_nothing_there():
     report = examine("http://127.0.0.1:9")
     assert report.exit_code == 2
     assert report["reachable"].verdict is Verdict.BROKEN
-    assert report["reachable"].text.startswith("nothing answers")
+    assert report["reachable"].text == "no connection: [Errno 111] Connection refused"
     assert {result.finding.verdict for result in report.results[1:]} == {Verdict.UNTRIED}
 
 
@@ -78,6 +83,16 @@ def test_a_server_that_serves_nothing(fault_server):
     assert report["vllm"].text == "it serves no model"
 
 
+def test_what_does_not_fit_into_the_context_names_its_flag(make_fault_server):
+    server = make_fault_server(max_model_len=64)
+    short = "This model's maximum context length is 64 tokens. However, your request has 80 input tokens."
+    server.reply(faults.error(400, short), "/v1/chat/completions")
+    report = examine(server.url)
+    assert report["tools-auto"].verdict is Verdict.LACKS
+    assert report["tools-auto"].flags == ("--max-model-len TOKENS",)
+    assert {request.json["max_tokens"] for request in server.posts("/v1/chat/completions")} <= {1, 16}
+
+
 def test_a_model_that_is_not_served(fault_server):
     report = examine(fault_server.url, model="another")
     assert report.exit_code == 2
@@ -129,11 +144,13 @@ def test_an_answer_that_lands_in_reasoning_unless_thinking_is_denied(fault_serve
     assert report["reasoning"].flags == ("""--default-chat-template-kwargs '{"enable_thinking": false}'""",)
 
 
-def test_a_parser_that_takes_every_answer_for_reasoning(fault_server):
-    fault_server.reply(faults.chat("", reasoning="Tokyo"), "/v1/chat/completions")
-    report = examine(fault_server.url)
-    assert report["reasoning"].flags == ()
-    assert report["reasoning"].advice == "The --reasoning-parser does not fit the model"
+def test_a_parser_that_takes_every_answer_for_reasoning(make_fault_server):
+    server = make_fault_server(models=["Qwen3-8B"])
+    server.reply(faults.chat("", reasoning="Tokyo"), "/v1/chat/completions")
+    report = examine(server.url)
+    for name in ("reasoning", "json", "tools-required"):
+        assert report[name].flags == ("--reasoning-parser qwen3",), name
+    assert report["choice"].advice == "The reasoning parser it has does not fit the model, or the version"
 
 
 def test_a_model_that_always_thinks_is_given_room_and_asked_not_to(fault_server):
@@ -169,11 +186,27 @@ def test_calls_that_stay_in_the_text(make_fault_server):
     assert report["tools-required"].verdict is Verdict.BROKEN
 
 
+@pytest.mark.parametrize("call", ['{"name": "get_weather", "parameters": {}}', '[get_weather(city="Rome")]'])
+def test_calls_of_a_form_without_marks_that_stay_in_the_text(fault_server, call):
+    fault_server.reply(faults.chat(call), "/v1/chat/completions")
+    found = examine(fault_server.url)["tools-auto"]
+    assert found.verdict is Verdict.LACKS
+    assert found.flags == ("--tool-call-parser NAME",)
+    assert "`vllm serve --help=tool-call-parser` lists the names" in found.advice
+
+
+def test_a_model_that_answers_in_words_proves_nothing(fault_server):
+    fault_server.reply(faults.chat("It rains."), "/v1/chat/completions")
+    found = examine(fault_server.url)["tools-auto"]
+    assert found.verdict is Verdict.UNCLEAR
+    assert found.text == "cannot tell: the model called none, and its text is 'It rains.'"
+
+
 def test_a_call_that_the_token_limit_cut_says_nothing_of_the_server(fault_server):
     cut = faults.chat('<tool_call>{"name": "get_weather", "arguments": {"city": "', finish_reason="length")
     fault_server.reply(cut, "/v1/chat/completions")
     report = examine(fault_server.url)
-    for name in ("tools-required", "tools-strict", "tools-stream"):
+    for name in ("tools-auto", "tools-required", "tools-strict", "tools-stream"):
         assert report[name].verdict is Verdict.UNCLEAR, name
 
 
@@ -233,3 +266,105 @@ def _openapi(*fields):
         "paths": {"/v1/chat/completions": {"post": {"requestBody": content}}},
         "components": {"schemas": {"Chat": body}},
     }
+
+
+@contextmanager
+def listening(answer):
+    """A port where each connection is answered with these bytes, and closed."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        def serve() -> None:
+            with suppress(OSError):  # the test is over
+                while True:
+                    with door.accept()[0] as visitor:
+                        visitor.sendall(answer)
+                        visitor.recv(4096)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{door.getsockname()[1]}"
+
+
+def test_a_port_that_speaks_another_protocol():
+    with listening(b"SSH-2.0-OpenSSH_9.2\r\n") as address:
+        report = examine(f"http://{address}")
+    assert report["reachable"].text.startswith("something is there that speaks no HTTP")
+    assert report.exit_code == 2
+
+
+def test_https_where_http_is_spoken():
+    with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
+        report = examine(f"https://{address}")
+    assert report["reachable"].text == "no https is spoken there"
+    assert report["reachable"].advice == "Try the same address with http://"
+    assert report.exit_code == 2
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v1/models", "/v1/chat/completions", "/proxy/v1"])
+def test_an_address_with_a_path_too_many(fault_server, path):
+    report = examine(fault_server.root + path, api_key=KEY)
+    assert report.exit_code == 2
+    assert report["vllm"].advice == f"The address has a path too many: try {fault_server.root}"
+    assert KEY not in str(fault_server.requests[-1].headers), "elsewhere than told, the key is not shown"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (403, "vLLM 0.32.0 refuses to say what it serves: HTTP 403"),
+        (500, "vLLM 0.32.0 fails: /v1/models answers HTTP 500"),
+        (502, "a gateway answers HTTP 502: the server behind it does not answer"),
+    ],
+)
+def test_a_list_of_models_that_cannot_be_had(fault_server, status, said):
+    fault_server.reply(faults.html(status), "/v1/models")
+    report = examine(fault_server.url)
+    assert report["vllm"].text == said
+    assert report.exit_code == 2
+
+
+def test_a_server_that_moved(fault_server):
+    fault_server.reply(faults.redirect("https://gpu.example/v1/models"), "/v1/models")
+    assert examine(fault_server.url)["vllm"].text == "it redirects to https://gpu.example/v1/models"
+
+
+def test_a_server_that_dies_before_it_tells_its_models(fault_server):
+    fault_server.reply(faults.hang_up(), "/v1/models")
+    report = examine(fault_server.url)
+    assert report["vllm"].text.startswith("something is there that speaks no HTTP")
+    assert report.exit_code == 2
+
+
+def test_of_several_models_the_first_is_asked_everything(make_fault_server):
+    server = make_fault_server(models=["a", "b"])
+    report = examine(server.url)
+    assert report["models"].text == "a, b, context of 4096 tokens; asked here: a"
+    assert report["embeddings"].verdict is Verdict.WORKS
+    assert {request.json["model"] for request in server.posts()} == {"a"}
+
+
+def test_a_slow_server_is_left_when_the_time_is_up(fault_server):
+    fault_server.reply(faults.slow(0.4, faults.chat("Tokyo")), "/v1/chat/completions")
+    began = time.monotonic()
+    report = examine(fault_server.url, time_limit=1.0)
+    assert time.monotonic() - began < 3
+    assert report.exit_code == 1
+    assert not report.complete
+    cut = [result for result in report.results if result.finding.text == "the time limit of 1 s has passed"]
+    assert [result.check.group for result in cut] == ["chat"]
+    assert report["request-ids"].text == "the time was up"
+
+
+def test_a_server_that_falls_silent_among_its_open_routes(make_fault_server):
+    server = make_fault_server(api_key=KEY, routes=(*ROUTES, "/tokenize"))
+    server.reply(faults.hang_up(), "/tokenize")
+    report = examine(server.url, api_key=KEY)
+    assert report["open-routes"].text.startswith("it stopped answering")
+    assert report["chat"].text == "it stopped answering in open-routes"
+    assert report.exit_code == 1
+
+
+def test_a_few_dozen_requests_at_most_whatever_it_says(make_fault_server):
+    server = make_fault_server(api_key=KEY)
+    for path in OPEN:
+        server.reply(faults.error(400, "no input"), path)
+    assert examine(server.url, api_key=KEY).requests == len(server.requests) <= 48

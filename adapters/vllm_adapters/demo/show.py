@@ -137,7 +137,7 @@ def show(cells: Cells, places: Sequence[Place], console: Console, rooms: Sequenc
             notes[f"{where}: {cell.text}: {cell.note}"] = cell.state
     for note, state in notes.items():
         console.print(Text(note, "red" if state == "failed" else "dim"), soft_wrap=True)
-    console.print(f"\nOn the wire ({SHOWN}):")
+    console.print(f"\nOn the wire ({SHOWN}):", highlight=False)
     for room in rooms:
         cell = cells[SHOWN, room.title]
         if cell.sent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vllm_adapters._compat import http
 from vllm_adapters.doctor.findings import Check, Finding, absent, broken, lacks, untried, works
-from vllm_adapters.doctor.visit import Visit
+from vllm_adapters.doctor.visit import GONE, Visit
 from vllm_adapters.errors import AuthenticationFailed, PermissionDenied, VLLMError
 
 # A body with nothing but a model is refused by each of these before any work is done: who gets so far has passed the
@@ -64,6 +64,8 @@ def _answers(visit: Visit, method: str, path: str) -> bool:
             client.post(url, cast_to=http.Response, body={"model": visit.model})
     except (AuthenticationFailed, PermissionDenied):
         return False
+    except GONE:
+        raise
     except VLLMError as error:
         return error.status_code in (400, 415, 422)
     return True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from openai.types.completion_usage import CompletionUsage
+
 from vllm_adapters.doctor.findings import Check, Finding, broken, lacks, unclear, works
 from vllm_adapters.doctor.parsers import THOUGHT_MARKS
-from vllm_adapters.doctor.visit import CAPITAL, CHAT, NOT_THINKING, Visit, shown, text_of, thought_of
+from vllm_adapters.doctor.visit import CAPITAL, CHAT, UNFIT_REASONING, Visit, text_of, thought_of
 
 _THINKING = {"enable_thinking": True, "thinking": True}  # Qwen's and DeepSeek's; templates ignore what is not theirs
 _THINK_WHEN_ASKED = """--default-chat-template-kwargs '{"enable_thinking": false}'"""
@@ -13,21 +15,23 @@ _SOON = 1.0  # seconds; nothing that comes so soon was held back
 
 
 def _chat(visit: Visit) -> Finding:
-    if _answers_in_thought(visit):
-        return broken(f"its answer is in `reasoning`, and its text is empty: {shown(thought_of(visit.plain))}")
+    if visit.hides_answers:
+        return broken(f"its answer is in `reasoning`, and its text is empty: {visit.shown(thought_of(visit.plain))}")
     text = text_of(visit.plain) or thought_of(visit.plain)
-    return works(shown(text)) if text.strip() else broken("it answers with nothing")
-
-
-def _answers_in_thought(visit: Visit) -> bool:
-    plain = visit.plain
-    return plain.choices[0].finish_reason == "stop" and bool(thought_of(plain)) and not text_of(plain).strip()
+    return works(visit.shown(text)) if text.strip() else broken("it answers with nothing")
 
 
 def _usage(visit: Visit) -> Finding:
-    usage = visit.plain.usage
+    return _tokens(visit.plain.usage)
+
+
+def _streamed_usage(visit: Visit) -> Finding:
+    return _tokens(visit.streamed.usage)
+
+
+def _tokens(usage: CompletionUsage | None) -> Finding:
     if usage is None or not usage.prompt_tokens or not usage.completion_tokens:
-        return broken("a reply does not say how many tokens it took")
+        return broken("it does not say how many tokens it took")
     return works(f"{usage.prompt_tokens} tokens in, {usage.completion_tokens} out")
 
 
@@ -40,13 +44,6 @@ def _stream(visit: Visit) -> Finding:
             "a stream that arrives all at once", advice="A proxy before the server may buffer it: switch that off"
         )
     return works(f"{streamed.pieces} pieces")
-
-
-def _streamed_usage(visit: Visit) -> Finding:
-    usage = visit.streamed.usage
-    if usage is None or not usage.completion_tokens:
-        return broken("a stream does not say how many tokens it took, although it was asked to")
-    return works(f"{usage.prompt_tokens} tokens in, {usage.completion_tokens} out")
 
 
 def _speed(visit: Visit) -> Finding:
@@ -75,32 +72,36 @@ def _logprobs(visit: Visit) -> Finding:
     if found is None or not found.content:
         return broken("a reply without logprobs, although they were asked for")
     best = found.content[0]
-    return works(f"{shown(best.token)}: {best.logprob:.2f}, and {len(best.top_logprobs)} best")
+    return works(f"{visit.shown(best.token)}: {best.logprob:.2f}, and {len(best.top_logprobs)} best")
 
 
 def _completions(visit: Visit) -> Finding:
     reply = visit.server.client.completions.create(model=visit.model, prompt="Hello", max_tokens=4, temperature=0)
-    return works(shown(reply.choices[0].text))
+    return works(visit.shown(reply.choices[0].text))
 
 
 def _reasoning(visit: Visit) -> Finding:
-    if _answers_in_thought(visit):
-        if text_of(visit.chat(CAPITAL, **NOT_THINKING)).strip():
+    if visit.hides_answers:
+        if not visit.misread:
             return broken("where nobody asks it to think, the whole answer lands in `reasoning`", _THINK_WHEN_ASKED)
-        return broken("the whole answer lands in `reasoning`", advice="The --reasoning-parser does not fit the model")
+        return broken(
+            "the whole answer lands in `reasoning`",
+            *visit.with_parser_names(("--reasoning-parser",)),
+            advice=f"{UNFIT_REASONING}; without a parser none is lost",
+        )
     reply = visit.chat(CAPITAL, chat_template_kwargs=_THINKING)
     text, thought = text_of(reply), thought_of(reply)
     if any(mark in text for mark in THOUGHT_MARKS):
         # Qwen's parser takes thinking for the rule; a model that thinks only when asked to needs it said.
         rule = (_THINK_WHEN_ASKED,) if visit.parsers.reasoning == "qwen3" and not visit.thinks else ()
         return lacks(
-            f"thinking stays in the text: {shown(text)}",
+            f"thinking stays in the text: {visit.shown(text)}",
             *visit.with_parser_names(("--reasoning-parser",)),
             *rule,
-            advice="If it has a reasoning parser, that does not fit the model or the version",
+            advice="" if visit.reasoning_parser is False else UNFIT_REASONING,
         )
     if thought.strip():
-        return works(f"parsed into its own field: {shown(thought)}")
+        return works(f"parsed into its own field: {visit.shown(thought)}")
     parser = {True: "; a reasoning parser is set", False: "; no reasoning parser is set", None: ""}
     return unclear(f"cannot tell: the model did not think{parser[visit.reasoning_parser]}")
 

@@ -15,6 +15,9 @@ from vllm_adapters.doctor.show import show
 from vllm_adapters.errors import VLLMError
 
 NOTHING_USABLE = 2
+_NO_SUCH_VARIABLE = (  # which may well be the key itself, and is not repeated
+    "--api-key-env names a variable that is not set; it takes the variable's name, not the key"
+)
 
 
 def run_doctor(args: argparse.Namespace) -> int:
@@ -24,12 +27,12 @@ def run_doctor(args: argparse.Namespace) -> int:
         args: What the command line's parser read.
 
     Returns:
-        The exit code: 0 all that the model can do works, 1 something lacks or is broken, 2 nothing usable there,
-        or wrong arguments.
+        The exit code: 0 all that the model can do works, 1 something lacks or is broken, or not all could be
+        asked, 2 nothing usable there, or wrong arguments.
     """
     api_key = os.environ.get(args.api_key_env) if args.api_key_env else None
     if args.api_key_env and not api_key:
-        sys.stderr.write(f"vllm-adapters doctor: {args.api_key_env} is not set\n")
+        sys.stderr.write(f"vllm-adapters doctor: {_NO_SUCH_VARIABLE}\n")
         return NOTHING_USABLE
     if args.html and not args.html.absolute().parent.is_dir():
         sys.stderr.write(f"vllm-adapters doctor: there is no folder {args.html.absolute().parent}\n")
@@ -38,7 +41,11 @@ def run_doctor(args: argparse.Namespace) -> int:
     try:
         with progress.status("looking ...") as status:
             report = examine(
-                args.url, api_key=api_key, model=args.model, before=lambda check: status.update(check.asks)
+                args.url,
+                api_key=api_key,
+                model=args.model,
+                time_limit=args.time_limit,
+                before=lambda check: status.update(check.asks),
             )
     except VLLMError as error:  # not an address, or not a key: nothing was asked
         sys.stderr.write(f"vllm-adapters doctor: {error}\n")

@@ -9,13 +9,17 @@ from dataclasses import replace
 from pydantic import SecretStr
 
 from vllm_adapters import errors
-from vllm_adapters.doctor import access, basics, chat, pooling, running, schema, structured, tools
-from vllm_adapters.doctor.findings import Check, Finding, Hopeless, absent, broken, lacks, untried
+from vllm_adapters.doctor import access, chat, identity, operations, pooling, schema, served, structured, tools
+from vllm_adapters.doctor.findings import Check, Finding, Unusable, absent, broken, lacks, untried
 from vllm_adapters.doctor.report import Report, Result
-from vllm_adapters.doctor.visit import Visit
+from vllm_adapters.doctor.visit import GONE, Visit
+
+_NOT_MOUNTED = "its route is not mounted for this model"
 
 CHECKS: tuple[Check, ...] = tuple(
-    check for room in (basics, schema, access, chat, tools, structured, pooling, running) for check in room.CHECKS
+    check
+    for room in (identity, served, schema, access, chat, tools, structured, pooling, operations)
+    for check in room.CHECKS
 )
 
 
@@ -24,6 +28,7 @@ def examine(
     *,
     api_key: str | SecretStr | None = None,
     model: str | None = None,
+    time_limit: float = 300.0,
     before: Callable[[Check], None] = lambda check: None,
 ) -> Report:
     """Find out by trying what a server can do. It is asked a few dozen small requests, and nothing on it changes.
@@ -39,13 +44,14 @@ def examine(
         base_url: As for ``VLLMServer``.
         api_key: As for ``VLLMServer``.
         model: The served model to ask; default: the first base model.
+        time_limit: How long it may take in all, in seconds; what was not asked by then is in the report, too.
         before: Called before each check, for progress.
 
     Raises:
         WrongAddress: ``base_url`` is not an address. Whatever the server does is in the report, not raised.
     """
-    with closing(Visit(base_url, api_key, model)) as visit:
-        results, usable, over = [], True, ""
+    with closing(Visit(base_url, api_key, model, time_limit)) as visit:
+        results, over = [], ""
         for check in CHECKS:
             if over:
                 results.append(Result(check, untried(over)))
@@ -53,13 +59,14 @@ def examine(
             before(check)
             try:
                 finding = _asked(check, visit)
-            except Hopeless as end:
-                finding, usable, over = end.finding, False, end.finding.text
-            except (errors.ServerUnreachable, errors.ServerTimeout) as error:
-                finding, over = broken(f"it stopped answering: {error}"), f"it stopped answering in {check.name}"
+            except Unusable as end:
+                finding, over = end.finding, end.finding.text
+            except GONE as error:
+                finding = _cut_short(error, visit)
+                over = "the time was up" if visit.is_over else f"it stopped answering in {check.name}"
             except errors.VLLMError as error:
                 finding = _judged(error, visit)
-            results.append(Result(check, _without_key(finding, visit.key)))
+            results.append(Result(check, _without_key(finding, visit)))
         return Report(
             address=visit.server.base_url,
             version=str(visit.version) if visit.version else None,
@@ -67,36 +74,44 @@ def examine(
             routes=tuple(sorted(visit.paths)),
             results=tuple(results),
             requests=visit.requests,
-            usable=usable,
+            usable=bool(visit.cards),
+            complete=not over,
         )
 
 
 def _asked(check: Check, visit: Visit) -> Finding:
     if check.route and visit.paths and check.route not in visit.paths:
-        return absent(f"the served model has no such task (no {check.route})")
+        return absent(f"{_NOT_MOUNTED} (no {check.route})")
     return check.examine(visit)
+
+
+def _cut_short(error: errors.VLLMError, visit: Visit) -> Finding:
+    if visit.is_over:
+        return broken(
+            f"the time limit of {visit.time_limit:g} s has passed", advice="--time-limit SECONDS gives it more"
+        )
+    return broken(f"it stopped answering: {_reason(error, visit)}")
 
 
 def _judged(error: errors.VLLMError, visit: Visit) -> Finding:
     """What an error of the server says of what was tried."""
     if isinstance(error, errors.FeatureNotEnabled):
-        return lacks(_reason(error), *visit.with_parser_names(error.flags))
+        return lacks(_reason(error, visit), *visit.with_parser_names(error.flags))
+    if isinstance(error, errors.ContextLengthExceeded):
+        return lacks(_reason(error, visit), "--max-model-len TOKENS")
     if isinstance(error, errors.UnsupportedParameter):
-        return absent(_reason(error))
+        return absent(_reason(error, visit))
     if isinstance(error, errors.WrongAddress):
-        return absent("the served model has no such task")
+        return absent(_NOT_MOUNTED)
     if isinstance(error, errors.InvalidRequest) and "does not support" in error.message:
-        return absent(_reason(error))  # 0.15.1 and older mount every route
-    return broken(_reason(error))
+        return absent(_reason(error, visit))  # 0.15.1 and older mount every route
+    return broken(_reason(error, visit))
 
 
-def _reason(error: errors.VLLMError) -> str:
+def _reason(error: errors.VLLMError, visit: Visit) -> str:
     said = error.body.get("message") if isinstance(error.body, dict) else None
-    return " ".join(str(said or error.message).split())[:300]
+    return " ".join(visit.without_key(str(said or error.message.partition(" (server: ")[0])).split())[:300]
 
 
-def _without_key(finding: Finding, key: str | None) -> Finding:
-    """A server may say the key it was sent; nobody else gets to read it."""
-    if not key:
-        return finding
-    return replace(finding, text=finding.text.replace(key, "***"), advice=finding.advice.replace(key, "***"))
+def _without_key(finding: Finding, visit: Visit) -> Finding:
+    return replace(finding, text=visit.without_key(finding.text), advice=visit.without_key(finding.advice))

@@ -42,7 +42,7 @@ class Finding:
     text: str
     flags: tuple[str, ...] = ()
     advice: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Check:
     counts: bool = True
 
 
-class Hopeless(Exception):
+class Unusable(Exception):
     """There is nothing at this address that could be examined further; holds the last finding."""
 
     def __init__(self, text: str, advice: str = "") -> None:
@@ -80,8 +80,10 @@ def works(text: str, **data: Any) -> Finding:
 
 
 def lacks(text: str, *flags: str, advice: str = "") -> Finding:
-    """It could be there, with these flags."""
-    return Finding(Verdict.LACKS, text, flags, advice)
+    """It could be there, with these flags; a value that cannot be told is ``NAME``."""
+    unnamed = [flag.removesuffix(" NAME").lstrip("-") for flag in flags if flag.endswith(" NAME")]
+    names = [f"`vllm serve --help={flag}` lists the names" for flag in unnamed]
+    return Finding(Verdict.LACKS, text, flags, ". ".join(filter(None, (advice, *names))))
 
 
 def broken(text: str, *flags: str, advice: str = "") -> Finding:

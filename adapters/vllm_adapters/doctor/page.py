@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from html import escape
+from itertools import groupby
 from string import Template
 
+from vllm_adapters._version import __version__
 from vllm_adapters.doctor.report import Report
-from vllm_adapters.doctor.rows import MARKS, Row, heading, rows_of, summary
+from vllm_adapters.doctor.rows import MARKS, Row, flag_lists, heading, rows_of, summary
 
 _PAGE = Template("""\
 <!doctype html>
@@ -16,30 +19,58 @@ _PAGE = Template("""\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-:root { color-scheme: light dark; --good: #1a7f37; --fault: #cf222e; --option: #9a6700; --quiet: #6e7781; }
-@media (prefers-color-scheme: dark) {
-  :root { --good: #3fb950; --fault: #ff7b72; --option: #d29922; --quiet: #8b949e; }
+:root {
+  color-scheme: light dark;
+  --page: #f6f8fa; --card: #fff; --line: #d8dee4; --text: #1f2328; --quiet: #656d76;
+  --good: #1a7f37; --fault: #cf222e; --option: #9a6700;
 }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; }
-th { text-align: left; padding: 1.2rem 0 .3rem; font-size: 1.05rem; }
-td { vertical-align: top; padding: .25rem .8rem .25rem 0; border-top: 1px solid #8884; overflow-wrap: anywhere; }
-td.mark { width: 1.2rem; font-weight: bold; }
-td.name { width: 12rem; }
-.good .mark { color: var(--good); } .fault .mark, .fault .text { color: var(--fault); }
-.option .mark { color: var(--option); } .quiet td, .advice { color: var(--quiet); }
-.advice { font-size: .9rem; }
-code { font: .9em ui-monospace, monospace; }
-pre { padding: .8rem; background: #8882; white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #0d1117; --card: #161b22; --line: #30363d; --text: #e6edf3; --quiet: #8b949e;
+    --good: #3fb950; --fault: #ff7b72; --option: #d29922;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 3rem;
+  background: var(--page); color: var(--text); overflow-wrap: anywhere;
+}
+h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0 1rem; }
+h2 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
+p { margin: 0; }
+section, .state { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; }
+.state { padding: .8rem 1rem; border-left: .3rem solid var(--good); }
+.state.fault { border-left-color: var(--fault); }
+.state p { font-weight: 600; }
+pre { margin: .2rem 0 0; white-space: pre-wrap; }
+.flags { margin-top: .8rem; }
+code, pre { font: .87em/1.6 ui-monospace, Menlo, Consolas, monospace; }
+dl { margin: 0; }
+dl > div { display: grid; grid-template-columns: 1rem 11.5rem 1fr; gap: 0 .8rem; padding: .4rem .9rem; }
+dl > div + div { border-top: 1px solid var(--line); }
+dd { margin: 0; }
+.mark { font-weight: bold; }
+.good .mark { color: var(--good); }
+.fault .mark, .fault .text { color: var(--fault); }
+.option .mark { color: var(--option); }
+.quiet, .advice, footer { color: var(--quiet); }
+.advice, footer { font-size: .9rem; }
+footer { margin-top: 1.6rem; }
+@media (max-width: 40rem) {
+  dl > div { grid-template-columns: 1rem 1fr; }
+  dl > div > dd { grid-column: 2; }
+  dt { font-weight: 600; }
+}
 </style>
 </head>
 <body>
 <h1>$title</h1>
-<p><strong>$summary</strong> $models</p>
+<div class="state $state">
+<p>$summary</p>
 $flags
-<table>
-$rows
-</table>
+</div>
+$groups
+<footer>$legend<br>vllm-adapters $ours doctor, $now</footer>
 </body>
 </html>
 """)
@@ -47,36 +78,30 @@ $rows
 
 def page(report: Report) -> str:
     """The whole page."""
-    lines, group = [], ""
-    for row in rows_of(report):
-        if row.group != group:
-            group = row.group
-            lines.append(f'<tr><th colspan="3">{escape(group)}</th></tr>')
-        lines.append(_row(row))
     return _PAGE.substitute(
         title=escape(heading(report)),
+        state="fault" if report.exit_code else "",
         summary=escape(summary(report)),
-        models=escape(f"Models: {', '.join(report.models)}." if report.models else ""),
         flags="\n".join(
-            f"<p>{said}:</p>\n<pre>{escape(' '.join(flags))}</pre>"
-            for said, flags in (
-                ("Add to <code>vllm serve</code>", report.missing_flags),
-                ("Could be added", report.optional_flags),
-            )
-            if flags
+            f'<div class="flags">{escape(why)}:\n<pre>{escape(flags)}</pre></div>' for why, flags in flag_lists(report)
         ),
-        rows="\n".join(lines),
+        groups="\n".join(
+            f"<h2>{escape(group)}</h2>\n<section><dl>\n{''.join(map(_row, rows))}</dl></section>"
+            for group, rows in groupby(rows_of(report), key=lambda row: row.group)
+        ),
+        legend=" &nbsp; ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items()),
+        ours=__version__,
+        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
 def _row(row: Row) -> str:
     finding = row.finding
     told = [f'<span class="text">{escape(finding.text)}</span>']
-    if finding.flags:
-        told.append(f"<br>add <code>{escape(' '.join(finding.flags))}</code>")
+    told += [f"<br>add <code>{escape(flag)}</code>" for flag in finding.flags]
     if finding.advice:
         told.append(f'<br><span class="advice">{escape(finding.advice)}</span>')
     return (
-        f'<tr class="{row.tone}"><td class="mark" title="{finding.verdict.value}">{MARKS[finding.verdict]}</td>'
-        f'<td class="name">{escape(", ".join(row.names))}</td><td>{"".join(told)}</td></tr>'
+        f'<div class="{row.tone}"><span class="mark" title="{finding.verdict.value}">{MARKS[finding.verdict]}</span>'
+        f"<dt>{escape(', '.join(row.names))}</dt><dd>{''.join(told)}</dd></div>\n"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_adapters.doctor.findings import Check, Finding, works
-from vllm_adapters.doctor.visit import Visit, counted, shown
+from vllm_adapters.doctor.visit import Visit, counted
 
 _QUERY = "Which city is the capital of Japan?"
 _TEXTS = ("Bread is baked from flour.", "Tokyo is the capital city of Japan.")
@@ -16,7 +16,7 @@ def _embeddings(visit: Visit) -> Finding:
 
 def _rerank(visit: Visit) -> Finding:
     ranking = visit.server.rerank(_QUERY, _TEXTS)
-    return works(f"first {shown(ranking[0].text)}, {ranking[0].score:.3g}")
+    return works(f"first {visit.shown(ranking[0].text)}, {ranking[0].score:.3g}")
 
 
 def _score(visit: Visit) -> Finding:
@@ -26,7 +26,7 @@ def _score(visit: Visit) -> Finding:
 def _classify(visit: Visit) -> Finding:
     found = visit.server.classify(_TEXTS[0])[0]
     return works(
-        f"{counted(len(found.probs), 'class', 'classes')}, {shown(found.label or 'without a name')}",
+        f"{counted(len(found.probs), 'class', 'classes')}, {visit.shown(found.label or 'without a name')}",
         classes=len(found.probs),
     )
 

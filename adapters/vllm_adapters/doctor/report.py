@@ -39,6 +39,7 @@ class Report:
         results: Every check, in order.
         requests: How many requests it took.
         usable: Whether there is a vLLM that answers us.
+        complete: Whether it was asked everything: it did not stop answering, and the time sufficed.
     """
 
     address: str
@@ -48,13 +49,18 @@ class Report:
     results: tuple[Result, ...]
     requests: int
     usable: bool
+    complete: bool
 
     @property
     def exit_code(self) -> int:
-        """0: all that the model can do works; 1: something lacks or is broken; 2: nothing usable there."""
+        """What the command line exits with.
+
+        0: all that the model can do works; 1: something lacks or is broken, or not all could be asked;
+        2: nothing usable there.
+        """
         if not self.usable:
             return 2
-        return int(any(result.at_fault for result in self.results))
+        return int(not self.complete or any(result.at_fault for result in self.results))
 
     @property
     def missing_flags(self) -> tuple[str, ...]:
@@ -77,6 +83,7 @@ class Report:
             "format": FORMAT,
             "address": self.address,
             "usable": self.usable,
+            "complete": self.complete,
             "exit_code": self.exit_code,
             "version": self.version,
             "models": list(self.models),

@@ -31,19 +31,16 @@ class Row(NamedTuple):
 
 
 def rows_of(report: Report) -> list[Row]:
-    """Every finding, in order; in each group what this model has not is one row. Nothing that was not asked
-    because the visit was over.
+    """Every finding, in order; in each group, checks that found the same are one row, and what this model has
+    not comes last. Of a server that is not usable nothing that was not asked.
     """
     rows: list[Row] = []
     for group, results in groupby(_told(report), key=lambda result: result.check.group):
-        gone: list[Result] = []
+        alike: dict[tuple[Finding, str], list[str]] = {}
         for result in results:
-            if result.finding.verdict is Verdict.ABSENT:
-                gone.append(result)
-            else:
-                rows.append(Row(group, (result.check.name,), result.finding, _tone(result)))
-        for text, same in groupby(sorted(gone, key=_absence), key=_absence):
-            rows.append(Row(group, tuple(r.check.name for r in same), Finding(Verdict.ABSENT, text), "quiet"))
+            alike.setdefault((_read(result.finding), _tone(result)), []).append(result.check.name)
+        found = [Row(group, tuple(names), finding, tone) for (finding, tone), names in alike.items()]
+        rows += sorted(found, key=lambda row: row.finding.verdict is Verdict.ABSENT)
     return rows
 
 
@@ -53,8 +50,10 @@ def _told(report: Report) -> list[Result]:
     return [result for result in report.results if result.finding.verdict is not Verdict.UNTRIED]
 
 
-def _absence(result: Result) -> str:
-    return result.finding.text.partition(" (")[0]
+def _read(finding: Finding) -> Finding:
+    """What of a finding is read: no data, and no route where there is none."""
+    text = finding.text.partition(" (")[0] if finding.verdict is Verdict.ABSENT else finding.text
+    return Finding(finding.verdict, text, finding.flags, finding.advice)
 
 
 def _tone(result: Result) -> str:
@@ -63,6 +62,12 @@ def _tone(result: Result) -> str:
     if result.at_fault:
         return "fault"
     return "option" if result.finding.verdict in (Verdict.LACKS, Verdict.BROKEN) else "quiet"
+
+
+def flag_lists(report: Report) -> list[tuple[str, str]]:
+    """What to add to `vllm serve`: why, and the flags, a line each, to be pasted into a shell."""
+    lists = (("Add to vllm serve", report.missing_flags), ("Could be added", report.optional_flags))
+    return [(why, " \\\n".join(flags)) for why, flags in lists if flags]
 
 
 def heading(report: Report) -> str:
@@ -81,6 +86,8 @@ def summary(report: Report) -> str:
         for result in report.results
         if not result.at_fault and result.finding.verdict is Verdict.BROKEN
     ]
-    state = f"At fault: {', '.join(faults)}." if faults else "All that this model can do works."
+    whole = "All that this model can do works." if report.complete else "Nothing else was found at fault."
+    state = f"At fault: {', '.join(faults)}." if faults else whole
+    rest = "" if report.complete else " Not all could be asked."
     trap = f" But mind {', '.join(traps)}." if traps else ""
-    return f"{state}{trap} {report.requests} requests, nothing changed."
+    return f"{state}{trap}{rest} {report.requests} requests, nothing changed."

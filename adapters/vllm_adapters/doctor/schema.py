@@ -87,8 +87,10 @@ def _known(endpoint: str, name: str, version: Version) -> bool:
 
 def _schema(visit: Visit) -> Finding:
     if not visit.document or visit.version is None:
-        return untried("it tells no version or no request schema")
+        return untried("it tells no version, or does not list its routes")
     theirs = described(visit.document)
+    if not theirs:
+        return untried("it tells no request schema")
     unknown, gone = differences(theirs, visit.version)
     data = {"unknown": unknown, "gone": gone}
     if not unknown and not gone:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from textwrap import indent
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from vllm_adapters.doctor.report import Report
-from vllm_adapters.doctor.rows import MARKS, Row, heading, rows_of, summary
+from vllm_adapters.doctor.rows import MARKS, Row, flag_lists, heading, rows_of, summary
 
 _STYLE = {"good": "green", "fault": "bold red", "option": "yellow", "quiet": "dim"}
-
+_TEXT_STYLE = {"good": "", "fault": "red", "option": "", "quiet": "dim"}
 _NAMES = 24  # columns of the terminal
 
 
@@ -32,16 +34,14 @@ def show(report: Report, console: Console) -> None:
         table.add_row(Text(MARKS[row.finding.verdict], style), Text(", ".join(row.names)), _told(row))
     console.print(table)
     console.print()
-    for said, flags in (("Add to vllm serve", report.missing_flags), ("Could be added", report.optional_flags)):
-        if flags:
-            console.print(Text.assemble((f"{said}: ", "bold"), (" ".join(flags), "cyan")), soft_wrap=True)
-    console.print(Text(summary(report), "bold" if report.exit_code else "bold green"), soft_wrap=True)
+    for why, flags in flag_lists(report):
+        console.print(Text(f"{why}:", "bold"))
+        console.print(Text(indent(flags, "  "), "cyan"), soft_wrap=True)
+    console.print(Text(summary(report), "bold" if report.exit_code else "bold green"))
 
 
 def _told(row: Row) -> Text:
-    text = Text(row.finding.text, "" if row.tone in ("good", "option") else _STYLE[row.tone])
-    if row.finding.flags:
-        text.append(f"\nadd {' '.join(row.finding.flags)}", "cyan")
-    if row.finding.advice:
-        text.append(f"\n{row.finding.advice}", "dim")
-    return text
+    lines = [(row.finding.text, _TEXT_STYLE[row.tone])]
+    lines += [(f"add {flag}", "cyan") for flag in row.finding.flags]
+    lines += [(row.finding.advice, "dim")] if row.finding.advice else []
+    return Text("\n").join(Text(*line) for line in lines)

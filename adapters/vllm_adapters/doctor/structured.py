@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from vllm_adapters.doctor.findings import Check, Finding, broken, unclear, untried, works
-from vllm_adapters.doctor.visit import CAPITAL, CHAT, Visit, shown, text_of
+from vllm_adapters.doctor.visit import CAPITAL, CHAT, UNFIT_REASONING, Visit, text_of
 from vllm_adapters.errors import ConstraintNotEnforced
 
 _SCHEMA = {
@@ -46,7 +46,7 @@ def _constrained(visit: Visit, *, whole: str, start: str, **constraint: Any) -> 
         return _ignored(visit, error.reply, "enable_thinking=True may help")
     text, cut = text_of(reply).strip(), reply.choices[0].finish_reason == "length"
     if re.fullmatch(whole, text) or (cut and text and text.startswith(start)):
-        return works(f"enforced: {shown(text)}")
+        return works(f"enforced: {visit.shown(text)}")
     if cut and not text:
         return unclear("cannot tell: the model was still thinking, or wrote white space only")
     return _ignored(visit, text, "enable_thinking=True may help")
@@ -55,7 +55,9 @@ def _constrained(visit: Visit, *, whole: str, start: str, **constraint: Any) -> 
 def _ignored(visit: Visit, text: str, otherwise: str) -> Finding:
     flags = visit.enforcing_flags
     advice = f"{_WITHOUT_AN_END}: {otherwise}; {_ITS_PRICE}" if flags else ""
-    return broken(f"silently not enforced: {shown(text)}", *flags, advice=advice)
+    if visit.misread:
+        advice = UNFIT_REASONING
+    return broken(f"silently not enforced: {visit.shown(text)}", *flags, advice=advice)
 
 
 def _tag(visit: Visit) -> Finding:
@@ -78,7 +80,7 @@ def _of_completions(visit: Visit) -> Finding:
         return _ignored(visit, error.reply, "ask /v1/chat/completions")
     text = reply.choices[0].text.strip()
     if text.startswith("zebra-"):
-        return works(f"enforced: {shown(text)}")
+        return works(f"enforced: {visit.shown(text)}")
     return _ignored(visit, text, "ask /v1/chat/completions")
 
 

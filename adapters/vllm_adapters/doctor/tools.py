@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionNamedToolChoiceParam
@@ -10,7 +11,7 @@ from openai.types.shared_params import FunctionDefinition
 
 from vllm_adapters.doctor.findings import Check, Finding, broken, lacks, unclear, works
 from vllm_adapters.doctor.parsers import CALL_MARKS
-from vllm_adapters.doctor.visit import CHAT, Visit, shown, text_of
+from vllm_adapters.doctor.visit import CHAT, Visit, text_of
 
 _QUESTION = "What is the weather in Rome?"
 _ELSEWHERE = ("Oslo", "Lima")  # not what the question asks for: keeping to it takes a constraint
@@ -32,6 +33,8 @@ def _tool(city: dict[str, Any], *, strict: bool | None = None) -> ChatCompletion
 _WEATHER = _tool({"type": "string"})
 _WEATHER_ELSEWHERE = _tool({"type": "string", "enum": list(_ELSEWHERE)}, strict=True)
 _UNFIT = "The --tool-call-parser it has does not fit the model"
+_CUT = "cannot tell: the model did not come to an end"
+_CALL_IN_TEXT = re.compile(r"""["']get_weather["']|get_weather\(""")
 _NAMED: ChatCompletionNamedToolChoiceParam = {"type": "function", "function": {"name": "get_weather"}}
 
 
@@ -43,16 +46,18 @@ def _calls(visit: Visit, tool: ChatCompletionFunctionToolParam, choice: Any) -> 
 
 
 def _auto(visit: Visit) -> Finding:
-    calls, text, _ = _calls(visit, _WEATHER, "auto")
+    calls, text, finish = _calls(visit, _WEATHER, "auto")
     if calls:
-        return works(_told(calls[0]))
-    if any(mark in text for mark in CALL_MARKS):
+        return works(_told(visit, calls[0]))
+    if finish == "length":
+        return unclear(f"{_CUT}: {visit.shown(text)}")
+    if any(mark in text for mark in CALL_MARKS) or _CALL_IN_TEXT.search(text):
         return lacks(
-            f"calls stay in the text: {shown(text)}",
+            f"calls stay in the text: {visit.shown(text)}",
             *visit.with_parser_names(("--tool-call-parser",)),
             advice=_UNFIT,
         )
-    return works(f"offered; the model answered in words: {shown(text)}")
+    return unclear(f"cannot tell: the model called none, and its text is {visit.shown(text)}")
 
 
 def _required(visit: Visit) -> Finding:
@@ -66,11 +71,11 @@ def _strict(visit: Visit) -> Finding:
     try:
         arguments = json.loads(calls[0][1])
     except ValueError:
-        return broken(f"arguments that are not JSON: {shown(calls[0][1])}", *visit.enforcing_flags)
+        return broken(f"arguments that are not JSON: {visit.shown(calls[0][1])}", *visit.enforcing_flags)
     if list(arguments) == ["city"] and arguments["city"] in _ELSEWHERE:
-        return works(f"{_told(calls[0])}, as the schema says and not the question")
+        return works(f"{_told(visit, calls[0])}, as the schema says and not the question")
     return broken(
-        f"arguments that break the tool's schema: {shown(calls[0][1])}",
+        f"arguments that break the tool's schema: {visit.shown(calls[0][1])}",
         *visit.enforcing_flags,
         advice="Check arguments before you use them",
     )
@@ -78,14 +83,14 @@ def _strict(visit: Visit) -> Finding:
 
 def _forced(visit: Visit, tool: ChatCompletionFunctionToolParam, choice: Any) -> Finding:
     calls, text, finish = _calls(visit, tool, choice)
-    return works(_told(calls[0])) if calls else _no_call(visit, text, finish)
+    return works(_told(visit, calls[0])) if calls else _no_call(visit, text, finish)
 
 
 def _no_call(visit: Visit, text: str, finish: str) -> Finding:
     if finish == "length" and (not text or any(mark in text for mark in CALL_MARKS)):
-        return unclear(f"cannot tell: the model did not come to an end{f': {shown(text)}' if text else ''}")
+        return unclear(f"{_CUT}: {visit.shown(text)}" if text else _CUT)
     return broken(
-        f"no call, although it was forced: {shown(text)}",
+        f"no call, although it was forced: {visit.shown(text)}",
         *visit.enforcing_flags,
         advice="Or its --tool-call-parser does not fit the model" if visit.enforcing_flags else _UNFIT,
     )
@@ -109,18 +114,18 @@ def _streamed(visit: Visit) -> Finding:
             if call.function is not None:
                 name, arguments = name or call.function.name or "", arguments + (call.function.arguments or "")
     if finish == "length":
-        return unclear("cannot tell: the model did not come to an end")
+        return unclear(_CUT)
     if not name:
         return broken("no call in the stream, although it was forced", *visit.enforcing_flags)
     try:
         json.loads(arguments)
     except ValueError:
-        return broken(f"the pieces of the arguments make no JSON: {shown(arguments)}", *visit.enforcing_flags)
-    return works(_told((name, arguments)))
+        return broken(f"the pieces of the arguments make no JSON: {visit.shown(arguments)}", *visit.enforcing_flags)
+    return works(_told(visit, (name, arguments)))
 
 
-def _told(call: tuple[str, str]) -> str:
-    return f"{call[0]} {' '.join(call[1].split())[:60]}"
+def _told(visit: Visit, call: tuple[str, str]) -> str:
+    return f"{call[0]} {visit.shown(call[1])}"
 
 
 CHECKS = (

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from vllm_adapters import dialect
 from vllm_adapters._compat import http
 from vllm_adapters.doctor import parsers
-from vllm_adapters.errors import FeatureNotEnabled, VLLMError
+from vllm_adapters.errors import FeatureNotEnabled, ServerTimeout, ServerUnreachable, VLLMError
 from vllm_adapters.keys import NO_KEY
 from vllm_adapters.replies import ModelCard
 from vllm_adapters.server import VLLMServer
@@ -25,6 +25,12 @@ CAPITAL = "What is the capital of Japan?"
 CHAT = "/v1/chat/completions"
 _BRIEF, _LONG = 64, 512  # tokens of a reply, without and with thinking
 _STREAMED_TOKENS = 48
+_QUICK = http.Timeout(30, connect=10)
+_PATIENT = Timeouts(connect=10, idle=120, total=120)
+GONE = (ServerUnreachable, ServerTimeout)
+"""Errors after which a server is not asked anything more."""
+
+UNFIT_REASONING = "The reasoning parser it has does not fit the model, or the version"
 NOT_THINKING = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
 
 
@@ -45,14 +51,19 @@ class Visit:
         base_url: As for ``VLLMServer``.
         api_key: As for ``VLLMServer``.
         model: The served model to ask; default: the first base model.
+        time_limit: How long the visit may take, in seconds.
     """
 
-    def __init__(self, base_url: str | None, api_key: str | SecretStr | None, model: str | None) -> None:
+    def __init__(
+        self, base_url: str | None, api_key: str | SecretStr | None, model: str | None, time_limit: float
+    ) -> None:
         self.requests = 0
+        self.time_limit = time_limit
+        self._end = time.monotonic() + time_limit
         options: dict[str, Any] = {
-            "timeout": Timeouts(connect=10, idle=60, total=120),
+            "timeout": _PATIENT,
             "max_retries": 0,
-            "http_options": {"event_hooks": {"request": [self._count]}},
+            "http_options": {"event_hooks": {"request": [self._before]}},
         }
         self.server = VLLMServer(base_url, api_key=api_key, model=model, **options)
         self.anonymous = VLLMServer(self.server.base_url, api_key=NO_KEY, **options)
@@ -60,8 +71,17 @@ class Visit:
         self.cards: list[ModelCard] = []
         self.document: dict[str, Any] = {}
 
-    def _count(self, request: http.Request) -> None:
+    def _before(self, request: http.Request) -> None:
         self.requests += 1
+        left = max(self._end - time.monotonic(), 0.001)
+        request.extensions["timeout"] = {
+            kind: min(limit, left) for kind, limit in request.extensions["timeout"].items()
+        }
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time limit has passed."""
+        return time.monotonic() >= self._end
 
     def close(self) -> None:
         """Close the connections."""
@@ -70,7 +90,9 @@ class Visit:
 
     def get(self, path: str) -> http.Response:
         """The raw reply to a GET at the server's root."""
-        response: http.Response = self.server.client.get(self.server.at_root(path), cast_to=http.Response)
+        response: http.Response = self.server.client.get(
+            self.server.at_root(path), cast_to=http.Response, options={"timeout": _QUICK}
+        )
         return response
 
     @property
@@ -88,11 +110,25 @@ class Visit:
         """Whether the server is known to be older."""
         return self.version is not None and self.version < Version(version)
 
+    def shown(self, text: str, size: int = 60) -> str:
+        """The beginning of a text from the server, quoted, and without the key."""
+        text = self.without_key(" ".join(text.split()))
+        return repr(text if len(text) <= size else text[:size] + "…")
+
+    def without_key(self, text: str) -> str:
+        """A server may say the key it was sent; nobody else gets to read it."""
+        return text.replace(self.key, "***") if self.key else text
+
+    def serves(self, cards: list[ModelCard]) -> None:
+        """Take note of what is served; unless a model was named, the first base model is the one to ask."""
+        self.cards = cards
+        base = [card.id for card in cards if card.parent is None]
+        self.server.model = self.server.model or (base or [card.id for card in cards])[0]
+
     @property
     def model(self) -> str:
         """The model that is asked."""
-        base = [card.id for card in self.cards if card.parent is None]
-        return self.server.model or (base or [card.id for card in self.cards])[0]
+        return self.server.model or ""
 
     @property
     def paths(self) -> frozenset[str]:
@@ -113,7 +149,7 @@ class Visit:
     @cached_property
     def plain(self) -> ChatCompletion:
         """The reply to a plain question, as the server's defaults make it."""
-        return self.chat(CAPITAL, max_tokens=_BRIEF)
+        return self.chat(CAPITAL, max_tokens=self._at_most(_BRIEF))
 
     @cached_property
     def thinks(self) -> bool:
@@ -122,9 +158,29 @@ class Visit:
         return bool(thought_of(self.plain)) or any(mark in text for mark in parsers.THOUGHT_MARKS)
 
     @property
+    def hides_answers(self) -> bool:
+        """Whether the server gives a whole answer as reasoning."""
+        return (
+            self.plain.choices[0].finish_reason == "stop" and bool(thought_of(self.plain)) and not text_of(self.plain)
+        )
+
+    @cached_property
+    def misread(self) -> bool:
+        """Whether the reasoning parser takes an answer for reasoning even where thinking is denied."""
+        return self.hides_answers and not text_of(self.chat(CAPITAL, **NOT_THINKING)).strip()
+
+    @property
     def room(self) -> int:
         """Tokens for a reply."""
-        return _LONG if self.thinks else _BRIEF
+        return self._at_most(_LONG if self.thinks else _BRIEF)
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens the model takes in all, if its card tells."""
+        return next((card.max_model_len for card in self.cards if card.id == self.model), None)
+
+    def _at_most(self, tokens: int) -> int:
+        return min(tokens, (self.context or tokens * 4) // 4)
 
     @property
     def quiet(self) -> dict[str, Any]:
@@ -138,7 +194,7 @@ class Visit:
         stream = self.server.client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": CAPITAL}],
-            max_tokens=_STREAMED_TOKENS,
+            max_tokens=self._at_most(_STREAMED_TOKENS),
             temperature=0,
             stream=True,
             stream_options={"include_usage": True},
@@ -168,7 +224,9 @@ class Visit:
 
     @property
     def enforcing_flags(self) -> tuple[str, ...]:
-        """What makes a server enforce constraints that it ignores for want of an end of thinking."""
+        """What makes a server enforce constraints that it ignores, for it sees no end of thinking."""
+        if self.misread:
+            return self.with_parser_names(("--reasoning-parser",))
         if self.reasoning_parser is False or self.older_than("0.11.0"):
             return ()
         return ("--structured-outputs-config '{\"enable_in_reasoning\": true}'",)
@@ -205,10 +263,12 @@ def thought_of(reply: ChatCompletion) -> str:
     return getattr(reply.choices[0].message, "reasoning", None) or ""
 
 
-def shown(text: str, size: int = 60) -> str:
-    """The beginning of a text from the server, quoted."""
-    text = " ".join(text.split())
-    return repr(text if len(text) <= size else text[:size] + "…")
+def json_of(response: http.Response) -> Any:
+    """What the body says; None if it is no JSON."""
+    try:
+        return response.json()
+    except ValueError:
+        return None
 
 
 def counted(count: int, one: str, many: str = "") -> str:

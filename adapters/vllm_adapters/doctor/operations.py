@@ -1,11 +1,11 @@
-"""What an operator asks: tokens, the prefix cache, metrics, ids."""
+"""What an operator asks: tokens, metrics, the prefix cache, ids."""
 
 from __future__ import annotations
 
 import re
 
-from vllm_adapters.doctor.findings import Check, Finding, Verdict, absent, broken, lacks, untried, works
-from vllm_adapters.doctor.visit import CHAT, Visit, counted
+from vllm_adapters.doctor.findings import Check, Finding, absent, broken, lacks, unclear, untried, works
+from vllm_adapters.doctor.visit import CHAT, GONE, Visit, counted
 from vllm_adapters.errors import VLLMError
 
 _SENTENCE = "The zebra looks at the river, and the river looks at the moon. "
@@ -35,8 +35,7 @@ def _tokenizer_info(visit: Visit) -> Finding:
 
 
 def _prefix_cache(visit: Visit) -> Finding:
-    context = next((card.max_model_len for card in visit.cards if card.id == visit.model), None) or 4096
-    prompt = _SENTENCE * max(1, min(_SENTENCES, context // _TOKENS_PER_SENTENCE - 1))
+    prompt = _SENTENCE * max(1, min(_SENTENCES, (visit.context or 4096) // _TOKENS_PER_SENTENCE - 1))
     usages = [visit.chat(prompt, max_tokens=1).usage for _ in range(2)]
     details = [usage.prompt_tokens_details for usage in usages if usage and usage.prompt_tokens_details]
     cached = [found.cached_tokens or 0 for found in details]
@@ -47,7 +46,9 @@ def _prefix_cache(visit: Visit) -> Finding:
         flags = ("--enable-prefix-caching", *(() if details else ("--enable-prompt-tokens-details",)))
         return lacks("prompts are not cached", *flags)
     if details:
-        return lacks("replies say that nothing came from the cache", advice="The cache may be full, or off")
+        return unclear(
+            "replies say that nothing came from the cache", "It may be full, or the prompt shorter than a block of it"
+        )
     return lacks("replies do not say what came from the cache", "--enable-prompt-tokens-details")
 
 
@@ -61,6 +62,8 @@ def _metrics(visit: Visit) -> Finding:
 def _metrics_of(visit: Visit) -> str:
     try:
         return visit.get("/metrics").text
+    except GONE:
+        raise
     except VLLMError:
         return ""
 
@@ -80,24 +83,11 @@ def _request_metrics(visit: Visit) -> Finding:
     return lacks("replies do not say how long they took", "--enable-per-request-metrics")
 
 
-def _runtime_lora(visit: Visit) -> Finding:
-    if not visit.paths:
-        return untried("it does not list its routes")
-    if "/v1/load_lora_adapter" in visit.paths:
-        return Finding(Verdict.UNTRIED, "switched on; not tried, it would change the server")
-    return lacks(
-        "adapters cannot be loaded while it runs",
-        "--enable-lora",
-        advice="And VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in the server's environment",
-    )
-
-
 CHECKS = (
-    Check("tokenize", "running it", "Does it count and turn back tokens?", _tokenize, "/tokenize"),
-    Check("metrics", "running it", "Does it tell its metrics?", _metrics, "/metrics"),
-    Check("prefix-cache", "running it", "Does it cache prompts and say so?", _prefix_cache, CHAT, counts=False),
-    Check("request-ids", "running it", "Do replies bear an id?", _request_ids, CHAT, counts=False),
-    Check("request-metrics", "running it", "Do replies say how long they took?", _request_metrics, CHAT, counts=False),
-    Check("tokenizer-info", "running it", "Can its chat template be read?", _tokenizer_info, counts=False),
-    Check("runtime-lora", "running it", "Can LoRA adapters be loaded?", _runtime_lora, CHAT, counts=False),
+    Check("tokenize", "operations", "Does it count and turn back tokens?", _tokenize, "/tokenize"),
+    Check("metrics", "operations", "Does it tell its metrics?", _metrics, "/metrics"),
+    Check("prefix-cache", "operations", "Does it cache prompts and say so?", _prefix_cache, CHAT, counts=False),
+    Check("request-ids", "operations", "Do replies bear an id?", _request_ids, CHAT, counts=False),
+    Check("request-metrics", "operations", "Do replies say how long they took?", _request_metrics, CHAT, counts=False),
+    Check("tokenizer-info", "operations", "Can its chat template be read?", _tokenizer_info, counts=False),
 )
