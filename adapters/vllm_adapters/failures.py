@@ -310,7 +310,8 @@ def parsing(completion: Callable[[], Any], call: Call) -> Iterator[None]:
     try:
         yield
     except openai.LengthFinishReasonError as error:
-        plain = ChatCompletion.construct(**error.completion.to_dict())  # a stream's own is of a class without a name
+        plain: Any = ChatCompletion.construct
+        plain = plain(**error.completion.to_dict())  # a stream's own is of a class without a name
         raise truncated(_said(error.completion), call=call, completion=plain) from None
     except openai.ContentFilterFinishReasonError:
         raise e.FilteredOutput(

@@ -123,10 +123,18 @@ class ChunkReader:
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS
                 yield event
                 continue
-            for chunk in one_kind_each(event):
-                for choice in chunk["choices"]:
-                    self._note(choice, response)
-                yield chunk
+            try:
+                chunks = one_kind_each(event)
+                for chunk in chunks:
+                    for choice in chunk["choices"]:
+                        self._note(choice, response)
+            except (AttributeError, TypeError) as error:
+                raise failures.not_an_answer(
+                    f"An event of the stream is no chunk of a reply ({error}): {data[:80]!r}",
+                    call=self._call,
+                    response=response,
+                ) from error
+            yield from chunks
 
     def check_whole(self) -> None:
         """Raise unless every choice has had its finish reason.
@@ -203,9 +211,10 @@ class ChunkReader:
     def _say_once(self, choice: int, call: dict[str, Any]) -> None:
         # Old versions name a forced tool in every delta, with another id each time. Frameworks add deltas up by
         # their index, and would have the name many times over, or a call per delta.
+        call["function"] = call.get("function") or {}
         if call.get("index") is None:
             call["index"] = max((number for of, number, _ in self._said_of_calls if of == choice), default=0)
-        for part, name in ((call, "id"), (call.get("function") or {}, "name")):
+        for part, name in ((call, "id"), (call["function"], "name")):
             said = (choice, call["index"], name)
             if said in self._said_of_calls:
                 part.pop(name, None)

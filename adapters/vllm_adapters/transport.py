@@ -40,14 +40,22 @@ class Timeouts:
 
     @classmethod
     def of(cls, limit: object) -> Timeouts:
-        """Any of the forms users give: ``Timeouts``, an httpx timeout, or one number that limits all three."""
+        """Any of the forms users give: ``Timeouts``, an httpx timeout, one number for all three, (connect, idle).
+
+        Raises:
+            TypeError: It is none of these.
+        """
         if isinstance(limit, Timeouts):
             return limit
         if limit is None:
             return cls(None, None, None)
+        if hasattr(limit, "connect") and hasattr(limit, "read"):  # httpx's or httpx2's
+            return cls(connect=limit.connect, idle=limit.read)
         if isinstance(limit, int | float):
             return cls(min(float(limit), 30.0), float(limit), float(limit))
-        return cls(connect=getattr(limit, "connect", None), idle=getattr(limit, "read", None))
+        if isinstance(limit, tuple) and len(limit) in (2, 4):  # as httpx and LangChain take it
+            return cls(*limit[:2])
+        raise TypeError(f"timeout is seconds, or Timeouts(connect=..., idle=..., total=...), not {limit!r}")
 
     def transport(self) -> http.Timeout:
         """As the transport understands them; waiting for a free connection counts as idle."""
@@ -248,7 +256,7 @@ class SyncHTTP(DefaultHttpxClient):
         return response
 
     def __del__(self) -> None:
-        if not self.is_closed:
+        if "_mounts" in vars(self) and not self.is_closed:  # not one that Ctrl-C left half made
             self.close()
 
 

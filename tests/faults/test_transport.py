@@ -49,6 +49,26 @@ def test_every_limit_ends_a_call(ask, fault_server, behaviour, timeout, kind):
     assert time.monotonic() - started < 3
 
 
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        (5, Timeouts(5, 5, 5)),
+        (60, Timeouts(30, 60, 60)),
+        ((3, 60), Timeouts(3, 60)),
+        (openai.Timeout(7, read=8), Timeouts(7, 8)),
+        (None, Timeouts(None, None, None)),
+    ],
+)
+def test_forms_of_limits(given, limits):
+    assert VLLMClient(timeout=given).time_limits == limits
+
+
+@pytest.mark.parametrize("given", ["60", {"connect": 1}, (5,)])
+def test_what_is_no_limit(given):
+    with pytest.raises(TypeError, match="Timeouts"):
+        VLLMClient(timeout=given)
+
+
 def test_total_limit_covers_all_attempts(ask, fault_server):
     fault_server.reply(faults.hang())
     started = time.monotonic()

@@ -208,6 +208,7 @@ class FaultServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # so that no connection is left to the garbage collector
 
     def _accept(self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -226,6 +227,9 @@ class FaultServer:
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client broke off in the middle of a request: there is nobody to answer
+        except asyncio.CancelledError:
+            writer.transport.abort()  # whoever does not read would keep a proper close waiting
+            raise
         except Exception as error:  # raised again by stop(), in the thread of the test
             self._failure = self._failure or error
         finally:
