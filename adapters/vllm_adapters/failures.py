@@ -310,8 +310,8 @@ def parsing(completion: Callable[[], Any], call: Call) -> Iterator[None]:
     try:
         yield
     except openai.LengthFinishReasonError as error:
-        plain: Any = ChatCompletion.construct
-        plain = plain(**error.completion.to_dict())  # a stream's own is of a class without a name
+        fields: Any = error.completion.to_dict()
+        plain = ChatCompletion.construct(**fields)  # a stream's own is of a class that pickle does not find
         raise truncated(_said(error.completion), call=call, completion=plain) from None
     except openai.ContentFilterFinishReasonError:
         raise e.FilteredOutput(

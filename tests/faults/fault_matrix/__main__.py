@@ -76,7 +76,7 @@ def _show(
     room: Room, faults: Sequence[Fault], cells: Mapping[tuple[Fault, Path], list[Cell]], console: Console
 ) -> None:
     table = _table(room, faults, cells, str)
-    if console.measure(table).minimum <= console.width and console.measure(table).maximum <= console.width:
+    if Console(width=1000).measure(table).maximum <= console.width:
         console.print(table)
         return
     named: dict[str, str] = {}
