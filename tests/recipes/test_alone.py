@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from vllm_adapters.testing import faults
-
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = ROOT / "recipes"
 PIP = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
@@ -88,42 +86,28 @@ def tell(capsys):
 def servers(recipe: Path) -> pytest.MarkDecorator:
     if recipe.stem.startswith("answer_from_documents"):
         return pytest.mark.vllm("tiny", "minilm", recorded=False)
+    if recipe.stem.startswith("ask_about_an_image"):
+        return pytest.mark.vllm("eye", recorded=False)
     if recipe.stem.startswith("serve_tenants"):
         return pytest.mark.vllm("tiny", lora=True, recorded=False)
     return pytest.mark.vllm("tiny", recorded=False)
 
 
-PROGRAMS = sorted(RECIPES.glob("*.py"))
-WITH_EYES = [path for path in PROGRAMS if path.stem.startswith("ask_about_an_image")]  # none of the models here sees
-
-
 @pytest.mark.parametrize("how", ["pip", "uv"])
 @pytest.mark.parametrize(
-    "recipe", [pytest.param(path, marks=servers(path), id=path.stem) for path in PROGRAMS if path not in WITH_EYES]
+    "recipe", [pytest.param(path, marks=servers(path), id=path.stem) for path in sorted(RECIPES.glob("*.py"))]
 )
-def test_runs_alone(recipe, how, vllm_urls, environments, printed, tell, tmp_path):
+def test_runs_alone(recipe, how, vllm_url, vllm_urls, environments, printed, tell, tmp_path):
     if how == "uv" and not shutil.which("uv"):
         pytest.skip("uv is not installed")
     shutil.copy(recipe, tmp_path)
-    addresses = {"VLLM_BASE_URL": vllm_urls["tiny"], "VLLM_EMBED_BASE_URL": vllm_urls.get("minilm", "")}
+    addresses = {"VLLM_BASE_URL": vllm_url, "VLLM_EMBED_BASE_URL": vllm_urls.get("minilm", "")}
     command = environments.way(how, recipe)
     lines = run(*command, recipe.name, cwd=tmp_path, **addresses).splitlines()
     tell(recipe.name, " ".join([how, *needs(recipe)]), lines[-1])
     printed(recipe.stem, lines)
     if how == "pip":
         check_types(command[0], recipe.name, cwd=tmp_path)
-
-
-@pytest.mark.vllm("tiny", recorded=False)  # as the others: not without --live
-@pytest.mark.parametrize("recipe", WITH_EYES, ids=lambda path: path.stem)
-def test_asks_a_stand_in_alone(recipe, environments, fault_server, tell, tmp_path):
-    fault_server.reply(faults.chat("Red."))
-    shutil.copy(recipe, tmp_path)
-    python = environments.python(recipe)
-    said = run(python, recipe.name, cwd=tmp_path, VLLM_BASE_URL=fault_server.url)
-    tell(recipe.name, " ".join(["pip", *needs(recipe)]), f"{said.strip()} (a stand-in)")
-    assert said == "Red.\n"
-    check_types(python, recipe.name, cwd=tmp_path)
 
 
 def check_types(python, *programs, cwd):
