@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar, cast
 from urllib.request import getproxies
 
+import anyio
+
 from vllm_adapters._compat import http
 from vllm_adapters.keys import clean_headers
 from vllm_adapters.transport import AsyncHTTP, Deadline, timed
@@ -126,39 +128,54 @@ def _ssl_context() -> Any:
 _LANE = 32
 
 
+class _Lane(Generic[C]):
+    """A small pool, and how many requests are under way in it."""
+
+    def __init__(self, pool: C) -> None:
+        self.pool, self.busy, self.worn = pool, 0, False
+
+
 class _Lanes(Generic[C]):
     """Which of several small pools takes the next request: the first with room, so that connections are reused.
 
     One pool of a thousand connections looks at all of them for every request, which costs more than the request.
+    A pool in which a call was cancelled before its answer is replaced: httpcore keeps the connection that was being
+    made for it, never to be used, closed or counted out (as measured with 1.0 and httpcore2 2.16).
     """
 
     def __init__(self, make: Callable[[], C], max_connections: int) -> None:
         self._make = make
         self._most = -(-max_connections // _LANE)
         self._lock = threading.Lock()
-        self.lanes: list[C] = []
-        self._busy: list[int] = []
+        self._busy: list[int] = []  # by place, with those that are still in a pool that was replaced
+        self.lanes: list[_Lane[C]] = []
 
-    def enter(self) -> tuple[C, Callable[[], None]]:
-        """A pool, and what to call when its request is over."""
+    def enter(self) -> tuple[_Lane[C], Callable[..., C | None]]:
+        """A pool, and what to call when its request is over, which may return a pool to close."""
         with self._lock:
             place = next((n for n, busy in enumerate(self._busy) if busy < _LANE), len(self._busy))
             if place == self._most:
                 place = self._busy.index(min(self._busy))
             if place == len(self._busy):
-                self.lanes.append(self._make())
+                self.lanes.append(_Lane(self._make()))
                 self._busy.append(0)
-            self._busy[place] += 1
             lane = self.lanes[place]
-        return lane, functools.partial(self._leave, place)
+            self._busy[place] += 1
+            lane.busy += 1
+        return lane, functools.partial(self._leave, place, lane)
 
-    def _leave(self, place: int) -> None:
+    def _leave(self, place: int, lane: _Lane[C], *, cancelled: bool = False) -> C | None:
         with self._lock:
             self._busy[place] -= 1
+            lane.busy -= 1
+            if cancelled and not lane.worn:
+                lane.worn = True
+                self.lanes[place] = _Lane(self._make())
+            return lane.pool if lane.worn and not lane.busy else None
 
 
 class _LaneStream(http.SyncByteStream, http.AsyncByteStream):
-    def __init__(self, stream: Any, leave: Callable[[], None]) -> None:
+    def __init__(self, stream: Any, leave: Callable[[], Any]) -> None:
         self._stream, self._leave = stream, leave
 
     def __iter__(self) -> Iterator[bytes]:
@@ -171,17 +188,24 @@ class _LaneStream(http.SyncByteStream, http.AsyncByteStream):
         try:
             self._stream.close()
         finally:
-            self._over()
+            if unused := self._over():
+                unused.close()
 
     async def aclose(self) -> None:
         try:
             await self._stream.aclose()
         finally:
-            self._over()
+            if unused := self._over():
+                await _close(unused)
 
-    def _over(self) -> None:
+    def _over(self) -> Any:
         leave, self._leave = self._leave, lambda: None
-        leave()
+        return leave()
+
+
+async def _close(pool: http.AsyncHTTPTransport) -> None:
+    with anyio.CancelScope(shield=True):  # in a call that was cancelled
+        await pool.aclose()
 
 
 class _SyncLanes(http.BaseTransport):
@@ -191,16 +215,17 @@ class _SyncLanes(http.BaseTransport):
     def handle_request(self, request: http.Request) -> http.Response:
         lane, leave = self._pools.enter()
         try:
-            response = lane.handle_request(request)
-        except BaseException:
-            leave()
+            response = lane.pool.handle_request(request)
+        except BaseException as failure:
+            if unused := leave(cancelled=not isinstance(failure, Exception)):
+                unused.close()
             raise
         response.stream = _LaneStream(response.stream, leave)
         return response
 
     def close(self) -> None:
         for lane in self._pools.lanes:
-            lane.close()
+            lane.pool.close()
 
 
 class _AsyncLanes(http.AsyncBaseTransport):
@@ -210,16 +235,17 @@ class _AsyncLanes(http.AsyncBaseTransport):
     async def handle_async_request(self, request: http.Request) -> http.Response:
         lane, leave = self._pools.enter()
         try:
-            response = await lane.handle_async_request(request)
-        except BaseException:
-            leave()
+            response = await lane.pool.handle_async_request(request)
+        except BaseException as failure:
+            if unused := leave(cancelled=not isinstance(failure, Exception)):
+                await _close(unused)
             raise
         response.stream = _LaneStream(response.stream, leave)
         return response
 
     async def aclose(self) -> None:
         for lane in self._pools.lanes:
-            await lane.aclose()
+            await lane.pool.aclose()
 
 
 def make_transports(

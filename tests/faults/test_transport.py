@@ -346,6 +346,28 @@ def test_facts_are_asked_once_and_only_when_needed(fault_server):
     assert asked == ["/v1/models", "/version", CHAT, CHAT, CHAT]
 
 
+def test_calls_cancelled_at_any_moment_leave_no_connection_behind(fault_server):
+    fault_server.reply(faults.slow(0.01, faults.chat("hi")))
+    client = AsyncVLLMClient(
+        fault_server.url, max_connections=32, max_retries=0, server_version="0.32.0", timeout=Timeouts(idle=5)
+    )
+
+    async def cancelled(steps):
+        task = asyncio.ensure_future(client.chat.completions.create(**hello()))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def run():
+        for steps in range(40):
+            for _ in range(4):
+                await asyncio.gather(*(cancelled(steps) for _ in range(8)))
+        return (await client.chat.completions.create(**hello())).choices[0].message.content
+
+    assert asyncio.run(run()) == "hi"
+
+
 def test_calls_at_once_ask_once(fault_server):
     sync, several = VLLMClient(fault_server.url), AsyncVLLMClient(fault_server.url)
     request = {**hello("yes"), "model": "", "extra_body": {"structured_outputs": {"choice": ["yes"]}}}
