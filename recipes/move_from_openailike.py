@@ -15,7 +15,7 @@ import os
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.llms import LLM
-from llama_index.llms.openai_like import OpenAILike
+from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped, unused-ignore]
 
 from vllm_adapters import VLLMServer
 from vllm_adapters.llamaindex import VLLM
@@ -25,7 +25,7 @@ THINK = {"enable_thinking": True}
 
 def before() -> LLM:
     server = VLLMServer()  # OpenAILike has to be told the /v1, a key, the model and what it can do
-    return OpenAILike(
+    llm: LLM = OpenAILike(
         api_base=server.base_url,
         api_key=server.client.api_key,
         model=os.environ.get("VLLM_MODEL") or server.client.served_model(),
@@ -36,6 +36,7 @@ def before() -> LLM:
         # A typing mistake in here goes unnoticed.
         additional_kwargs={"extra_body": {"top_k": 20, "chat_template_kwargs": THINK}},
     )
+    return llm
 
 
 def after() -> LLM:
