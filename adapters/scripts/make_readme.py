@@ -74,7 +74,27 @@ def cost() -> str:
     return "\n".join(rows)
 
 
-SECTIONS = {"parity": parity, "parameters": parameters, "cost": cost}
+def soak() -> str:
+    """What ``make soak ARGS=--save`` counted last."""
+    figures = _measured("soak")
+    rows = [
+        "| Calls | |",
+        "|---|---|",
+        f"| made | {figures['calls']}, in {figures['minutes']:.0f} minutes |",
+        f"| right | {figures['right']} |",
+        f"| left or cancelled on purpose | {figures['left']} |",
+        f"| ended in an error of ours | {sum(figures['errors'].values())} |",
+        f"| wrong, hung, or in an error of another kind | {figures['failures']} |",
+        f"| the longest, of {figures['limit']:.0f} s allowed | {figures['longest']} s |",
+        "",
+        "| Held by the process | when warm | at the end |",
+        "|---|---|---|",
+    ]
+    rows += [f"| {name} | {figures['warm'][name]:.0f} | {figures['end'][name]:.0f} |" for name in figures["warm"]]
+    return "\n".join(rows)
+
+
+SECTIONS = {"parity": parity, "parameters": parameters, "cost": cost, "soak": soak}
 
 
 def made(text: str) -> str:

@@ -219,7 +219,7 @@ class VLLMClient(_Connected, OpenAI):
                 response.read()
             raise self._not_a_stream(response)
         if stream:
-            self._in_whose_hands(response)
+            self._name_failures_of_bytes(response)
         checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
         if checked:
             self._checking(options, response)
@@ -303,7 +303,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
                 await response.aread()
             raise self._not_a_stream(response)
         if stream:
-            self._in_whose_hands(response)
+            self._name_failures_of_bytes(response)
         checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
         if checked:
             self._checking(options, response)

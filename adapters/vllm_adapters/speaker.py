@@ -305,7 +305,7 @@ class Speaker:
 
         options.post_parser = check
 
-    def _in_whose_hands(self, response: http.Response) -> None:
+    def _name_failures_of_bytes(self, response: http.Response) -> None:
         """Name the failures of a stream that ``with_streaming_response`` hands out as bytes."""
         if response.request.headers.get(RAW_RESPONSE_HEADER) == "stream":
             from vllm_adapters.helpers import ReadByHand

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 
 os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false"}  # before they are imported
 
+import measured
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -29,6 +30,7 @@ from soak.questions import Right
 from soak.running import Soak, Tally
 from soak.ways import Line, all_ways
 from vllm_adapters import Timeouts
+from vllm_adapters import errors as vllm_errors
 
 LIMITS = Timeouts(connect=5, idle=5, total=15)
 MOST = 17  # seconds that a call may take: its total limit, and a little for a busy machine
@@ -42,6 +44,7 @@ def main() -> int:
     arguments.add_argument("--minutes", type=float, default=30, help="no more calls after that (default 30)")
     arguments.add_argument("--faults", type=float, default=0.2, help="share of the replies to spoil (default 0.2)")
     arguments.add_argument("--seed", type=int, default=0, help="of calls and faults (default 0)")
+    arguments.add_argument("--save", action="store_true", help="keep the figures for the README (make readme)")
     given = arguments.parse_args()
     random.seed(given.seed)
     began = time.monotonic()
@@ -58,8 +61,16 @@ def main() -> int:
     grown = leaks(warm, end)
     show(soak.tally, warm, end, grown)
     faults = Counter(talks.faults) + Counter(embeds.faults)
+    minutes = round((time.monotonic() - began) / 60, 1)
     print(f"replies passed on: {', '.join(f'{count} {name}' for name, count in faults.most_common())}")
-    print(f"{(time.monotonic() - began) / 60:.1f} minutes; leaks: {', '.join(grown) or 'none'}")
+    print(f"{minutes} minutes; leaks: {', '.join(grown) or 'none'}")
+    if given.save:
+        total = soak.tally.by_outcome
+        errors = {name: count for name, count in total.items() if name in vars(vllm_errors)}
+        longest = round(max(soak.tally.longest.values()), 1)
+        figures = {"calls": total.total(), "right": total["right"], "left": total["left"], "errors": errors}
+        failed = {"failures": len(soak.tally.failures), "longest": longest, "limit": LIMITS.total}
+        measured.save("soak", {**figures, **failed, "minutes": minutes, "warm": warm, "end": end})
     return 1 if grown or soak.tally.failures else 0
 
 

@@ -74,7 +74,8 @@ def run_serve(args: argparse.Namespace) -> int:
 
     api_key = os.environ.get(args.api_key_env) if args.api_key_env else None
     if args.api_key_env and not api_key:
-        print(f"vllm-adapters serve: {args.api_key_env} is not set", file=sys.stderr)  # noqa: T201
+        not_set = "--api-key-env names a variable that is not set"  # it may be the key itself, and is not repeated
+        print(f"vllm-adapters serve: {not_set}", file=sys.stderr)  # noqa: T201
         return 2
     try:
         local = LocalVLLM(
