@@ -30,7 +30,7 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
         ServerFailed: The server gave a choice up, and says so in its finish reason.
         VLLMError: The body of the 200 is an error.
     """
-    if answer is None or isinstance(answer, str | list):
+    if answer is None or isinstance(answer, str | list | int | float):
         raise failures.not_an_answer("The reply is not a JSON object", call=call, response=response)
     fields = answer if isinstance(answer, Mapping) else getattr(answer, "model_extra", None) or {}
     if fields.get("error"):

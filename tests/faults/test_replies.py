@@ -273,3 +273,10 @@ def test_a_broken_constraint_is_told_before_the_sdk_parses(fault_server):
     fault_server.reply(faults.chat("Sure!"))
     with VLLMClient(fault_server.url, max_retries=0) as client, pytest.raises(e.ConstraintNotEnforced):
         client.chat.completions.parse(model="stub", messages=[{"role": "user", "content": "x"}], response_format=Thing)
+
+
+@pytest.mark.parametrize("body", [[], [1], "x", 5, True, None], ids=repr)
+def test_json_that_is_no_object_is_no_answer(ask, fault_server, body):
+    fault_server.reply(faults.json_reply(body))
+    with pytest.raises(e.InvalidResponse):
+        ask(fault_server.url)
