@@ -191,8 +191,8 @@ def test_nothing_listens():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(e.ServerUnreachable, match=str(port)):
-        chat(VLLM(base_url=f"http://127.0.0.1:{port}", max_retries=0))
+        with pytest.raises(e.ServerUnreachable, match=str(port)):
+            chat(VLLM(base_url=f"http://127.0.0.1:{port}", max_retries=0))
 
 
 def test_a_silent_server(fault_server):

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -259,3 +260,20 @@ def test_stopping_with_a_client_in_the_middle_leaves_nothing_behind():
     assert not waiting.is_alive()
     with pytest.raises(RuntimeError, match="not running"):
         server.url  # noqa: B018
+
+
+def test_nobody_is_refused_while_it_restarts():
+    def calls():
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            return time.sleep(0.001)
+
+    with FaultServer() as server, ThreadPoolExecutor() as callers:
+        port = urlsplit(server.url).port
+        calling = [callers.submit(calls) for _ in range(200)]
+        for _ in range(20):
+            server.restart()
+        for call in calling:
+            call.result()
+        assert urlsplit(server.url).port == port
+    with pytest.raises(ConnectionRefusedError):
+        calls()

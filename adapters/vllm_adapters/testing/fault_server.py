@@ -15,6 +15,7 @@ to the wrong caller show; embeddings depend on their text only.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections import deque
@@ -96,7 +97,7 @@ class FaultServer:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._port = 0
-        self._same_port = 0
+        self._listening: socket.socket | None = None
         self._stopping: asyncio.Event | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -161,6 +162,26 @@ class FaultServer:
         Raises:
             Exception: whatever a behaviour raised on its own account: a mistake in the test, not a fault.
         """
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+        self._halt()
+
+    def restart(self) -> None:
+        """Close every connection and start again on the same port, as a server that was replaced.
+
+        Orders and requests stay. Who calls in between is not refused, but waits.
+        """
+        self._halt()
+        self.start()
+
+    def __enter__(self) -> FaultServer:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _halt(self) -> None:
         if self._thread is None or self._loop is None or self._stopping is None:
             return
         self._loop.call_soon_threadsafe(self._stopping.set)
@@ -171,18 +192,6 @@ class FaultServer:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-
-    def restart(self) -> None:
-        """Stop, and start again on the same port, as a server that was replaced. Orders and requests stay."""
-        self._same_port = self._port
-        self.stop()
-        self.start()
-
-    def __enter__(self) -> FaultServer:
-        return self.start()
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
 
     def _run(self) -> None:
         try:
@@ -200,8 +209,14 @@ class FaultServer:
             connection = _Connection(reader, lambda r, w: self._accept(connection, r, w), loop)
             return connection
 
-        server = await loop.create_server(connect, "127.0.0.1", self._same_port, backlog=_BACKLOG)
-        self._port = server.sockets[0].getsockname()[1]
+        if self._listening is None:
+            # the protocol by name: else asyncio leaves Nagle's delay on, and a reset overtakes what was written
+            self._listening = socket.socket(proto=socket.IPPROTO_TCP)
+            self._listening.bind(("127.0.0.1", 0))
+            self._listening.listen(_BACKLOG)
+        # a duplicate: were the port given back between two lives, any outgoing connection could take it
+        server = await loop.create_server(connect, sock=self._listening.dup(), backlog=_BACKLOG)
+        self._port = self._listening.getsockname()[1]
         self._ready.set()
         await stopping.wait()
         server.close()

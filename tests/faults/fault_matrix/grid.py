@@ -66,7 +66,7 @@ class Fault:
         requests: how many POSTs the server must have seen; its clients try twice, but a stream that has begun once.
         limit: which time limit must end it, ``"idle"`` or ``"total"``, if one must.
         waits: whether it takes its time.
-        before: prepares the server.
+        url: an address that is asked instead of the server's.
         between: where given, the path asks twice, and this happens in between.
     """
 
@@ -78,7 +78,7 @@ class Fault:
     requests: int | Callable[[Scene], int] = 1
     limit: str | None = None
     waits: bool = False
-    before: Callable[[FaultServer], None] | None = None
+    url: str | None = None
     between: Callable[[FaultServer], None] | None = None
 
 
@@ -149,9 +149,7 @@ def attempt(path: Path, way: Callable[[str], Ask], fault: Fault) -> Cell:
                 server.script(route, behaviour if method == "POST" else ())
         elif behaviour is not None:
             server.reply(behaviour)
-        url = server.url
-        if fault.before is not None:
-            fault.before(server)
+        url = fault.url or server.url
         began = time.monotonic()
         outcome: Answer | Exception
         with _Watch(server) as watch:

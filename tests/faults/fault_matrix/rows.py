@@ -7,7 +7,6 @@ import math
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from fault_matrix.grid import Fault
 from fault_matrix.scene import CALLS, TEXTS, Answer, Scene
@@ -193,17 +192,10 @@ def _elsewhere(scene: Scene) -> Behaviour:
     return faults.redirect("http://127.0.0.1:9/v1/anything")
 
 
-_DESERTED: list[socket.socket] = []
-
-
-def _desert(server: FaultServer) -> None:
-    """Stop the server, and keep its port from those of other cells: they would get this cell's further attempts."""
-    port = urlsplit(server.url).port
-    server.stop()
-    kept = socket.socket()
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    kept.bind(("127.0.0.1", port or 0))
-    _DESERTED.append(kept)
+# Bound and never listening: whoever calls is refused, and nobody else gets the port.
+_NOBODY = socket.socket()
+_NOBODY.bind(("127.0.0.1", 0))
+_NOBODY_AT = f"http://127.0.0.1:{_NOBODY.getsockname()[1]}/v1"
 
 
 def _moved(scene: Scene) -> Behaviour:
@@ -221,7 +213,7 @@ Invalid, Failed, NotReady = e.InvalidResponse, e.ServerFailed, e.ServerNotReady
 
 CONNECTIONS = (
     Fault("nothing wrong", lambda scene: scene.whole, right=right),
-    Fault("nobody there", lambda scene: None, (Unreachable,), requests=0, before=_desert),
+    Fault("nobody there", lambda scene: None, (Unreachable,), requests=0, url=_NOBODY_AT),
     Fault("closed without a byte", always(faults.hang_up()), (Unreachable,), requests=2),
     Fault("reset", always(faults.reset()), (Unreachable,), requests=2),
     Fault("closed once, then fine", then_fine(faults.hang_up()), right=right, requests=2),
