@@ -28,9 +28,12 @@ settings.register_profile(
 settings.load_profile("here")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Tests that talk to a vLLM are guarded by the plugin; the others reach this machine only."""
+    live = config.getoption("--live") or "live" in config.option.markexpr
     for item in items:
+        if item.get_closest_marker("live") and not live:
+            item.add_marker(pytest.mark.skip(reason="starts a real vLLM: --live or -m live"))
         if not item.get_closest_marker("vllm"):
             item.add_marker(pytest.mark.block_network(allowed_hosts=THIS_MACHINE))
 

@@ -26,6 +26,8 @@ from vllm_adapters.doctor.parsers import by_name, by_tokens
         ("mistralai/Mistral-Small-3.2-24B", "mistral", "mistral"),
         ("zai-org/GLM-4.5-Air", "glm45", "glm45"),
         ("ibm-granite/granite_4.0-h", "granite4", "granite"),
+        ("Salesforce/Llama-xLAM-2-8b-fc-r", "xlam", None),
+        ("ai21labs/AI21-Jamba-Mini-1.7", "jamba", None),
         ("a-model", None, None),
     ],
 )

@@ -195,6 +195,13 @@ def test_calls_of_a_form_without_marks_that_stay_in_the_text(fault_server, call)
     assert "`vllm serve --help=tool-call-parser` lists the names" in found.advice
 
 
+def test_thinking_of_a_model_without_a_known_parser(fault_server):
+    fault_server.reply(faults.chat("<think>Well.</think>Tokyo"), "/v1/chat/completions")
+    found = examine(fault_server.url)["reasoning"]
+    assert found.flags == ("--reasoning-parser NAME",)
+    assert "`vllm serve MODEL --reasoning-parser list` ends with the names" in found.advice
+
+
 def test_a_model_that_answers_in_words_proves_nothing(fault_server):
     fault_server.reply(faults.chat("It rains."), "/v1/chat/completions")
     found = examine(fault_server.url)["tools-auto"]

@@ -6,22 +6,12 @@ import pytest
 
 from vllm_adapters.local import environment, models, server
 
-HERE = Path(__file__).parent
 FAKE = Path(__file__).with_name("fake_vllm.py")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "live: needs a real vLLM, which it starts; run with --live or -m live")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a script's background, where no Ctrl-C would arrive
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(config, items):
-    if config.getoption("--live", default=False) or "live" in config.option.markexpr:
-        return
-    for item in items:
-        if item.path.is_relative_to(HERE) and item.get_closest_marker("live"):
-            item.add_marker(pytest.mark.skip(reason="starts a real vLLM: --live or -m live"))
 
 
 @pytest.fixture

@@ -26,6 +26,12 @@ class Verdict(StrEnum):
     UNTRIED = "untried"
 
 
+_NAMES = {
+    "--tool-call-parser NAME": "`vllm serve --help=tool-call-parser` lists the names",
+    "--reasoning-parser NAME": "`vllm serve MODEL --reasoning-parser list` ends with the names, as there is no `list`",
+}
+
+
 @dataclass(frozen=True)
 class Finding:
     """What one check found.
@@ -81,14 +87,16 @@ def works(text: str, **data: Any) -> Finding:
 
 def lacks(text: str, *flags: str, advice: str = "") -> Finding:
     """It could be there, with these flags; a value that cannot be told is ``NAME``."""
-    unnamed = [flag.removesuffix(" NAME").lstrip("-") for flag in flags if flag.endswith(" NAME")]
-    names = [f"`vllm serve --help={flag}` lists the names" for flag in unnamed]
-    return Finding(Verdict.LACKS, text, flags, ". ".join(filter(None, (advice, *names))))
+    return Finding(Verdict.LACKS, text, flags, _with_names(advice, flags))
 
 
 def broken(text: str, *flags: str, advice: str = "") -> Finding:
     """It answers, but not what was asked for."""
-    return Finding(Verdict.BROKEN, text, flags, advice)
+    return Finding(Verdict.BROKEN, text, flags, _with_names(advice, flags))
+
+
+def _with_names(advice: str, flags: tuple[str, ...]) -> str:
+    return ". ".join(filter(None, (advice, *(_NAMES[flag] for flag in flags if flag in _NAMES))))
 
 
 def absent(text: str) -> Finding:

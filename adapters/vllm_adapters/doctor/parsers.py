@@ -15,6 +15,7 @@ class Parsers(NamedTuple):
 
 # The first that is found in the model's name or path holds.
 _BY_NAME = {
+    r"xlam": Parsers("xlam"),
     r"gpt-?oss": Parsers("openai", "openai_gptoss"),
     r"deepseek-r1|qwq": Parsers("hermes", "deepseek_r1"),
     r"deepseek-v3\.1": Parsers("deepseek_v31", "deepseek_v3"),
@@ -46,6 +47,13 @@ _BY_NAME = {
     r"olmo-?3": Parsers("olmo3", "olmo3"),
     r"ernie-?4\.5": Parsers("ernie45", "ernie45"),
     r"gemma-?4": Parsers("gemma4", "gemma4"),
+    r"functiongemma": Parsers("functiongemma"),
+    r"internlm-?2": Parsers("internlm"),
+    r"jamba": Parsers("jamba"),
+    r"longcat": Parsers("longcat"),
+    r"apertus": Parsers("apertus"),
+    r"gigachat-?3": Parsers("gigachat3"),
+    r"plamo-?3": Parsers("plamo3", "plamo3"),
     r"phi-4-mini": Parsers("phi4_mini_json"),
 }
 
