@@ -15,8 +15,10 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
+from vllm_adapters.answers import refuse_misshapen
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
+from vllm_adapters.params_table import endpoint_of
 
 T = TypeVar("T")
 
@@ -75,6 +77,7 @@ class ChunkReader:
         self._silence = 0.0
         self._waits_since = time.monotonic()
         self._call = call
+        self._endpoint = endpoint_of(call.path)
         self._constraint = constraints.asked_for(body)
         self._expected = _expected_choices(body)
         self._texts: dict[int, list[str]] = {}
@@ -119,21 +122,16 @@ class ChunkReader:
                 ) from None
             if not isinstance(event, dict) or event.get("error"):
                 raise self._failed(event, response)
-            if "choices" not in event:
+            if "choices" not in event and self._endpoint not in ("chat", "completions"):
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS
                 yield event
                 continue
-            try:
-                chunks = one_kind_each(event)
-                for chunk in chunks:
-                    for choice in chunk["choices"]:
-                        self._note(choice, response)
-            except (AttributeError, TypeError) as error:
-                raise failures.not_an_answer(
-                    f"An event of the stream is no chunk of a reply ({error}): {data[:80]!r}",
-                    call=self._call,
-                    response=response,
-                ) from error
+            refuse_misshapen(event, call=self._call, response=response)
+            self._fill(event)
+            chunks = one_kind_each(event)
+            for chunk in chunks:
+                for choice in chunk["choices"]:
+                    self._note(choice, response)
             yield from chunks
 
     def check_whole(self) -> None:
@@ -176,9 +174,18 @@ class ChunkReader:
         error.partial = self.partial
         return error
 
+    def _fill(self, event: dict[str, Any]) -> None:
+        """What a chunk may leave out and readers reach for without asking."""
+        event["choices"] = event.get("choices") or []
+        for choice in event["choices"]:
+            choice["index"] = choice.get("index") or 0
+            if self._endpoint == "completions":
+                choice["text"] = choice.get("text") or ""
+            else:
+                choice["delta"] = choice.get("delta") or {}
+
     def _note(self, choice: dict[str, Any], response: http.Response) -> None:
-        index = choice.get("index") or 0
-        delta = choice.get("delta")
+        index, delta = choice["index"], choice.get("delta")
         if isinstance(delta, dict):
             if index in self._open:
                 delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up

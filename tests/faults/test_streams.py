@@ -220,8 +220,8 @@ def test_event_over_several_data_lines(ask, fault_server):
         (faults.reply(b""), "not a stream of events"),
         (faults.sse(end="clean"), "without a finish reason"),
         (faults.sse("data: {broken"), "is not JSON"),
-        (faults.sse({"choices": [1]}), "no chunk of a reply"),
-        (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "no chunk of a reply"),
+        (faults.sse({"choices": [1]}), "not of the right shape"),
+        (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "not of the right shape"),
     ],
     ids=["html", "empty", "no-events", "broken-json", "no-choice", "no-call"],
 )
