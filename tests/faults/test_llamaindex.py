@@ -274,6 +274,27 @@ def test_a_cut_object(fault_server, streamed, mode):
     assert caught.value.partial.startswith('{"name": "A')
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("reason", ["repetition", "content_filter"])
+def test_an_object_that_the_server_left_half_done(llm, fault_server, streamed, reason):
+    # Else: Pydantic's error, which names neither the server nor a way out.
+    fault_server.reply(faults.chat('{"name": "A', finish_reason=reason))
+    predict = llm.stream_structured_predict if streamed else llm.structured_predict
+    with pytest.raises(e.ConstraintNotEnforced, match="not JSON") as caught:
+        list(predict(Person, PromptTemplate("who?")))
+    assert caught.value.reply == '{"name": "A'
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_forced_call_that_breaks_its_schema(fault_server, streamed):
+    llm = VLLM(base_url=fault_server.url, pydantic_program_mode=PydanticProgramMode.FUNCTION)
+    call = wire.tool_call("Person", '{"name": "Ada", "age": "old"}', index=0 if streamed else None)
+    fault_server.reply(faults.chat(tool_calls=[call], finish_reason="tool_calls"))
+    predict = llm.stream_structured_predict if streamed else llm.structured_predict
+    with pytest.raises(e.ConstraintNotEnforced, match="age"):
+        list(predict(Person, PromptTemplate("who?")))
+
+
 def test_a_forced_call_that_does_not_come(fault_server):
     llm = VLLM(base_url=fault_server.url, pydantic_program_mode=PydanticProgramMode.FUNCTION)
     fault_server.reply(faults.chat("I would rather not."))
