@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -32,6 +33,10 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     """
     if answer is None or isinstance(answer, str | list | int | float):
         raise failures.not_an_answer("The reply is not a JSON object", call=call, response=response)
+    try:
+        refuse_half_characters(response.content, answer)
+    except ValueError as error:
+        raise failures.not_an_answer(f"The reply holds no text ({error})", call=call, response=response) from None
     fields = answer if isinstance(answer, Mapping) else getattr(answer, "model_extra", None) or {}
     if fields.get("error"):
         raise failures.from_event({"error": fields["error"]}, call=call, response=response)
@@ -55,6 +60,10 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
         choices[:] = in_order(choices, prompts * (body.get("n") or 1), call=call, response=response)
     constraint = constraints.asked_for(body)
     for choice in choices:
+        try:
+            _check_shape(choice)
+        except (AttributeError, TypeError) as error:
+            raise failures.not_an_answer(f"A choice is none ({error})", call=call, response=response) from None
         message = _field(choice, "message")
         if message is not None:
             old = _field(message, "reasoning_content")  # 0.15.1 and older
@@ -76,6 +85,44 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
                 stop_reason=_field(choice, "stop_reason"),
                 call=call,
             )
+
+
+def _check_shape(choice: Any) -> None:
+    message = _field(choice, "message")
+    as_text(_field(choice, "finish_reason"), "finish reason")
+    if message is None:
+        as_text(_field(choice, "text"), "text")
+        return
+    for name in ("content", "reasoning", "reasoning_content"):
+        as_text(_field(message, name), name)
+    for call in _field(message, "tool_calls") or ():
+        if function := _field(call, "function"):  # custom tools have none
+            as_text(_field(function, "arguments"), "arguments")
+
+
+def as_text(value: Any, name: str) -> Any:
+    """``value``, unless it is something else than text.
+
+    Raises:
+        TypeError: It is.
+    """
+    if value and not isinstance(value, str):
+        raise TypeError(f"its {name} is no text but {type(value).__name__}")
+    return value
+
+
+def refuse_half_characters(data: bytes, said: object) -> None:
+    r"""Raise if JSON holds half a character, such as ``"\ud83d"``: what comes of splitting an emoji as UTF-16.
+
+    Args:
+        data: The JSON.
+        said: What it says.
+
+    Raises:
+        ValueError: It does. No file or request could hold the text.
+    """
+    if b"\\ud" in data or b"\\uD" in data:
+        json.dumps(said if isinstance(said, Mapping) else json.loads(data), ensure_ascii=False).encode()
 
 
 def count_inputs(value: object) -> int | None:

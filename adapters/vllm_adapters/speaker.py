@@ -259,6 +259,18 @@ class Speaker:
         parent: Any = super()
         return parent._process_response_data(data=data, cast_to=cast_to, response=response)
 
+    def _build_request(self, options: FinalRequestOptions, **how: Any) -> Any:
+        parent: Any = super()
+        try:
+            return parent._build_request(options, **how)
+        except UnicodeEncodeError as error:
+            near = error.object[max(error.start - 30, 0) : error.end + 30]
+            raise InvalidRequest(
+                f"A text holds half a character, which no request can carry: {near!r}",
+                hint="It was cut, or read from a broken file; text.encode(errors='replace').decode() mends it",
+                address=self.address,
+            ) from None
+
     def _status_error(self, body: object, response: http.Response) -> VLLMError:
         return failures.from_status(response.status_code, body, call=self._call_sent(response), response=response)
 
@@ -278,7 +290,7 @@ class Speaker:
         """The SDK's bare parse errors as ``InvalidResponse``, a body that breaks off as ``ServerUnreachable``."""
         try:
             yield
-        except http.TransportError as error:
+        except http.RequestError as error:
             raise failures.from_transport(error, call=self._call_sent(response), request=response.request) from None
         except ValueError as error:
             raise failures.not_an_answer(

@@ -15,12 +15,15 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
+from vllm_adapters.answers import as_text, refuse_half_characters
+from vllm_adapters.calls import CallDeltas
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
 
 T = TypeVar("T")
 
 _DONE = b"[DONE]"
+_BOM = b"\xef\xbb\xbf"
 _LAST_EVENTS = {"response.completed", "response.incomplete", "response.failed"}
 
 
@@ -53,6 +56,8 @@ class EventSplitter:
                 data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                 self._data = []
                 yield data
+            elif line.startswith(_BOM + b"data:"):  # gateways on .NET begin with a byte order mark
+                self._data.append(line[8:])
             # Comments, `event:`, `id:` and `retry:` lines carry nothing that vLLM's clients need.
 
     @property
@@ -79,8 +84,7 @@ class ChunkReader:
         self._expected = _expected_choices(body)
         self._texts: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
-        self._with_tools: set[int] = set()
-        self._said_of_calls: set[tuple[int, int, str]] = set()
+        self._calls: dict[int, CallDeltas] = {}
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
@@ -113,6 +117,7 @@ class ChunkReader:
                 return
             try:
                 event = json.loads(data.decode())
+                refuse_half_characters(data, event)
             except ValueError as error:
                 raise failures.not_an_answer(
                     f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
@@ -182,22 +187,26 @@ class ChunkReader:
         if isinstance(delta, dict):
             if index in self._open:
                 delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
-            text = delta.get("content")
+            text = as_text(delta.get("content"), "content")
             if calls := delta.get("tool_calls"):
-                self._with_tools.add(index)
+                own = self._calls.setdefault(index, CallDeltas())
                 for call in calls:
-                    self._say_once(index, call)
-            if thought := delta.get("reasoning"):
+                    own.settle(call)
+            if thought := as_text(delta.get("reasoning"), "reasoning"):
                 self._reasoning.append(thought)
+        elif delta or "message" in choice:
+            raise TypeError("a choice holds no delta")
         else:
-            text = choice.get("text")
+            text = as_text(choice.get("text"), "text")
         if text:
             self._texts.setdefault(index, []).append(text)
-        if reason := choice.get("finish_reason"):
+        if reason := as_text(choice.get("finish_reason"), "finish reason"):
             self._open.discard(index)
             self._finished.add(index)
+            if len(self._open) + len(self._finished) > self._expected:
+                raise TypeError(f"more choices than the {self._expected} asked for")
             failures.refuse_given_up(reason, "".join(self._texts.get(index, [])), call=self._call, response=response)
-            if self._constraint is not None and index not in self._with_tools:
+            if self._constraint is not None and index not in self._calls:
                 constraints.check(
                     self._constraint,
                     "".join(self._texts.get(index, [])),
@@ -208,19 +217,6 @@ class ChunkReader:
         elif index not in self._finished:
             self._open.add(index)
 
-    def _say_once(self, choice: int, call: dict[str, Any]) -> None:
-        # Old versions name a forced tool in every delta, with another id each time. Frameworks add deltas up by
-        # their index, and would have the name many times over, or a call per delta.
-        call["function"] = call.get("function") or {}
-        if call.get("index") is None:
-            call["index"] = max((number for of, number, _ in self._said_of_calls if of == choice), default=0)
-        for part, name in ((call, "id"), (call["function"], "name")):
-            said = (choice, call["index"], name)
-            if said in self._said_of_calls:
-                part.pop(name, None)
-            elif part.get(name):
-                self._said_of_calls.add(said)
-
 
 def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
     """Split a chunk into chunks of one choice and one kind of delta each, in order; nothing is lost or doubled.
@@ -228,7 +224,7 @@ def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
     Reasoning is named ``reasoning``, whatever the server's version calls it (``reasoning_content`` stays
     beside it). The finish reason, usage and all other fields stay on the last piece, the role on the first.
     """
-    choices = chunk["choices"] or []
+    choices = chunk["choices"] = chunk["choices"] or []  # gateways in Go write an empty list as null
     pieces: list[dict[str, Any]] = []
     for choice in choices:
         delta = choice.get("delta")
@@ -268,8 +264,10 @@ def _split_choice(choice: dict[str, Any], delta: dict[str, Any], calls: list[Any
 
 
 def _expected_choices(body: Mapping[str, Any]) -> int:
-    prompts = body.get("prompt")
+    prompts, embeds = body.get("prompt"), body.get("prompt_embeds")
     batch = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    if embeds:  # prompts as well
+        batch = (batch if prompts else 0) + (len(embeds) if isinstance(embeds, list) else 1)
     return batch * int(body.get("n") or 1)
 
 
@@ -310,7 +308,7 @@ class _Left(Iterator[Any], AsyncIterator[Any]):
         self.__next__()
 
 
-_TRANSPORT_FAILURES = (http.TransportError, http.StreamError, openai.APIConnectionError)
+_TRANSPORT_FAILURES = (http.RequestError, http.StreamError, openai.APIConnectionError)
 
 
 class WholeStream(_Reading[T], Stream[T]):

@@ -1,6 +1,7 @@
 """A reply that was not streamed is an answer or a typed error, with the way out in its text."""
 
 import asyncio
+import json
 
 import openai
 import pytest
@@ -280,3 +281,42 @@ def test_json_that_is_no_object_is_no_answer(ask, fault_server, body):
     fault_server.reply(faults.json_reply(body))
     with pytest.raises(e.InvalidResponse):
         ask(fault_server.url)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"content": [{"type": "text", "text": "hi"}]}, "content is no text"),
+        ({"content": "hi", "reasoning": ["hm"]}, "reasoning is no text"),
+        ({"tool_calls": [{"id": "x", "function": {"name": "add", "arguments": {"a": 1}}}]}, "arguments is no text"),
+        ({"tool_calls": [None]}, "A choice is none"),
+        ("hi", "A choice is none"),
+    ],
+)
+def test_what_would_be_misread_is_no_message(ask, fault_server, message, reason):
+    reply = wire.chat("hi")
+    reply["choices"][0]["message"] = message
+    fault_server.reply(faults.json_reply(reply))
+    with pytest.raises(e.InvalidResponse, match=reason):
+        ask(fault_server.url)
+    with VLLMClient(fault_server.url) as client, pytest.raises(e.InvalidResponse, match=reason):
+        PlainCompletions(client).create(model="m", messages=[])
+
+
+def test_half_a_character(ask, fault_server):
+    # What comes of cutting UTF-16 in an emoji's middle, on the way here or in a text to be sent.
+    half, whole = "\\ud83d", "\\ud83d\\ude00"
+    for text in (half, whole):
+        body = json.dumps(wire.chat("hi")).replace('"hi"', f'"{text}"')
+        fault_server.reply(faults.reply(body))
+        if text == whole:
+            assert ask(fault_server.url).choices[0].message.content == "\N{GRINNING FACE}"
+        else:
+            with pytest.raises(e.InvalidResponse, match="surrogates"):
+                ask(fault_server.url)
+    before = len(fault_server.requests)
+    for stream in (False, True):
+        with pytest.raises(e.InvalidRequest, match="near this") as caught:
+            ask(fault_server.url, messages=[{"role": "user", "content": "near this \ud83d"}], stream=stream)
+        assert caught.value.__cause__ is None
+    assert len(fault_server.requests) == before
