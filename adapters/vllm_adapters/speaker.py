@@ -260,18 +260,6 @@ class Speaker:
         parent: Any = super()
         return parent._process_response_data(data=data, cast_to=cast_to, response=response)
 
-    def _build_request(self, options: FinalRequestOptions, **how: Any) -> Any:
-        parent: Any = super()
-        try:
-            return parent._build_request(options, **how)
-        except UnicodeEncodeError as error:
-            near = error.object[max(error.start - 30, 0) : error.end + 30]
-            raise InvalidRequest(
-                f"A text holds half a character, which no request can carry: {near!r}",
-                hint="It was cut, or read from a broken file; text.encode(errors='replace').decode() mends it",
-                address=self.address,
-            ) from None
-
     def _status_error(self, body: object, response: http.Response) -> VLLMError:
         return failures.from_status(response.status_code, body, call=self._call_sent(response), response=response)
 
