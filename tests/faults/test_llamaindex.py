@@ -833,6 +833,21 @@ def test_a_server_object(make_fault_server):
     assert asked == ["two", "one", "two", "one", "one"]
 
 
+def test_the_model_that_is_named_last(make_fault_server):
+    server = make_fault_server(models=("one", "two"))
+    embed, rerank = VLLMEmbedding("one", base_url=server.url), VLLMRerank("one", base_url=server.url)
+    parts = [embed, rerank, embed.model_copy(), rerank.model_copy()]
+    for part in parts[:2]:
+        setattr(part, "model_name" if part is embed else "model", "two")
+    for part in (*parts, embed.model_copy(update={"model_name": "one"}), rerank.model_copy(update={"model": "one"})):
+        if isinstance(part, VLLMEmbedding):
+            asyncio.run(part.aget_text_embedding("a"))
+        else:
+            part.postprocess_nodes(nodes("a"), query_str="q")
+    asked = [request.json["model"] for request in server.requests if request.method == "POST"]
+    assert asked == ["two", "two", "one", "one", "one", "one"]
+
+
 def test_an_own_http_client(fault_server):
     # Stock: with reuse_client=False the second call finds it closed.
     with http.Client(headers={"x-mine": "sync"}) as client:
