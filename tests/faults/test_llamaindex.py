@@ -388,6 +388,23 @@ def test_earlier_chunks_stay_as_they_were(llm, fault_server):
     assert len(shown) > 3
 
 
+@pytest.mark.parametrize("ask", ["stream_chat", "stream_complete"])
+def test_log_probabilities_are_gone_through_once(llm, fault_server, ask):
+    # Else again at every chunk: 5000 tokens of a stream took a minute of CPU.
+    chunks = [wire.chunk({"content": word}) for word in ("one", "two", "three")]
+    for chunk, word in zip(chunks, ("one", "two", "three"), strict=True):
+        token = {"token": word, "logprob": -1.0, "bytes": None, "top_logprobs": []}
+        chunk["choices"][0]["logprobs"] = {"content": [token]}
+    fault_server.reply(faults.sse(*chunks, wire.chunk({}, finish_reason="stop")))
+    found = [response.logprobs for response in getattr(llm, ask)(HELLO if ask == "stream_chat" else "one")]
+    assert [[token.token for (token,) in tokens] for tokens in found[:3]] == [
+        ["one"],
+        ["one", "two"],
+        ["one", "two", "three"],
+    ]
+    assert all(tokens[0] is found[0][0] for tokens in found)
+
+
 # What is sent
 
 
