@@ -9,11 +9,13 @@ from typing import Any
 
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
+from pydantic import BaseModel
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
 from vllm_adapters.failures import Call
 from vllm_adapters.params_table import endpoint_of
+from vllm_adapters.shapes import misshapen
 
 
 def check_answer(answer: object, body: object, *, call: Call, response: http.Response) -> None:
@@ -44,12 +46,27 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     if isinstance(answer, ChatCompletion | Completion):
         _check_choices(answer.choices, asked, call, response)
     elif isinstance(answer, Mapping) and endpoint_of(call.path) in ("chat", "completions"):
-        choices = fields.get("choices")
-        whole = isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices)
-        _check_choices(choices if whole else None, asked, call, response)
+        refuse_misshapen(answer, call=call, response=response)
+        _check_choices(fields.get("choices"), asked, call, response)
     elif isinstance(answer, CreateEmbeddingResponse):
         answer.data = in_order(answer.data, count_inputs(asked.get("input")), call=call, response=response)
         check_vectors([item.embedding for item in answer.data], call=call, response=response)
+
+
+def refuse_misshapen(reply: object, *, call: Call, response: http.Response) -> None:
+    """Raise if a part of a completion, or of a chunk of one, is not what it must be.
+
+    Args:
+        reply: Its JSON.
+        call: What was asked.
+        response: The HTTP reply.
+
+    Raises:
+        InvalidResponse: One is a number where a text must be, or the like; the text says which.
+    """
+    fault = misshapen(reply)
+    if fault is not None:
+        raise failures.not_an_answer(f"The reply is not of the right shape ({fault})", call=call, response=response)
 
 
 def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
@@ -60,10 +77,6 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
         choices[:] = in_order(choices, prompts * (body.get("n") or 1), call=call, response=response)
     constraint = constraints.asked_for(body)
     for choice in choices:
-        try:
-            _check_shape(choice)
-        except (AttributeError, TypeError) as error:
-            raise failures.not_an_answer(f"A choice is none ({error})", call=call, response=response) from None
         message = _field(choice, "message")
         if message is not None:
             old = _field(message, "reasoning_content")  # 0.15.1 and older
@@ -85,30 +98,6 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
                 stop_reason=_field(choice, "stop_reason"),
                 call=call,
             )
-
-
-def _check_shape(choice: Any) -> None:
-    message = _field(choice, "message")
-    as_text(_field(choice, "finish_reason"), "finish reason")
-    if message is None:
-        as_text(_field(choice, "text"), "text")
-        return
-    for name in ("content", "reasoning", "reasoning_content"):
-        as_text(_field(message, name), name)
-    for call in _field(message, "tool_calls") or ():
-        if function := _field(call, "function"):  # custom tools have none
-            as_text(_field(function, "arguments"), "arguments")
-
-
-def as_text(value: Any, name: str) -> Any:
-    """``value``, unless it is something else than text.
-
-    Raises:
-        TypeError: It is.
-    """
-    if value and not isinstance(value, str):
-        raise TypeError(f"its {name} is no text but {type(value).__name__}")
-    return value
 
 
 def refuse_half_characters(data: bytes, said: object) -> None:
@@ -153,7 +142,9 @@ def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, resp
     Raises:
         InvalidResponse: There are too few, too many, or the indices are wrong.
     """
-    found = list(items or [])
+    found = list(items or []) if isinstance(items, Sequence | None) else []
+    if not all(isinstance(item, Mapping | BaseModel) for item in found):
+        raise failures.not_an_answer("A result is no object", call=call, response=response)
     expected = len(found) if count is None else count
     indices = [_field(item, "index") for item in found]
     if len(found) != expected or not found:
@@ -171,7 +162,7 @@ def check_vectors(vectors: Sequence[Any], *, call: Call, response: http.Response
     Raises:
         InvalidResponse: One is missing, shorter or longer than the first, or holds NaN or infinity.
     """
-    sizes = {len(vector) if vector else 0 for vector in vectors}
+    sizes = {len(vector) if isinstance(vector, Sequence) else 0 for vector in vectors}
     if len(sizes) != 1 or 0 in sizes:
         reason = f"The vectors have different numbers of dimensions: {sorted(sizes)}"
     elif any(not isinstance(vector, str) and not _finite(vector) for vector in vectors):

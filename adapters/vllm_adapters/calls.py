@@ -123,27 +123,21 @@ class CallDeltas:
         self._said: dict[int, dict[str, str]] = {}
         self._placed = ""  # the arguments so far of the last call, where deltas have no index
 
-    def settle(self, delta: dict[str, Any]) -> None:
-        """Change one delta accordingly.
-
-        Raises:
-            AttributeError, TypeError: It is no part of a call.
-        """
+    def settle(self, delta: dict[str, Any]) -> str | None:
+        """Change one delta accordingly; returns what it makes of its call if that can be no call."""
         function = delta["function"] = delta.get("function") or {}
-        name, arguments = function.get("name"), function.get("arguments") or ""
-        if not isinstance(arguments, str):
-            raise TypeError("the arguments of a tool call are no text")
-        index = delta.get("index")
-        index = self._place(delta.get("id"), name, arguments) if index is None else int(index)
+        name, index = function.get("name"), delta.get("index")
+        if index is None:
+            index = delta["index"] = self._place(delta.get("id"), name, function.get("arguments") or "")
         own = self._said.setdefault(index, {})
         if name and own.get("name", name) != name:
-            raise TypeError(f"two tools in one call: {own['name']} and {name}")
-        delta["index"] = index
+            return f"two tools in one call: {own['name']} and {name}"
         for part, key in ((delta, "id"), (function, "name")):
             if key in own:
                 part.pop(key, None)
             elif part.get(key):
                 own[key] = part[key]
+        return None
 
     def _place(self, id: str | None, name: str | None, arguments: str) -> int:
         """The call that a delta without an index is of: the last one, unless it begins another."""

@@ -15,10 +15,11 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
-from vllm_adapters.answers import as_text, refuse_half_characters
+from vllm_adapters.answers import refuse_half_characters, refuse_misshapen
 from vllm_adapters.calls import CallDeltas
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
+from vllm_adapters.params_table import endpoint_of
 
 T = TypeVar("T")
 
@@ -80,6 +81,7 @@ class ChunkReader:
         self._silence = 0.0
         self._waits_since = time.monotonic()
         self._call = call
+        self._endpoint = endpoint_of(call.path)
         self._constraint = constraints.asked_for(body)
         self._expected = _expected_choices(body)
         self._texts: dict[int, list[str]] = {}
@@ -124,21 +126,16 @@ class ChunkReader:
                 ) from None
             if not isinstance(event, dict) or event.get("error"):
                 raise self._failed(event, response)
-            if "choices" not in event:
+            if "choices" not in event and self._endpoint not in ("chat", "completions"):
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS
                 yield event
                 continue
-            try:
-                chunks = one_kind_each(event)
-                for chunk in chunks:
-                    for choice in chunk["choices"]:
-                        self._note(choice, response)
-            except (AttributeError, TypeError) as error:
-                raise failures.not_an_answer(
-                    f"An event of the stream is no chunk of a reply ({error}): {data[:80]!r}",
-                    call=self._call,
-                    response=response,
-                ) from error
+            refuse_misshapen(event, call=self._call, response=response)
+            self._fill(event)
+            chunks = one_kind_each(event)
+            for chunk in chunks:
+                for choice in chunk["choices"]:
+                    self._note(choice, response)
             yield from chunks
 
     def check_whole(self) -> None:
@@ -181,30 +178,42 @@ class ChunkReader:
         error.partial = self.partial
         return error
 
+    def _fill(self, event: dict[str, Any]) -> None:
+        """What a chunk may leave out and readers reach for without asking."""
+        event["choices"] = event.get("choices") or []  # gateways in Go write an empty list as null
+        for choice in event["choices"]:
+            choice["index"] = choice.get("index") or 0
+            if self._endpoint == "completions":
+                choice["text"] = choice.get("text") or ""
+            else:
+                choice["delta"] = choice.get("delta") or {}
+
+    def _refuse(self, what: str | None, response: http.Response) -> None:
+        if what is not None:
+            raise failures.not_an_answer(f"The stream holds {what}", call=self._call, response=response)
+
     def _note(self, choice: dict[str, Any], response: http.Response) -> None:
-        index = choice.get("index") or 0
-        delta = choice.get("delta")
+        index, delta = choice["index"], choice.get("delta")
         if isinstance(delta, dict):
             if index in self._open:
                 delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
-            text = as_text(delta.get("content"), "content")
+            text = delta.get("content")
             if calls := delta.get("tool_calls"):
                 own = self._calls.setdefault(index, CallDeltas())
                 for call in calls:
-                    own.settle(call)
-            if thought := as_text(delta.get("reasoning"), "reasoning"):
+                    self._refuse(own.settle(call), response)
+            if thought := delta.get("reasoning"):
                 self._reasoning.append(thought)
-        elif delta or "message" in choice:
-            raise TypeError("a choice holds no delta")
         else:
-            text = as_text(choice.get("text"), "text")
+            text = choice.get("text")
+        self._refuse("a whole message, not a piece of one" if choice.get("message") else None, response)
         if text:
             self._texts.setdefault(index, []).append(text)
-        if reason := as_text(choice.get("finish_reason"), "finish reason"):
+        if reason := choice.get("finish_reason"):
             self._open.discard(index)
             self._finished.add(index)
-            if len(self._open) + len(self._finished) > self._expected:
-                raise TypeError(f"more choices than the {self._expected} asked for")
+            more = len(self._open) + len(self._finished) > self._expected
+            self._refuse(f"more choices than the {self._expected} asked for" if more else None, response)
             failures.refuse_given_up(reason, "".join(self._texts.get(index, [])), call=self._call, response=response)
             if self._constraint is not None and index not in self._calls:
                 constraints.check(
@@ -224,7 +233,7 @@ def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
     Reasoning is named ``reasoning``, whatever the server's version calls it (``reasoning_content`` stays
     beside it). The finish reason, usage and all other fields stay on the last piece, the role on the first.
     """
-    choices = chunk["choices"] = chunk["choices"] or []  # gateways in Go write an empty list as null
+    choices = chunk["choices"] or []
     pieces: list[dict[str, Any]] = []
     for choice in choices:
         delta = choice.get("delta")

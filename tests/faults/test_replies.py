@@ -283,26 +283,6 @@ def test_json_that_is_no_object_is_no_answer(ask, fault_server, body):
         ask(fault_server.url)
 
 
-@pytest.mark.parametrize(
-    ("message", "reason"),
-    [
-        ({"content": [{"type": "text", "text": "hi"}]}, "content is no text"),
-        ({"content": "hi", "reasoning": ["hm"]}, "reasoning is no text"),
-        ({"tool_calls": [{"id": "x", "function": {"name": "add", "arguments": {"a": 1}}}]}, "arguments is no text"),
-        ({"tool_calls": [None]}, "A choice is none"),
-        ("hi", "A choice is none"),
-    ],
-)
-def test_what_would_be_misread_is_no_message(ask, fault_server, message, reason):
-    reply = wire.chat("hi")
-    reply["choices"][0]["message"] = message
-    fault_server.reply(faults.json_reply(reply))
-    with pytest.raises(e.InvalidResponse, match=reason):
-        ask(fault_server.url)
-    with VLLMClient(fault_server.url) as client, pytest.raises(e.InvalidResponse, match=reason):
-        PlainCompletions(client).create(model="m", messages=[])
-
-
 def test_half_a_character(ask, fault_server):
     # What comes of a gateway that cuts UTF-16 in an emoji's middle.
     half, whole = "\\ud83d", "\\ud83d\\ude00"

@@ -208,11 +208,11 @@ ARGUMENTS = {"index": 0, "id": "x", "function": {"name": "add", "arguments": {"a
 @pytest.mark.parametrize(
     ("chunks", "reason"),
     [
-        ([wire.chunk({"content": [{"type": "text", "text": "one"}]})], "content is no text"),
-        ([wire.chunk({"reasoning": {"text": "one"}})], "reasoning is no text"),
-        ([wire.chunk({"tool_calls": [ARGUMENTS]})], "arguments of a tool call"),
+        ([wire.chunk({"content": [{"type": "text", "text": "one"}]})], "content"),
+        ([wire.chunk({"reasoning": {"text": "one"}})], "reasoning"),
+        ([wire.chunk({"tool_calls": [ARGUMENTS]})], "arguments"),
         ([wire.chunk({"tool_calls": [call]}) for call in TWO_TOOLS], "look and add"),
-        ([wire.chat("one")], "no delta"),
+        ([wire.chat("one")], "a whole message"),
         ([{**wire.chunk({}), "choices": [{"index": n, "delta": {"content": "x"}} for n in (0, 1)]}], "more choices"),
         (['data: {"choices": [{"index": 0, "delta": {"content": "\\ud83d"}}]}'], "surrogates"),
     ],
@@ -313,8 +313,8 @@ def test_event_over_several_data_lines(ask, fault_server):
         (faults.reply(b""), "not a stream of events"),
         (faults.sse(end="clean"), "without a finish reason"),
         (faults.sse("data: {broken"), "is not JSON"),
-        (faults.sse({"choices": [1]}), "no chunk of a reply"),
-        (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "no chunk of a reply"),
+        (faults.sse({"choices": [1]}), "not of the right shape"),
+        (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "not of the right shape"),
     ],
     ids=["html", "empty", "no-events", "broken-json", "no-choice", "no-call"],
 )
