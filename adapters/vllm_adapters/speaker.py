@@ -280,7 +280,7 @@ class Speaker:
         """The SDK's bare parse errors as ``InvalidResponse``, a body that breaks off as ``ServerUnreachable``."""
         try:
             yield
-        except http.TransportError as error:
+        except http.RequestError as error:
             raise failures.from_transport(error, call=self._call_sent(response), request=response.request) from None
         except ValueError as error:
             raise failures.not_an_answer(
