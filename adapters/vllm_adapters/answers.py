@@ -44,26 +44,25 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
         _check_choices(choices if whole else None, asked, call, response)
     elif isinstance(answer, CreateEmbeddingResponse):
         answer.data = in_order(answer.data, count_inputs(asked.get("input")), call=call, response=response)
-        check_vectors([item.embedding for item in answer.data], call=call, response=response)
+        vectors = [item.embedding for item in answer.data]
+        check_vectors(vectors, asked.get("dimensions"), call=call, response=response)
 
 
 def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
     if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
-    prompts = count_inputs(body.get("prompt")) or 1
-    if prompts > 1 and isinstance(choices, list):
-        choices[:] = in_order(choices, prompts * (body.get("n") or 1), call=call, response=response)
+    asked = (count_inputs(body.get("prompt")) or 1) * (body.get("n") or 1)
+    try:
+        if asked > 1 and isinstance(choices, list) and not body.get("prompt_embeds"):
+            choices[:] = in_order(choices, asked, call=call, response=response)
+        messages = [_message_of(choice) for choice in choices]
+    except (AttributeError, TypeError) as error:
+        raise failures.not_an_answer(
+            f"The reply is not a completion ({error})", call=call, response=response
+        ) from error
     constraint = constraints.asked_for(body)
-    for choice in choices:
-        message = _field(choice, "message")
-        if message is not None:
-            old = _field(message, "reasoning_content")  # 0.15.1 and older
-            if old and not _field(message, "reasoning"):
-                if isinstance(message, dict):
-                    message["reasoning"] = old
-                else:
-                    message.reasoning = old
-        elif _field(choice, "text") is None:
+    for choice, message in zip(choices, messages, strict=True):
+        if message is None and _field(choice, "text") is None:
             raise failures.not_an_answer("A choice holds no message", call=call, response=response)
         text = (_field(choice, "text") if message is None else _field(message, "content")) or ""
         reason = _field(choice, "finish_reason")
@@ -78,6 +77,43 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
             )
 
 
+def _message_of(choice: Any) -> Any:
+    message = _field(choice, "message")
+    if message is not None:
+        old = _field(message, "reasoning_content")  # 0.15.1 and older
+        if old and not _field(message, "reasoning"):
+            if isinstance(message, dict):
+                message["reasoning"] = old
+            else:
+                message.reasoning = old
+        check_message(message)
+    return message
+
+
+def check_message(message: Any) -> None:
+    """Raise unless what a message or a delta says is text where text belongs.
+
+    Raises:
+        TypeError: It is not, as where a gateway sends lists of parts, or arguments of tools as objects.
+    """
+    for name in ("content", "reasoning"):
+        _check_text(message, name)
+    for call in _field(message, "tool_calls") or ():
+        _check_text(call, "id")
+        function = _field(call, "function")
+        if function is not None:
+            _check_text(function, "name")
+            _check_text(function, "arguments")
+        if not isinstance(_field(call, "index"), int | None):
+            raise TypeError("the index of a tool call is no number")
+
+
+def _check_text(part: Any, name: str) -> None:
+    text = _field(part, name)
+    if not isinstance(text, str | None):
+        raise TypeError(f"`{name}` is not a text but of type {type(text).__name__}")
+
+
 def count_inputs(value: object) -> int | None:
     """How many inputs or prompts a request holds; ``None`` if its form does not tell."""
     if isinstance(value, str):
@@ -90,6 +126,8 @@ def count_inputs(value: object) -> int | None:
 def _field(part: Any, name: str) -> Any:
     if isinstance(part, Mapping):
         return part.get(name)
+    if isinstance(part, str | list | int | float | None):
+        raise TypeError(f"{part!r} is no object")
     fields = vars(part)  # getattr would raise, and Pydantic word an error, for each name that is not there
     return fields[name] if name in fields else (part.model_extra or {}).get(name)
 
@@ -118,14 +156,24 @@ def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, resp
     raise failures.not_an_answer(reason, call=call, response=response)
 
 
-def check_vectors(vectors: Sequence[Any], *, call: Call, response: http.Response) -> None:
+def check_vectors(
+    vectors: Sequence[Any], dimensions: int | None = None, *, call: Call, response: http.Response
+) -> None:
     """Raise unless all vectors are lists of equally many finite numbers (base64 text is checked by length).
 
+    Args:
+        vectors: The vectors.
+        dimensions: How many numbers each was asked to have, if that was asked.
+        call: What was asked.
+        response: The HTTP reply.
+
     Raises:
-        InvalidResponse: One is missing, shorter or longer than the first, or holds NaN or infinity.
+        InvalidResponse: One is missing, shorter or longer than the first or than was asked, or holds NaN or infinity.
     """
     sizes = {len(vector) if vector else 0 for vector in vectors}
-    if len(sizes) != 1 or 0 in sizes:
+    if dimensions and not any(isinstance(vector, str) for vector in vectors) and sizes != {dimensions}:
+        reason = f"The vectors have {sorted(sizes)} dimensions, not the {dimensions} that were asked for"
+    elif len(sizes) != 1 or 0 in sizes:
         reason = f"The vectors have different numbers of dimensions: {sorted(sizes)}"
     elif any(not isinstance(vector, str) and not _finite(vector) for vector in vectors):
         reason = "A vector holds NaN or infinity"

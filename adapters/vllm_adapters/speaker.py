@@ -278,9 +278,9 @@ class Speaker:
         """The SDK's bare parse errors as ``InvalidResponse``, a body that breaks off as ``ServerUnreachable``."""
         try:
             yield
-        except http.TransportError as error:
+        except http.RequestError as error:
             raise failures.from_transport(error, call=self._call_sent(response), request=response.request) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise failures.not_an_answer(
                 f"The reply cannot be read ({error})", call=self._call_sent(response), response=response
             ) from None
@@ -300,7 +300,9 @@ class Speaker:
                     return then(answer)
             made = then(answer)
             if isinstance(made, CreateEmbeddingResponse):
-                check_vectors([item.embedding for item in made.data], call=call, response=response)  # out of base64
+                asked = body.get("dimensions") if isinstance(body, Mapping) else None
+                vectors = [item.embedding for item in made.data]  # out of base64
+                check_vectors(vectors, asked, call=call, response=response)
             return made
 
         options.post_parser = check
@@ -321,6 +323,14 @@ class Speaker:
         if isinstance(failure, openai.APIConnectionError):
             return failures.from_transport(failure.__cause__ or failure, call=call, request=failure.request)
         return None
+
+    def _unsendable(self, failure: UnicodeEncodeError) -> InvalidRequest:
+        """The error for a text that no UTF-8 can hold, such as what PDF readers make of broken pages."""
+        return InvalidRequest(
+            f"The request holds half a character, {failure.object[failure.start]!a}, which cannot be sent",
+            hint="text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') mends a text",
+            address=self.address,
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self  # safe to share: nothing of it changes but what it learns of the server

@@ -15,8 +15,10 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
+from vllm_adapters.answers import check_message
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
+from vllm_adapters.params_table import endpoint_of
 
 T = TypeVar("T")
 
@@ -77,10 +79,11 @@ class ChunkReader:
         self._call = call
         self._constraint = constraints.asked_for(body)
         self._expected = _expected_choices(body)
+        self._of_choices = endpoint_of(call.path) in ("chat", "completions")
         self._texts: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
         self._with_tools: set[int] = set()
-        self._said_of_calls: set[tuple[int, int, str]] = set()
+        self._said_of_calls: dict[tuple[int, int, str], str] = {}
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
@@ -113,12 +116,14 @@ class ChunkReader:
                 return
             try:
                 event = json.loads(data.decode())
-            except ValueError as error:
-                raise failures.not_an_answer(
-                    f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
-                ) from None
+            except (ValueError, RecursionError) as error:
+                raise self._no_event(f"not JSON ({error})", data, response) from None
             if not isinstance(event, dict) or event.get("error"):
                 raise self._failed(event, response)
+            if self._of_choices and not event.get("choices"):
+                if "message" in event or "detail" in event:  # an error in another shape
+                    raise self._failed(event, response)
+                event["choices"] = []  # gateways leave them out, or say null, where there is only usage
             if "choices" not in event:
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS
                 yield event
@@ -129,11 +134,7 @@ class ChunkReader:
                     for choice in chunk["choices"]:
                         self._note(choice, response)
             except (AttributeError, TypeError) as error:
-                raise failures.not_an_answer(
-                    f"An event of the stream is no chunk of a reply ({error}): {data[:80]!r}",
-                    call=self._call,
-                    response=response,
-                ) from error
+                raise self._no_event(f"no chunk of a reply ({error})", data, response) from error
             yield from chunks
 
     def check_whole(self) -> None:
@@ -176,12 +177,17 @@ class ChunkReader:
         error.partial = self.partial
         return error
 
+    def _no_event(self, what: str, data: bytes, response: http.Response) -> VLLMError:
+        reason = f"An event of the stream is {what}: {data[:80]!r}"
+        return failures.not_an_answer(reason, call=self._call, response=response)
+
     def _note(self, choice: dict[str, Any], response: http.Response) -> None:
         index = choice.get("index") or 0
         delta = choice.get("delta")
         if isinstance(delta, dict):
             if index in self._open:
                 delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
+            check_message(delta)
             text = delta.get("content")
             if calls := delta.get("tool_calls"):
                 self._with_tools.add(index)
@@ -217,9 +223,11 @@ class ChunkReader:
         for part, name in ((call, "id"), (call["function"], "name")):
             said = (choice, call["index"], name)
             if said in self._said_of_calls:
-                part.pop(name, None)
+                again = part.pop(name, None)
+                if name == "name" and again and again != self._said_of_calls[said]:
+                    raise TypeError(f"two tools are called under the index {call['index']}")
             elif part.get(name):
-                self._said_of_calls.add(said)
+                self._said_of_calls[said] = part[name]
 
 
 def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
@@ -310,7 +318,7 @@ class _Left(Iterator[Any], AsyncIterator[Any]):
         self.__next__()
 
 
-_TRANSPORT_FAILURES = (http.TransportError, http.StreamError, openai.APIConnectionError)
+_TRANSPORT_FAILURES = (http.RequestError, http.StreamError, openai.APIConnectionError)
 
 
 class WholeStream(_Reading[T], Stream[T]):

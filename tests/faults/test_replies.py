@@ -229,6 +229,64 @@ def test_wrong_rankings(fault_server, fault):
         VLLMServer(fault_server.url, max_retries=0).rerank("q", ["a", "b", "c"])
 
 
+def test_a_ranking_by_fractions(fault_server):
+    results = [{"index": at + 0.9, "relevance_score": 0.5} for at in range(3)]
+    fault_server.reply(faults.json_reply({"id": "r", "results": results}))
+    with pytest.raises(e.InvalidResponse):
+        VLLMServer(fault_server.url, max_retries=0).rerank("q", ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("encoded", [wire.base64_vector, list], ids=["base64", "floats"])
+def test_dimensions_that_the_server_ignored(fault_server, encoded):
+    fault_server.reply(faults.json_reply(wire.embeddings([encoded(wire.vector("a", 8))])))
+    server = VLLMServer(fault_server.url, model="stub", max_retries=0)
+    for ask in (server.embed, lambda text, **how: server.client.embeddings.create(model="stub", input=text, **how)):
+        with pytest.raises(e.InvalidResponse, match="not the 4 that were asked for"):
+            ask("a", dimensions=4)
+
+
+MESSAGES = [
+    {"content": [{"type": "text", "text": "hi"}]},
+    {"content": 5},
+    {"content": "hi", "reasoning": {"text": "hm"}},
+    {"content": "hi", "reasoning_content": ["hm"]},
+    {"content": None, "tool_calls": ["add"]},
+    {"content": None, "tool_calls": {"name": "add"}},
+    {"content": None, "tool_calls": [{"id": "a", "function": {"name": "add", "arguments": {"a": 1}}}]},
+    "hi",
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=str)
+def test_a_message_of_another_shape(ask, fault_server, message):
+    message = {"role": "assistant", **message} if isinstance(message, dict) else message
+    fault_server.reply(faults.json_reply({**wire.chat("x"), "choices": [{"index": 0, "message": message}]}))
+    with pytest.raises(e.InvalidResponse, match="is not a completion"):
+        ask(fault_server.url)
+
+
+@pytest.mark.parametrize("indices", [[0], [0, 0], [0, 1, 2]], ids=str)
+def test_another_number_of_choices_than_asked_for(ask, fault_server, indices):
+    (choice,) = wire.chat("x")["choices"]
+    fault_server.reply(faults.json_reply({**wire.chat("x"), "choices": [{**choice, "index": at} for at in indices]}))
+    with pytest.raises(e.InvalidResponse):
+        ask(fault_server.url, n=2)
+
+
+def test_choices_are_put_in_order(ask, fault_server):
+    choices = [{**wire.chat(text)["choices"][0], "index": at} for at, text in ((1, "b"), (0, "a"))]
+    fault_server.reply(faults.json_reply({**wire.chat("x"), "choices": choices}))
+    assert [choice.message.content for choice in ask(fault_server.url, n=2).choices] == ["a", "b"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_half_a_character_is_not_sent(ask, fault_server, stream):
+    # PDF readers make such texts of broken pages.
+    with pytest.raises(e.InvalidRequest, match=r"half a character.*ud83d.*surrogatepass"):
+        ask(fault_server.url, messages=[{"role": "user", "content": "one \ud83d"}], stream=stream)
+    assert not fault_server.posts(CHAT)
+
+
 def test_own_http_clients_of_both_kinds(fault_server):
     with http.Client(headers={"x-mine": "sync"}) as client:
         own = {"http_client": client, "async_http_client": http.AsyncClient(headers={"x-mine": "async"})}

@@ -166,6 +166,50 @@ def test_a_call_is_named_once(ask, fault_server):
     assert [call.function.arguments for call in found] == ['{"a"', ": 1}"] * 2
 
 
+@pytest.mark.parametrize("index", [{}, {"index": 0}], ids=["none", "the-same"])
+def test_two_tools_under_one_index_are_not_made_one_call(ask, fault_server, index):
+    # The first would get the arguments of the second.
+    calls = [{**wire.tool_call(name, text), **index} for name, text in (("delete_all", ""), ("look_at", '{"a": 1}'))]
+    fault_server.reply(faults.deltas(*({"tool_calls": [call]} for call in calls), finish_reason="tool_calls"))
+    with pytest.raises(e.InvalidResponse, match="two tools are called under the index 0"):
+        ask(fault_server.url, stream=True)
+
+
+@pytest.mark.parametrize("choices", [{"choices": None}, {}], ids=["null", "missing"])
+def test_events_without_choices(ask, fault_server, choices):
+    *words, last = wire.chat_chunks("one two")
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    envelope = {name: value for name, value in last.items() if name != "choices"}
+    fault_server.reply(faults.sse({"type": "ping"}, *words, last, {**envelope, **choices, "usage": usage}))
+    chunks = ask(fault_server.url, stream=True)
+    assert text_of(chunks) == "one two"
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 2)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"object": "error", "message": "out of memory", "type": "InternalServerError", "code": 500},
+        {"detail": "out of memory"},
+        'event: error\ndata: {"message": "out of memory"}',
+    ],
+    ids=["flat", "detail", "event-error"],
+)
+def test_an_error_event_in_another_shape(ask, fault_server, event):
+    fault_server.reply(faults.sse(*WORDS[:3], event))
+    with pytest.raises(e.ServerFailed, match="out of memory") as caught:
+        ask(fault_server.url, stream=True)
+    assert caught.value.partial == "one two"
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream", "application/json"])
+def test_a_reply_that_is_not_compressed_as_it_says(ask, fault_server, content_type):
+    fault_server.reply(faults.reply("data: [DONE]\n\n", 200, content_type, {"content-encoding": "gzip"}))
+    with pytest.raises(openai.APIConnectionError, match="decompressing") as caught:
+        ask(fault_server.url, stream=True)
+    assert isinstance(caught.value, e.VLLMError)
+
+
 @pytest.mark.parametrize("reason", ["repetition", "length"])
 def test_finish_reasons_that_openai_does_not_know(ask, fault_server, reason):
     fault_server.reply(faults.sse(*wire.chat_chunks("one", finish_reason=reason)))
@@ -222,8 +266,25 @@ def test_event_over_several_data_lines(ask, fault_server):
         (faults.sse("data: {broken"), "is not JSON"),
         (faults.sse({"choices": [1]}), "no chunk of a reply"),
         (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "no chunk of a reply"),
+        (faults.sse('data: {"choices": ' + "[" * 20_000), "is not JSON"),
+        (faults.deltas({"content": [{"type": "text", "text": "hi"}]}), "`content` is not a text"),
+        (faults.deltas({"reasoning": {"text": "hi"}}), "`reasoning` is not a text"),
+        (faults.deltas({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": {}}}]}), "`arguments` is"),
+        (faults.deltas({"tool_calls": [{"index": "first", "function": {"name": "f"}}]}), "is no number"),
     ],
-    ids=["html", "empty", "no-events", "broken-json", "no-choice", "no-call"],
+    ids=[
+        "html",
+        "empty",
+        "no-events",
+        "broken-json",
+        "no-choice",
+        "no-call",
+        "deep-json",
+        "parts",
+        "a-thing-for-a-thought",
+        "arguments-as-object",
+        "index-as-text",
+    ],
 )
 def test_a_200_that_is_no_stream(ask, fault_server, behaviour, text):
     fault_server.reply(behaviour)
