@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,11 @@ from vllm_adapters.server import VLLMServer
 
 if TYPE_CHECKING:
     import numpy as np
+
+log = logging.getLogger("vllm_adapters")
+
+_HARMLESS = "Hello"
+_ENOUGH = 3
 
 _Answer: TypeAlias = "tuple[np.ndarray[Any, Any], dict[str, Any]]"
 _Steps: TypeAlias = Generator[Ask[_Answer], _Answer, None]
@@ -73,11 +79,13 @@ class Embedder:
         Args:
             texts: Any number of texts.
             keep_going: Embed all that can be, and report the others in ``failures``. A text that the server
-                refuses does not take its batch with it.
+                refuses does not take its batch with it. When three requests in a row fail that no text is to
+                blame for, what is left is not sent and fails like the third.
             progress: Title of a progress bar on standard error; default none.
 
         Raises:
             VLLMError: A request failed, unless ``keep_going``. Requests that had not begun are not sent.
+            InvalidRequest: With ``keep_going``, too: the server refuses whatever it is asked to embed like this.
         """
         work = _Work(self, texts, keep_going, progress)
         with work.bar, ThreadPoolExecutor(work.helpers, "vllm-embedding") as threads:
@@ -147,6 +155,8 @@ class _Work:
         self.prompt_tokens = 0
         self.failures: dict[int, VLLMError] = {}
         self.arriving = Lock()
+        self.in_a_row = 0
+        self.probed = False
 
     def steps(self) -> _Steps:
         """Batch after batch, until none is left."""
@@ -160,6 +170,7 @@ class _Work:
                     self.texts[start:end], **self.embedder.parameters
                 ).with_usage()
                 with self.arriving:
+                    self.in_a_row = 0
                     self._keep(start, vectors)
                     self.prompt_tokens += usage.get("prompt_tokens") or 0
                     self.bar.update(end - start)
@@ -167,7 +178,26 @@ class _Work:
                 if not self.keep_going:
                     self.pending.clear()
                     raise
+                if self._is_of_texts(error) and end - start > 1:
+                    yield from self._probe(error)
                 self._failed(start, end, error)
+
+    def _probe(self, error: VLLMError) -> _Steps:
+        """Raise ``error`` if the server refuses any text: one request more, not two for each text."""
+        if self.probed or self.vectors is not None or isinstance(error, ContextLengthExceeded):
+            return
+        self.probed = True
+        try:
+            yield self.embedder.server._embed([_HARMLESS], **self.embedder.parameters).with_usage()
+        except InvalidRequest:
+            self.pending.clear()
+            raise error from None
+        except VLLMError as other:
+            log.debug("Whether any text is refused cannot be told: %s", other)
+
+    @staticmethod
+    def _is_of_texts(error: VLLMError) -> bool:
+        return isinstance(error, ContextLengthExceeded) or type(error) is InvalidRequest
 
     def _keep(self, start: int, vectors: np.ndarray[Any, Any]) -> None:
         import numpy as np
@@ -184,13 +214,19 @@ class _Work:
 
     def _failed(self, start: int, end: int, error: VLLMError) -> None:
         # One text may be at fault for a refusal: halves find it in fewer requests than one for each text.
-        if end - start > 1 and (isinstance(error, ContextLengthExceeded) or type(error) is InvalidRequest):
+        if end - start > 1 and self._is_of_texts(error):
             middle = (start + end) // 2
             self.pending.extend([(start, middle), (middle, end)])
             return
         with self.arriving:
-            self.failures.update(dict.fromkeys(range(start, end), error))
-            self.bar.update(end - start)
+            failed = [(start, end)]
+            self.in_a_row = 0 if self._is_of_texts(error) else self.in_a_row + 1
+            if self.in_a_row == _ENOUGH:
+                failed += self.pending
+                self.pending.clear()
+            for first, last in failed:
+                self.failures.update(dict.fromkeys(range(first, last), error))
+                self.bar.update(last - first)
 
     def result(self) -> Embedded:
         import numpy as np
