@@ -168,7 +168,8 @@ class Speaker:
 
     def _served_model(self) -> Steps[str]:
         """The name of the one base model that is served."""
-        if self.facts.model is None:
+        model = self.facts.model  # another thread may forget it meanwhile
+        if model is None:
             cards = _cards((yield f"{self.address}/models"))
             base = [card for card in cards if not card.get("parent")]
             # Each alias of --served-model-name is a card of its own, with the same root.
@@ -181,8 +182,8 @@ class Speaker:
                     address=self.address,
                     served=served,
                 )
-            self.facts.model = str(base[0]["id"])
-        return self.facts.model
+            model = self.facts.model = str(base[0]["id"])
+        return model
 
     def _server_version(self) -> Steps[Version | None]:
         """The server's version; ``None`` for a gateway that does not tell, which is then taken for the newest."""
