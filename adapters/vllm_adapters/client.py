@@ -216,8 +216,6 @@ class VLLMClient(_Connected, OpenAI):
                 with suppress(VLLMError):  # no explanation to be had: the error as it is
                     error = self._run(self._explain(error))
             raise error from failure.__cause__
-        except UnicodeEncodeError as failure:
-            raise self._unsendable(failure) from None
         finally:
             DEADLINE.reset(token)
 
@@ -303,8 +301,6 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
                 with suppress(VLLMError):  # no explanation to be had: the error as it is
                     error = await self._run(self._explain(error))
             raise error from failure.__cause__
-        except UnicodeEncodeError as failure:
-            raise self._unsendable(failure) from None
         finally:
             DEADLINE.reset(token)
 

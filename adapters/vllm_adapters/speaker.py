@@ -325,14 +325,6 @@ class Speaker:
             return failures.from_transport(failure.__cause__ or failure, call=call, request=failure.request)
         return None
 
-    def _unsendable(self, failure: UnicodeEncodeError) -> InvalidRequest:
-        """The error for a text that no UTF-8 can hold, such as what PDF readers make of broken pages."""
-        return InvalidRequest(
-            f"The request holds half a character, {failure.object[failure.start]!a}, which cannot be sent",
-            hint="text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') mends a text",
-            address=self.address,
-        )
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self  # safe to share: nothing of it changes but what it learns of the server
 

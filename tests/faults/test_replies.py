@@ -279,14 +279,6 @@ def test_choices_are_put_in_order(ask, fault_server):
     assert [choice.message.content for choice in ask(fault_server.url, n=2).choices] == ["a", "b"]
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_half_a_character_is_not_sent(ask, fault_server, stream):
-    # PDF readers make such texts of broken pages.
-    with pytest.raises(e.InvalidRequest, match=r"half a character.*ud83d.*surrogatepass"):
-        ask(fault_server.url, messages=[{"role": "user", "content": "one \ud83d"}], stream=stream)
-    assert not fault_server.posts(CHAT)
-
-
 def test_own_http_clients_of_both_kinds(fault_server):
     with http.Client(headers={"x-mine": "sync"}) as client:
         own = {"http_client": client, "async_http_client": http.AsyncClient(headers={"x-mine": "async"})}
