@@ -66,6 +66,15 @@ def test_typed_and_with_the_way_out(ask, fault_server, behaviour, error, text):
     assert isinstance(caught.value, openai.OpenAIError)
 
 
+@pytest.mark.parametrize("param", [None, "truncate_prompt_tokens"])
+def test_a_truncation_longer_than_the_context_is_no_long_prompt(ask, fault_server, param):
+    text = "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
+    fault_server.reply(faults.error(400, text, param=param))
+    with pytest.raises(e.InvalidRequest) as caught:
+        ask(fault_server.url)
+    assert type(caught.value) is e.InvalidRequest
+
+
 def test_details_are_attributes(ask, fault_server):
     fault_server.reply(faults.error(400, OVERFLOW, param="input_tokens"))
     with pytest.raises(openai.BadRequestError) as overflow:
