@@ -8,6 +8,7 @@ from typing import Any
 
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
+from pydantic import BaseModel
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
@@ -86,32 +87,44 @@ def _message_of(choice: Any) -> Any:
                 message["reasoning"] = old
             else:
                 message.reasoning = old
-        check_message(message)
+    check_choice(choice, message)
     return message
 
 
-def check_message(message: Any) -> None:
-    """Raise unless what a message or a delta says is text where text belongs.
+_NONE = type(None)
+_TEXT = (str, _NONE)
+_OF_CHOICE = (("finish_reason", _TEXT), ("logprobs", (dict, BaseModel, _NONE)), ("token_ids", (list, _NONE)))
+
+
+def check_choice(choice: Any, said: Any) -> None:
+    """Raise unless the parts of a choice are of their types.
+
+    Args:
+        choice: A choice of a reply or of a chunk, as a dict or as the SDK's object.
+        said: Its message or delta, if it has one.
 
     Raises:
-        TypeError: It is not, as where a gateway sends lists of parts, or arguments of tools as objects.
+        TypeError: One is not, as where a gateway sends texts as lists of parts, or arguments of tools as objects.
     """
-    for name in ("content", "reasoning"):
-        _check_text(message, name)
-    for call in _field(message, "tool_calls") or ():
-        _check_text(call, "id")
+    for name, kinds in _OF_CHOICE:
+        _check(choice, name, kinds)
+    if said is None:
+        return
+    _check(said, "content", _TEXT)
+    _check(said, "reasoning", _TEXT)
+    for call in _field(said, "tool_calls") or ():
+        _check(call, "index", (int, _NONE))
+        _check(call, "id", _TEXT)
         function = _field(call, "function")
         if function is not None:
-            _check_text(function, "name")
-            _check_text(function, "arguments")
-        if not isinstance(_field(call, "index"), int | None):
-            raise TypeError("the index of a tool call is no number")
+            _check(function, "name", _TEXT)
+            _check(function, "arguments", _TEXT)
 
 
-def _check_text(part: Any, name: str) -> None:
-    text = _field(part, name)
-    if not isinstance(text, str | None):
-        raise TypeError(f"`{name}` is not a text but of type {type(text).__name__}")
+def _check(part: Any, name: str, kinds: tuple[type, ...]) -> None:
+    value = part.get(name) if type(part) is dict else _field(part, name)
+    if not isinstance(value, kinds):
+        raise TypeError(f"`{name}` is {type(value).__name__}, not {kinds[0].__name__}")
 
 
 def count_inputs(value: object) -> int | None:

@@ -15,7 +15,7 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
-from vllm_adapters.answers import check_message
+from vllm_adapters.answers import check_choice
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
 from vllm_adapters.params_table import endpoint_of
@@ -184,10 +184,10 @@ class ChunkReader:
     def _note(self, choice: dict[str, Any], response: http.Response) -> None:
         index = choice.get("index") or 0
         delta = choice.get("delta")
-        if isinstance(delta, dict):
+        check_choice(choice, delta)
+        if delta is not None:
             if index in self._open:
                 delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
-            check_message(delta)
             text = delta.get("content")
             if calls := delta.get("tool_calls"):
                 self._with_tools.add(index)

@@ -267,10 +267,16 @@ def test_event_over_several_data_lines(ask, fault_server):
         (faults.sse({"choices": [1]}), "no chunk of a reply"),
         (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "no chunk of a reply"),
         (faults.sse('data: {"choices": ' + "[" * 20_000), "is not JSON"),
-        (faults.deltas({"content": [{"type": "text", "text": "hi"}]}), "`content` is not a text"),
-        (faults.deltas({"reasoning": {"text": "hi"}}), "`reasoning` is not a text"),
-        (faults.deltas({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": {}}}]}), "`arguments` is"),
-        (faults.deltas({"tool_calls": [{"index": "first", "function": {"name": "f"}}]}), "is no number"),
+        (faults.deltas({"content": [{"type": "text", "text": "hi"}]}), "`content` is list, not str"),
+        (faults.deltas({"reasoning": {"text": "hi"}}), "`reasoning` is dict, not str"),
+        (
+            faults.deltas({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": {}}}]}),
+            "`arguments` is dict, not str",
+        ),
+        (faults.deltas({"tool_calls": [{"index": "first", "function": {"name": "f"}}]}), "`index` is str, not int"),
+        (faults.sse({"choices": [{"index": 0, "delta": ["hi"]}]}), "no chunk of a reply"),
+        (faults.sse({"choices": [{"index": 0, "delta": {}, "finish_reason": 1}]}), "`finish_reason` is int, not str"),
+        (faults.sse({"choices": [{"index": 0, "delta": {}, "logprobs": []}]}), "`logprobs` is list, not dict"),
     ],
     ids=[
         "html",
@@ -284,6 +290,9 @@ def test_event_over_several_data_lines(ask, fault_server):
         "a-thing-for-a-thought",
         "arguments-as-object",
         "index-as-text",
+        "delta-as-list",
+        "reason-as-number",
+        "logprobs-as-list",
     ],
 )
 def test_a_200_that_is_no_stream(ask, fault_server, behaviour, text):
