@@ -52,10 +52,13 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
 def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
     if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
-    asked = (count_inputs(body.get("prompt")) or 1) * (body.get("n") or 1)
+    prompts, each = count_inputs(body.get("prompt")) or 1, body.get("n") or 1
     try:
-        if asked > 1 and isinstance(choices, list) and not body.get("prompt_embeds"):
-            choices[:] = in_order(choices, asked, call=call, response=response)
+        if len(choices) < each:
+            reason = f"{len(choices)} choices, not the {each} that were asked for"
+            raise failures.not_an_answer(reason, call=call, response=response)
+        if prompts > 1 and isinstance(choices, list):
+            choices[:] = in_order(choices, prompts * each, call=call, response=response)
         messages = [_message_of(choice) for choice in choices]
     except (AttributeError, TypeError) as error:
         raise failures.not_an_answer(
