@@ -50,7 +50,8 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
         _check_choices(fields.get("choices"), asked, call, response)
     elif isinstance(answer, CreateEmbeddingResponse):
         answer.data = in_order(answer.data, count_inputs(asked.get("input")), call=call, response=response)
-        check_vectors([item.embedding for item in answer.data], call=call, response=response)
+        vectors = [item.embedding for item in answer.data]
+        check_vectors(vectors, asked.get("dimensions"), call=call, response=response)
 
 
 def refuse_misshapen(reply: object, *, call: Call, response: http.Response) -> None:
@@ -72,9 +73,12 @@ def refuse_misshapen(reply: object, *, call: Call, response: http.Response) -> N
 def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
     if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
-    prompts = count_inputs(body.get("prompt")) or 1
+    prompts, each = count_inputs(body.get("prompt")) or 1, body.get("n") or 1
+    if len(choices) < each:
+        reason = f"{len(choices)} choices, not the {each} that were asked for"
+        raise failures.not_an_answer(reason, call=call, response=response)
     if prompts > 1 and isinstance(choices, list) and not body.get("prompt_embeds"):  # which are prompts, too
-        choices[:] = in_order(choices, prompts * (body.get("n") or 1), call=call, response=response)
+        choices[:] = in_order(choices, prompts * each, call=call, response=response)
     constraint = constraints.asked_for(body)
     for choice in choices:
         message = _field(choice, "message")
@@ -126,6 +130,8 @@ def count_inputs(value: object) -> int | None:
 def _field(part: Any, name: str) -> Any:
     if isinstance(part, Mapping):
         return part.get(name)
+    if isinstance(part, str | list | int | float | None):
+        raise TypeError(f"{part!r} is no object")
     fields = vars(part)  # getattr would raise, and Pydantic word an error, for each name that is not there
     return fields[name] if name in fields else (part.model_extra or {}).get(name)
 
@@ -156,14 +162,24 @@ def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, resp
     raise failures.not_an_answer(reason, call=call, response=response)
 
 
-def check_vectors(vectors: Sequence[Any], *, call: Call, response: http.Response) -> None:
+def check_vectors(
+    vectors: Sequence[Any], dimensions: int | None = None, *, call: Call, response: http.Response
+) -> None:
     """Raise unless all vectors are lists of equally many finite numbers (base64 text is checked by length).
 
+    Args:
+        vectors: The vectors.
+        dimensions: How many numbers each was asked to have, if that was asked.
+        call: What was asked.
+        response: The HTTP reply.
+
     Raises:
-        InvalidResponse: One is missing, shorter or longer than the first, or holds NaN or infinity.
+        InvalidResponse: One is missing, shorter or longer than the first or than was asked, or holds NaN or infinity.
     """
     sizes = {len(vector) if isinstance(vector, Sequence) else 0 for vector in vectors}
-    if len(sizes) != 1 or 0 in sizes:
+    if dimensions and not any(isinstance(vector, str) for vector in vectors) and sizes != {dimensions}:
+        reason = f"The vectors have {sorted(sizes)} dimensions, not the {dimensions} that were asked for"
+    elif len(sizes) != 1 or 0 in sizes:
         reason = f"The vectors have different numbers of dimensions: {sorted(sizes)}"
     elif any(not isinstance(vector, str) and not _finite(vector) for vector in vectors):
         reason = "A vector holds NaN or infinity"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 WHOLE = frozenset({"stop", "tool_calls", "function_call", None})
 """Finish reasons of replies that ended by themselves; others (``length``, ``abort``, ...) cut the last call."""
@@ -51,7 +51,7 @@ class ToolCall:
         text = text or ""
         try:
             arguments = json.loads(text, parse_constant=_refuse) if text.strip() or cut else {}
-        except ValueError as reason:
+        except (ValueError, RecursionError) as reason:  # a model that goes in circles opens brackets without end
             error = f"The arguments are not JSON ({reason})"
         if cut:
             error = "The reply was cut short while this call was being made"
@@ -158,8 +158,8 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"JSON has no {constant}")  # as Python has it
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"it holds {constant}, which JSON does not have")
 
 
 def _fields(part: Any) -> Mapping[str, Any]:

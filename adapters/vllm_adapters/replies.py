@@ -6,6 +6,7 @@ import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from vllm_adapters.answers import in_order, refuse_misshapen
@@ -162,7 +163,7 @@ def _list_of(values: Any, kind: type[T]) -> list[T]:
     return values
 
 
-def vectors_reader(count: int) -> Reader[np.ndarray[Any, Any]]:
+def vectors_reader(count: int, dimensions: int | None = None) -> Reader[np.ndarray[Any, Any]]:
     """Reads ``count`` base64 vectors into one float32 array of shape (count, dimensions)."""
 
     def read(reply: Mapping[str, Any], call: Call, response: Any) -> np.ndarray[Any, Any]:
@@ -178,6 +179,9 @@ def vectors_reader(count: int) -> Reader[np.ndarray[Any, Any]]:
             block = np.frombuffer(b"".join(raw), dtype="<f4").reshape(count, -1)
         if block.ndim != 2 or block.shape[1] == 0 or not np.isfinite(block).all():
             raise not_an_answer("A vector is empty or holds NaN or infinity", call=call, response=response)
+        if dimensions and block.shape[1] != dimensions:
+            reason = f"The vectors have {block.shape[1]} dimensions, not the {dimensions} that were asked for"
+            raise not_an_answer(reason, call=call, response=response)
         return block
 
     return read
@@ -231,7 +235,7 @@ def ranking_reader(documents: Sequence[str], top_n: int | None) -> Reader[list[R
 
     def read(reply: Mapping[str, Any], call: Call, response: Any) -> list[Ranked]:
         results = list(reply["results"])
-        indices = [int(result["index"]) for result in results]
+        indices = [index(result["index"]) for result in results]
         if len(set(indices)) != expected or len(indices) != expected:
             reason = f"{len(set(indices))} different documents ranked in {len(indices)} results, not {expected}"
             raise not_an_answer(reason, call=call, response=response)

@@ -282,7 +282,7 @@ class Speaker:
             yield
         except http.RequestError as error:
             raise failures.from_transport(error, call=self._call_sent(response), request=response.request) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise failures.not_an_answer(
                 f"The reply cannot be read ({error})", call=self._call_sent(response), response=response
             ) from None
@@ -302,7 +302,9 @@ class Speaker:
                     return then(answer)
             made = then(answer)
             if isinstance(made, CreateEmbeddingResponse):
-                check_vectors([item.embedding for item in made.data], call=call, response=response)  # out of base64
+                asked = body.get("dimensions") if isinstance(body, Mapping) else None
+                vectors = [item.embedding for item in made.data]  # out of base64
+                check_vectors(vectors, asked, call=call, response=response)
             return made
 
         options.post_parser = check

@@ -120,11 +120,13 @@ class ChunkReader:
             try:
                 event = json.loads(data.decode())
                 refuse_half_characters(data, event)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise failures.not_an_answer(
                     f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
                 ) from None
             if not isinstance(event, dict) or event.get("error"):
+                raise self._failed(event, response)
+            if "choices" not in event and ("message" in event or "detail" in event):  # an error in another shape
                 raise self._failed(event, response)
             if "choices" not in event and self._endpoint not in ("chat", "completions"):
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS

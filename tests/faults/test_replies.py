@@ -67,6 +67,15 @@ def test_typed_and_with_the_way_out(ask, fault_server, behaviour, error, text):
     assert isinstance(caught.value, openai.OpenAIError)
 
 
+@pytest.mark.parametrize("param", [None, "truncate_prompt_tokens"])
+def test_a_truncation_longer_than_the_context_is_no_long_prompt(ask, fault_server, param):
+    text = "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
+    fault_server.reply(faults.error(400, text, param=param))
+    with pytest.raises(e.InvalidRequest) as caught:
+        ask(fault_server.url)
+    assert type(caught.value) is e.InvalidRequest
+
+
 def test_details_are_attributes(ask, fault_server):
     fault_server.reply(faults.error(400, OVERFLOW, param="input_tokens"))
     with pytest.raises(openai.BadRequestError) as overflow:
@@ -228,6 +237,48 @@ def test_wrong_rankings(fault_server, fault):
     fault_server.reply(faults.wrong_rerank(fault))
     with pytest.raises(e.InvalidResponse):
         VLLMServer(fault_server.url, max_retries=0).rerank("q", ["a", "b", "c"])
+
+
+def test_a_ranking_by_fractions(fault_server):
+    results = [{"index": at + 0.9, "relevance_score": 0.5} for at in range(3)]
+    fault_server.reply(faults.json_reply({"id": "r", "results": results}))
+    with pytest.raises(e.InvalidResponse):
+        VLLMServer(fault_server.url, max_retries=0).rerank("q", ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("encoded", [wire.base64_vector, list], ids=["base64", "floats"])
+def test_dimensions_that_the_server_ignored(fault_server, encoded):
+    fault_server.reply(faults.json_reply(wire.embeddings([encoded(wire.vector("a", 8))])))
+    server = VLLMServer(fault_server.url, model="stub", max_retries=0)
+    for ask in (server.embed, lambda text, **how: server.client.embeddings.create(model="stub", input=text, **how)):
+        with pytest.raises(e.InvalidResponse, match="not the 4 that were asked for"):
+            ask("a", dimensions=4)
+
+
+MESSAGES = [
+    {"content": [{"type": "text", "text": "hi"}]},
+    {"content": 5},
+    {"content": "hi", "reasoning": {"text": "hm"}},
+    {"content": "hi", "reasoning_content": ["hm"]},
+    {"content": None, "tool_calls": ["add"]},
+    {"content": None, "tool_calls": {"name": "add"}},
+    {"content": None, "tool_calls": [{"id": "a", "function": {"name": "add", "arguments": {"a": 1}}}]},
+    "hi",
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=str)
+def test_a_message_of_another_shape(ask, fault_server, message):
+    message = {"role": "assistant", **message} if isinstance(message, dict) else message
+    fault_server.reply(faults.json_reply({**wire.chat("x"), "choices": [{"index": 0, "message": message}]}))
+    with pytest.raises(e.InvalidResponse, match="not of the right shape"):
+        ask(fault_server.url)
+
+
+def test_fewer_choices_than_asked_for(ask, fault_server):
+    # As from gateways that do not know `n`.
+    with pytest.raises(e.InvalidResponse, match="1 choices, not the 2"):
+        ask(fault_server.url, n=2)
 
 
 def test_own_http_clients_of_both_kinds(fault_server):

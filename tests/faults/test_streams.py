@@ -259,6 +259,33 @@ def test_a_body_that_cannot_be_decompressed(ask, fault_server, good):
         ask(fault_server.url, stream=True)
 
 
+@pytest.mark.parametrize("choices", [{"choices": None}, {}], ids=["null", "missing"])
+def test_events_without_choices(ask, fault_server, choices):
+    *words, last = wire.chat_chunks("one two")
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    envelope = {name: value for name, value in last.items() if name != "choices"}
+    fault_server.reply(faults.sse({"type": "ping"}, *words, last, {**envelope, **choices, "usage": usage}))
+    chunks = ask(fault_server.url, stream=True)
+    assert text_of(chunks) == "one two"
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 2)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"object": "error", "message": "out of memory", "type": "InternalServerError", "code": 500},
+        {"detail": "out of memory"},
+        'event: error\ndata: {"message": "out of memory"}',
+    ],
+    ids=["flat", "detail", "event-error"],
+)
+def test_an_error_event_in_another_shape(ask, fault_server, event):
+    fault_server.reply(faults.sse(*WORDS[:3], event))
+    with pytest.raises(e.ServerFailed, match="out of memory") as caught:
+        ask(fault_server.url, stream=True)
+    assert caught.value.partial == "one two"
+
+
 @pytest.mark.parametrize("reason", ["repetition", "length"])
 def test_finish_reasons_that_openai_does_not_know(ask, fault_server, reason):
     fault_server.reply(faults.sse(*wire.chat_chunks("one", finish_reason=reason)))
@@ -315,8 +342,9 @@ def test_event_over_several_data_lines(ask, fault_server):
         (faults.sse("data: {broken"), "is not JSON"),
         (faults.sse({"choices": [1]}), "not of the right shape"),
         (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "not of the right shape"),
+        (faults.sse('data: {"choices": ' + "[" * 20_000), "is not JSON"),
     ],
-    ids=["html", "empty", "no-events", "broken-json", "no-choice", "no-call"],
+    ids=["html", "empty", "no-events", "broken-json", "no-choice", "no-call", "deep-json"],
 )
 def test_a_200_that_is_no_stream(ask, fault_server, behaviour, text):
     fault_server.reply(behaviour)
