@@ -73,7 +73,7 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
     if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
     prompts = count_inputs(body.get("prompt")) or 1
-    if prompts > 1 and isinstance(choices, list):
+    if prompts > 1 and isinstance(choices, list) and not body.get("prompt_embeds"):  # which are prompts, too
         choices[:] = in_order(choices, prompts * (body.get("n") or 1), call=call, response=response)
     constraint = constraints.asked_for(body)
     for choice in choices:

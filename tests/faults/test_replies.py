@@ -294,3 +294,11 @@ def test_half_a_character(ask, fault_server):
         else:
             with pytest.raises(e.InvalidResponse, match="surrogates"):
                 ask(fault_server.url)
+
+
+def test_prompts_as_text_and_as_embeddings_in_one_request(fault_server):
+    fault_server.reply(faults.json_reply(wire.completion("one", "two", "three")))
+    reply = VLLMClient(fault_server.url).completions.create(
+        model="stub", prompt=["a", "b"], extra_body={"prompt_embeds": ["AAAA"]}
+    )
+    assert len(reply.choices) == 3
