@@ -283,6 +283,14 @@ def test_json_that_is_no_object_is_no_answer(ask, fault_server, body):
         ask(fault_server.url)
 
 
+def test_prompts_as_text_and_as_embeddings_in_one_request(fault_server):
+    fault_server.reply(faults.json_reply(wire.completion("one", "two", "three")))
+    reply = VLLMClient(fault_server.url).completions.create(
+        model="stub", prompt=["a", "b"], extra_body={"prompt_embeds": ["AAAA"]}
+    )
+    assert len(reply.choices) == 3
+
+
 def test_half_a_character(ask, fault_server):
     # What comes of a gateway that cuts UTF-16 in an emoji's middle.
     half, whole = "\\ud83d", "\\ud83d\\ude00"
@@ -294,11 +302,3 @@ def test_half_a_character(ask, fault_server):
         else:
             with pytest.raises(e.InvalidResponse, match="surrogates"):
                 ask(fault_server.url)
-
-
-def test_prompts_as_text_and_as_embeddings_in_one_request(fault_server):
-    fault_server.reply(faults.json_reply(wire.completion("one", "two", "three")))
-    reply = VLLMClient(fault_server.url).completions.create(
-        model="stub", prompt=["a", "b"], extra_body={"prompt_embeds": ["AAAA"]}
-    )
-    assert len(reply.choices) == 3
