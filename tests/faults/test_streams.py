@@ -224,6 +224,18 @@ def test_what_would_be_misread_is_no_chunk(ask, fault_server, chunks, reason):
         ask(fault_server.url, stream=True)
 
 
+def test_prompts_as_text_and_as_embeddings_in_one_stream(fault_server):
+    chunks = [
+        {**chunk, "choices": [{**chunk["choices"][0], "index": n}]}
+        for n in range(3)
+        for chunk in wire.completion_chunks("one two")
+    ]
+    fault_server.reply(faults.sse(*chunks))
+    asked = {"model": "stub", "prompt": ["a", "b"], "stream": True, "extra_body": {"prompt_embeds": ["AAAA"]}}
+    found = list(VLLMClient(fault_server.url).completions.create(**asked))
+    assert {choice.index for chunk in found for choice in chunk.choices} == {0, 1, 2}
+
+
 def test_a_whole_emoji_may_be_escaped(ask, fault_server):
     fault_server.reply(
         faults.sse("data: " + json.dumps(wire.chunk({"content": "\N{GRINNING FACE}"}, finish_reason="stop")))
