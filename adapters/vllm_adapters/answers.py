@@ -8,6 +8,7 @@ from typing import Any
 
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
+from pydantic import BaseModel
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
@@ -39,33 +40,33 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     if isinstance(answer, ChatCompletion | Completion):
         _check_choices(answer.choices, asked, call, response)
     elif isinstance(answer, Mapping) and endpoint_of(call.path) in ("chat", "completions"):
-        choices = fields.get("choices")
-        whole = isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices)
-        _check_choices(choices if whole else None, asked, call, response)
+        _check_choices(fields.get("choices"), asked, call, response)
     elif isinstance(answer, CreateEmbeddingResponse):
         answer.data = in_order(answer.data, count_inputs(asked.get("input")), call=call, response=response)
         check_vectors([item.embedding for item in answer.data], call=call, response=response)
 
 
-def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
-    if not choices:
+def _check_choices(choices: Any, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
+    if not isinstance(choices, list) or not choices or not all(map(_is_object, choices)):
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
     prompts = count_inputs(body.get("prompt")) or 1
-    if prompts > 1 and isinstance(choices, list):
+    if prompts > 1:
         choices[:] = in_order(choices, prompts * (body.get("n") or 1), call=call, response=response)
     constraint = constraints.asked_for(body)
     for choice in choices:
         message = _field(choice, "message")
-        if message is not None:
+        if _is_object(message):
             old = _field(message, "reasoning_content")  # 0.15.1 and older
             if old and not _field(message, "reasoning"):
                 if isinstance(message, dict):
                     message["reasoning"] = old
                 else:
                     message.reasoning = old
-        elif _field(choice, "text") is None:
+        elif message is not None or _field(choice, "text") is None:
             raise failures.not_an_answer("A choice holds no message", call=call, response=response)
         text = (_field(choice, "text") if message is None else _field(message, "content")) or ""
+        if not isinstance(text, str):
+            raise failures.not_an_answer("A choice's text is no text", call=call, response=response)
         reason = _field(choice, "finish_reason")
         failures.refuse_given_up(reason, text, call=call, response=response)
         if constraint is not None and not (message is not None and _field(message, "tool_calls")):
@@ -85,6 +86,10 @@ def count_inputs(value: object) -> int | None:
     if isinstance(value, Sequence) and value:
         return 1 if isinstance(value[0], int) else len(value)
     return None
+
+
+def _is_object(part: Any) -> bool:
+    return isinstance(part, Mapping | BaseModel)
 
 
 def _field(part: Any, name: str) -> Any:

@@ -51,7 +51,7 @@ class ToolCall:
         text = text or ""
         try:
             arguments = json.loads(text) if text.strip() or cut else {}
-        except ValueError as reason:
+        except (ValueError, RecursionError) as reason:
             error = f"The arguments are not JSON ({reason})"
         if cut:
             error = "The reply was cut short while this call was being made"

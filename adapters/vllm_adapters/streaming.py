@@ -113,7 +113,7 @@ class ChunkReader:
                 return
             try:
                 event = json.loads(data.decode())
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise failures.not_an_answer(
                     f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
                 ) from None
