@@ -111,6 +111,15 @@ def test_recipes_are_grouped_and_wrapped_in_a_terminal(capsys, monkeypatch):
     )
 
 
+def test_recipes_are_listed_in_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["recipes", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any(line.startswith("  constrain_a_reply: Bind a reply to") for line in lines)
+
+
 def test_a_recipe_is_shown_as_it_is(capsys):
     assert main(["recipes", "show", "constrain_a_reply.py"]) == 0
     assert capsys.readouterr().out == (RECIPES / "constrain_a_reply.py").read_text(encoding="utf-8")

@@ -145,3 +145,4 @@ def test_the_page_stands_alone_and_escapes_what_a_server_said():
     assert "src=" not in html
     assert "http://gpu:8000/v1: vLLM 0.32.0" in html
     assert 'class="fault"' in html
+    assert '<div class="fault"><dt ' in html, "a list of definitions holds nothing else"
