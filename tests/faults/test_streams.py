@@ -98,7 +98,7 @@ def test_comments_between_words_keep_a_slow_reply_alive(ask, fault_server):
 
 def test_the_callers_own_slowness_is_no_silence(fault_server):
     first, *rest = wire.chat_chunks("one two three")
-    fault_server.reply(faults.sse(first, *[": ping"] * 80, *rest, pause=0.02))
+    fault_server.reply(faults.sse(first, *[": ping"] * 10, *rest, pause=0.02))
     client = VLLMClient(fault_server.url, timeout=Timeouts(idle=1))
     chunks = iter(client.chat.completions.create(**HELLO, stream=True))
     next(chunks)
