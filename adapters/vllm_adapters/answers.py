@@ -14,6 +14,7 @@ from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
 from vllm_adapters.failures import Call
 from vllm_adapters.params_table import endpoint_of
+from vllm_adapters.shapes import misshapen
 
 
 def check_answer(answer: object, body: object, *, call: Call, response: http.Response) -> None:
@@ -40,33 +41,50 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     if isinstance(answer, ChatCompletion | Completion):
         _check_choices(answer.choices, asked, call, response)
     elif isinstance(answer, Mapping) and endpoint_of(call.path) in ("chat", "completions"):
-        choices = fields.get("choices")
-        whole = isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices)
-        _check_choices(choices if whole else None, asked, call, response)
+        refuse_misshapen(answer, call=call, response=response)
+        _check_choices(fields.get("choices"), asked, call, response)
     elif isinstance(answer, CreateEmbeddingResponse):
         answer.data = in_order(answer.data, count_inputs(asked.get("input")), call=call, response=response)
         vectors = [item.embedding for item in answer.data]
         check_vectors(vectors, asked.get("dimensions"), call=call, response=response)
 
 
+def refuse_misshapen(reply: object, *, call: Call, response: http.Response) -> None:
+    """Raise if a part of a completion, or of a chunk of one, is not what it must be.
+
+    Args:
+        reply: Its JSON.
+        call: What was asked.
+        response: The HTTP reply.
+
+    Raises:
+        InvalidResponse: One is a number where a text must be, or the like; the text says which.
+    """
+    fault = misshapen(reply)
+    if fault is not None:
+        raise failures.not_an_answer(f"The reply is not of the right shape ({fault})", call=call, response=response)
+
+
 def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
     if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
     prompts, each = count_inputs(body.get("prompt")) or 1, body.get("n") or 1
-    try:
-        if len(choices) < each:
-            reason = f"{len(choices)} choices, not the {each} that were asked for"
-            raise failures.not_an_answer(reason, call=call, response=response)
-        if prompts > 1 and isinstance(choices, list):
-            choices[:] = in_order(choices, prompts * each, call=call, response=response)
-        messages = [_message_of(choice) for choice in choices]
-    except (AttributeError, TypeError) as error:
-        raise failures.not_an_answer(
-            f"The reply is not a completion ({error})", call=call, response=response
-        ) from error
+    if isinstance(each, int) and len(choices) < each:
+        reason = f"{len(choices)} choices, not the {each} that were asked for"
+        raise failures.not_an_answer(reason, call=call, response=response)
+    if prompts > 1 and isinstance(choices, list) and not body.get("prompt_embeds"):  # which are prompts, too
+        choices[:] = in_order(choices, prompts * each, call=call, response=response)
     constraint = constraints.asked_for(body)
-    for choice, message in zip(choices, messages, strict=True):
-        if message is None and _field(choice, "text") is None:
+    for choice in choices:
+        message = _field(choice, "message")
+        if message is not None:
+            old = _field(message, "reasoning_content")  # 0.15.1 and older
+            if old and not _field(message, "reasoning"):
+                if isinstance(message, dict):
+                    message["reasoning"] = old
+                else:
+                    message.reasoning = old
+        elif _field(choice, "text") is None:
             raise failures.not_an_answer("A choice holds no message", call=call, response=response)
         text = (_field(choice, "text") if message is None else _field(message, "content")) or ""
         reason = _field(choice, "finish_reason")
@@ -81,55 +99,6 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
             )
 
 
-def _message_of(choice: Any) -> Any:
-    message = _field(choice, "message")
-    if message is not None:
-        old = _field(message, "reasoning_content")  # 0.15.1 and older
-        if old and not _field(message, "reasoning"):
-            if isinstance(message, dict):
-                message["reasoning"] = old
-            else:
-                message.reasoning = old
-    check_choice(choice, message)
-    return message
-
-
-_NONE = type(None)
-_TEXT = (str, _NONE)
-_OF_CHOICE = (("finish_reason", _TEXT), ("logprobs", (dict, BaseModel, _NONE)), ("token_ids", (list, _NONE)))
-
-
-def check_choice(choice: Any, said: Any) -> None:
-    """Raise unless the parts of a choice are of their types.
-
-    Args:
-        choice: A choice of a reply or of a chunk, as a dict or as the SDK's object.
-        said: Its message or delta, if it has one.
-
-    Raises:
-        TypeError: One is not, as where a gateway sends texts as lists of parts, or arguments of tools as objects.
-    """
-    for name, kinds in _OF_CHOICE:
-        _check(choice, name, kinds)
-    if said is None:
-        return
-    _check(said, "content", _TEXT)
-    _check(said, "reasoning", _TEXT)
-    for call in _field(said, "tool_calls") or ():
-        _check(call, "index", (int, _NONE))
-        _check(call, "id", _TEXT)
-        function = _field(call, "function")
-        if function is not None:
-            _check(function, "name", _TEXT)
-            _check(function, "arguments", _TEXT)
-
-
-def _check(part: Any, name: str, kinds: tuple[type, ...]) -> None:
-    value = part.get(name) if type(part) is dict else _field(part, name)
-    if not isinstance(value, kinds):
-        raise TypeError(f"`{name}` is {type(value).__name__}, not {kinds[0].__name__}")
-
-
 def count_inputs(value: object) -> int | None:
     """How many inputs or prompts a request holds; ``None`` if its form does not tell."""
     if isinstance(value, str):
@@ -142,8 +111,6 @@ def count_inputs(value: object) -> int | None:
 def _field(part: Any, name: str) -> Any:
     if isinstance(part, Mapping):
         return part.get(name)
-    if isinstance(part, str | list | int | float | None):
-        raise TypeError(f"{part!r} is no object")
     fields = vars(part)  # getattr would raise, and Pydantic word an error, for each name that is not there
     return fields[name] if name in fields else (part.model_extra or {}).get(name)
 
@@ -160,7 +127,9 @@ def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, resp
     Raises:
         InvalidResponse: There are too few, too many, or the indices are wrong.
     """
-    found = list(items or [])
+    found = list(items or []) if isinstance(items, Sequence | None) else []
+    if not all(isinstance(item, Mapping | BaseModel) for item in found):
+        raise failures.not_an_answer("A result is no object", call=call, response=response)
     expected = len(found) if count is None else count
     indices = [_field(item, "index") for item in found]
     if len(found) != expected or not found:
@@ -186,7 +155,7 @@ def check_vectors(
     Raises:
         InvalidResponse: One is missing, shorter or longer than the first or than was asked, or holds NaN or infinity.
     """
-    sizes = {len(vector) if vector else 0 for vector in vectors}
+    sizes = {len(vector) if isinstance(vector, Sequence) else 0 for vector in vectors}
     if dimensions and not any(isinstance(vector, str) for vector in vectors) and sizes != {dimensions}:
         reason = f"The vectors have {sorted(sizes)} dimensions, not the {dimensions} that were asked for"
     elif len(sizes) != 1 or 0 in sizes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from vllm_adapters.answers import in_order
+from vllm_adapters.answers import in_order, refuse_misshapen
 from vllm_adapters.errors import ModelNotServed
 from vllm_adapters.failures import Call, not_an_answer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 R = TypeVar("R")
+T = TypeVar("T")
 Reader: TypeAlias = Callable[[Any, Call, Any], R]
 
 _TASK_OF_ROUTE = {
@@ -140,6 +141,12 @@ def read_models(reply: Mapping[str, Any], call: Call, response: Any) -> list[Mod
     return [ModelCard(str(c["id"]), c.get("max_model_len"), c.get("root"), c.get("parent")) for c in reply["data"]]
 
 
+def usage_of(reply: Mapping[str, Any], call: Call, response: Any) -> dict[str, Any]:
+    """The reply's ``usage``, empty if it has none."""
+    refuse_misshapen({"usage": reply.get("usage")}, call=call, response=response)
+    return dict(reply.get("usage") or {})
+
+
 def read_text(reply: str, call: Call, response: Any) -> str:
     """A reply of plain text."""
     return reply
@@ -147,7 +154,13 @@ def read_text(reply: str, call: Call, response: Any) -> str:
 
 def read_tokens(reply: Mapping[str, Any], call: Call, response: Any) -> Tokens:
     """The reply of ``/tokenize``."""
-    return Tokens(list(reply["tokens"]), int(reply["max_model_len"]), reply.get("token_strs"))
+    return Tokens(_list_of(reply["tokens"], int), int(reply["max_model_len"]), reply.get("token_strs"))
+
+
+def _list_of(values: Any, kind: type[T]) -> list[T]:
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise ValueError(f"no list of {kind.__name__}: {values!r:.80}")
+    return values
 
 
 def vectors_reader(count: int, dimensions: int | None = None) -> Reader[np.ndarray[Any, Any]]:
@@ -160,7 +173,7 @@ def vectors_reader(count: int, dimensions: int | None = None) -> Reader[np.ndarr
         if not all(isinstance(item, str) for item in items):
             block = np.asarray(items, dtype=np.float32)  # a gateway may not pass base64 on; ragged lists raise
         else:
-            raw = [base64.b64decode(item) for item in items]
+            raw = [base64.b64decode(item, validate=True) for item in items]
             if len({len(vector) for vector in raw}) != 1:
                 raise ValueError("vectors of different dimensions")
             block = np.frombuffer(b"".join(raw), dtype="<f4").reshape(count, -1)
@@ -194,9 +207,16 @@ def classes_reader(count: int) -> Reader[list[Classified]]:
 
     def read(reply: Mapping[str, Any], call: Call, response: Any) -> list[Classified]:
         items = in_order(reply["data"], count, call=call, response=response)
-        return [Classified(item.get("label"), [_finite(p, call, response) for p in item["probs"]]) for item in items]
+        return [_classified(item, call, response) for item in items]
 
     return read
+
+
+def _classified(item: Mapping[str, Any], call: Call, response: Any) -> Classified:
+    label, probs = item.get("label"), [_finite(p, call, response) for p in item["probs"]]
+    if not probs or not isinstance(label, str | None):
+        raise ValueError(f"no class: {item!r:.80}")
+    return Classified(label, probs)
 
 
 def scores_reader(count: int) -> Reader[list[float]]:

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_adapters import dialect, failures, params_table
 from vllm_adapters._compat import http
 from vllm_adapters._version import __version__
-from vllm_adapters.answers import check_answer, check_vectors
+from vllm_adapters.answers import check_answer, check_vectors, refuse_misshapen
 from vllm_adapters.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -257,6 +257,7 @@ class Speaker:
             with suppress(ValidationError):  # vLLM has finish reasons that OpenAI's types do not list
                 # The SDK's lenient constructor walks every field's type in Python: ten times the cost of Pydantic's.
                 return cast_to.model_validate(data)
+            refuse_misshapen(data, call=self._call_sent(response), response=response)
         parent: Any = super()
         return parent._process_response_data(data=data, cast_to=cast_to, response=response)
 

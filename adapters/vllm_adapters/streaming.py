@@ -15,7 +15,7 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
-from vllm_adapters.answers import check_choice
+from vllm_adapters.answers import refuse_misshapen
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
 from vllm_adapters.params_table import endpoint_of
@@ -77,9 +77,9 @@ class ChunkReader:
         self._silence = 0.0
         self._waits_since = time.monotonic()
         self._call = call
+        self._endpoint = endpoint_of(call.path)
         self._constraint = constraints.asked_for(body)
         self._expected = _expected_choices(body)
-        self._of_choices = endpoint_of(call.path) in ("chat", "completions")
         self._texts: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
         self._with_tools: set[int] = set()
@@ -117,24 +117,22 @@ class ChunkReader:
             try:
                 event = json.loads(data.decode())
             except (ValueError, RecursionError) as error:
-                raise self._no_event(f"not JSON ({error})", data, response) from None
+                reason = f"An event of the stream is not JSON ({error}): {data[:80]!r}"
+                raise failures.not_an_answer(reason, call=self._call, response=response) from None
             if not isinstance(event, dict) or event.get("error"):
                 raise self._failed(event, response)
-            if self._of_choices and not event.get("choices"):
-                if "message" in event or "detail" in event:  # an error in another shape
-                    raise self._failed(event, response)
-                event["choices"] = []  # gateways leave them out, or say null, where there is only usage
-            if "choices" not in event:
+            if "choices" not in event and self._endpoint not in ("chat", "completions"):
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS
                 yield event
                 continue
-            try:
-                chunks = one_kind_each(event)
-                for chunk in chunks:
-                    for choice in chunk["choices"]:
-                        self._note(choice, response)
-            except (AttributeError, TypeError) as error:
-                raise self._no_event(f"no chunk of a reply ({error})", data, response) from error
+            if not event.get("choices") and ("message" in event or "detail" in event):  # an error in another shape
+                raise self._failed(event, response)
+            refuse_misshapen(event, call=self._call, response=response)
+            self._fill(event)
+            chunks = one_kind_each(event)
+            for chunk in chunks:
+                for choice in chunk["choices"]:
+                    self._note(choice, response)
             yield from chunks
 
     def check_whole(self) -> None:
@@ -177,22 +175,26 @@ class ChunkReader:
         error.partial = self.partial
         return error
 
-    def _no_event(self, what: str, data: bytes, response: http.Response) -> VLLMError:
-        reason = f"An event of the stream is {what}: {data[:80]!r}"
-        return failures.not_an_answer(reason, call=self._call, response=response)
+    def _fill(self, event: dict[str, Any]) -> None:
+        """What a chunk may leave out and readers reach for without asking."""
+        event["choices"] = event.get("choices") or []
+        for choice in event["choices"]:
+            choice["index"] = choice.get("index") or 0
+            if self._endpoint == "completions":
+                choice["text"] = choice.get("text") or ""
+            else:
+                choice["delta"] = choice.get("delta") or {}
 
     def _note(self, choice: dict[str, Any], response: http.Response) -> None:
-        index = choice.get("index") or 0
-        delta = choice.get("delta")
-        check_choice(choice, delta)
-        if delta is not None:
+        index, delta = choice["index"], choice.get("delta")
+        if isinstance(delta, dict):
             if index in self._open:
                 delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
             text = delta.get("content")
             if calls := delta.get("tool_calls"):
                 self._with_tools.add(index)
                 for call in calls:
-                    self._say_once(index, call)
+                    self._say_once(index, call, response)
             if thought := delta.get("reasoning"):
                 self._reasoning.append(thought)
         else:
@@ -214,7 +216,7 @@ class ChunkReader:
         elif index not in self._finished:
             self._open.add(index)
 
-    def _say_once(self, choice: int, call: dict[str, Any]) -> None:
+    def _say_once(self, choice: int, call: dict[str, Any], response: http.Response) -> None:
         # Old versions name a forced tool in every delta, with another id each time. Frameworks add deltas up by
         # their index, and would have the name many times over, or a call per delta.
         call["function"] = call.get("function") or {}
@@ -225,7 +227,8 @@ class ChunkReader:
             if said in self._said_of_calls:
                 again = part.pop(name, None)
                 if name == "name" and again and again != self._said_of_calls[said]:
-                    raise TypeError(f"two tools are called under the index {call['index']}")
+                    reason = f"Two tools are called under the index {call['index']}"
+                    raise failures.not_an_answer(reason, call=self._call, response=response)
             elif part.get(name):
                 self._said_of_calls[said] = part[name]
 
@@ -236,9 +239,8 @@ def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
     Reasoning is named ``reasoning``, whatever the server's version calls it (``reasoning_content`` stays
     beside it). The finish reason, usage and all other fields stay on the last piece, the role on the first.
     """
-    choices = chunk["choices"] or []
     pieces: list[dict[str, Any]] = []
-    for choice in choices:
+    for choice in chunk["choices"] or ():
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             pieces.append(choice)
@@ -261,8 +263,7 @@ def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
 def _split_choice(choice: dict[str, Any], delta: dict[str, Any], calls: list[Any]) -> Iterator[dict[str, Any]]:
     deltas: list[dict[str, Any]] = []
     if delta.get("reasoning"):
-        names = ("reasoning", "reasoning_content")
-        deltas.append({name: delta[name] for name in names if name in delta})
+        deltas.append({name: delta[name] for name in ("reasoning", "reasoning_content") if name in delta})
     if delta.get("content"):
         deltas.append({"content": delta["content"]})
     deltas.extend({"tool_calls": [call]} for call in calls)

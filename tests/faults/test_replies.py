@@ -254,26 +254,6 @@ def test_dimensions_that_the_server_ignored(fault_server, encoded):
             ask("a", dimensions=4)
 
 
-MESSAGES = [
-    {"content": [{"type": "text", "text": "hi"}]},
-    {"content": 5},
-    {"content": "hi", "reasoning": {"text": "hm"}},
-    {"content": "hi", "reasoning_content": ["hm"]},
-    {"content": None, "tool_calls": ["add"]},
-    {"content": None, "tool_calls": {"name": "add"}},
-    {"content": None, "tool_calls": [{"id": "a", "function": {"name": "add", "arguments": {"a": 1}}}]},
-    "hi",
-]
-
-
-@pytest.mark.parametrize("message", MESSAGES, ids=str)
-def test_a_message_of_another_shape(ask, fault_server, message):
-    message = {"role": "assistant", **message} if isinstance(message, dict) else message
-    fault_server.reply(faults.json_reply({**wire.chat("x"), "choices": [{"index": 0, "message": message}]}))
-    with pytest.raises(e.InvalidResponse, match="is not a completion"):
-        ask(fault_server.url)
-
-
 def test_fewer_choices_than_asked_for(ask, fault_server):
     # As from gateways that do not know `n`.
     with pytest.raises(e.InvalidResponse, match="1 choices, not the 2"):
@@ -331,3 +311,11 @@ def test_json_that_is_no_object_is_no_answer(ask, fault_server, body):
     fault_server.reply(faults.json_reply(body))
     with pytest.raises(e.InvalidResponse):
         ask(fault_server.url)
+
+
+def test_prompts_as_text_and_as_embeddings_in_one_request(fault_server):
+    fault_server.reply(faults.json_reply(wire.completion("one", "two", "three")))
+    reply = VLLMClient(fault_server.url).completions.create(
+        model="stub", prompt=["a", "b"], extra_body={"prompt_embeds": ["AAAA"]}
+    )
+    assert len(reply.choices) == 3

@@ -171,7 +171,7 @@ def test_two_tools_under_one_index_are_not_made_one_call(ask, fault_server, inde
     # The first would get the arguments of the second.
     calls = [{**wire.tool_call(name, text), **index} for name, text in (("delete_all", ""), ("look_at", '{"a": 1}'))]
     fault_server.reply(faults.deltas(*({"tool_calls": [call]} for call in calls), finish_reason="tool_calls"))
-    with pytest.raises(e.InvalidResponse, match="two tools are called under the index 0"):
+    with pytest.raises(e.InvalidResponse, match="Two tools are called under the index 0"):
         ask(fault_server.url, stream=True)
 
 
@@ -264,36 +264,11 @@ def test_event_over_several_data_lines(ask, fault_server):
         (faults.reply(b""), "not a stream of events"),
         (faults.sse(end="clean"), "without a finish reason"),
         (faults.sse("data: {broken"), "is not JSON"),
-        (faults.sse({"choices": [1]}), "no chunk of a reply"),
-        (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "no chunk of a reply"),
+        (faults.sse({"choices": [1]}), "not of the right shape"),
+        (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "not of the right shape"),
         (faults.sse('data: {"choices": ' + "[" * 20_000), "is not JSON"),
-        (faults.deltas({"content": [{"type": "text", "text": "hi"}]}), "`content` is list, not str"),
-        (faults.deltas({"reasoning": {"text": "hi"}}), "`reasoning` is dict, not str"),
-        (
-            faults.deltas({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": {}}}]}),
-            "`arguments` is dict, not str",
-        ),
-        (faults.deltas({"tool_calls": [{"index": "first", "function": {"name": "f"}}]}), "`index` is str, not int"),
-        (faults.sse({"choices": [{"index": 0, "delta": ["hi"]}]}), "no chunk of a reply"),
-        (faults.sse({"choices": [{"index": 0, "delta": {}, "finish_reason": 1}]}), "`finish_reason` is int, not str"),
-        (faults.sse({"choices": [{"index": 0, "delta": {}, "logprobs": []}]}), "`logprobs` is list, not dict"),
     ],
-    ids=[
-        "html",
-        "empty",
-        "no-events",
-        "broken-json",
-        "no-choice",
-        "no-call",
-        "deep-json",
-        "parts",
-        "a-thing-for-a-thought",
-        "arguments-as-object",
-        "index-as-text",
-        "delta-as-list",
-        "reason-as-number",
-        "logprobs-as-list",
-    ],
+    ids=["html", "empty", "no-events", "broken-json", "no-choice", "no-call", "deep-json"],
 )
 def test_a_200_that_is_no_stream(ask, fault_server, behaviour, text):
     fault_server.reply(behaviour)
