@@ -35,7 +35,7 @@ def test_the_last_call_of_a_cut_reply_is_broken_even_if_it_reads_as_json(finish_
         ('{"path": "/ho', "not JSON"),
         ("[1]", "not a JSON object but list"),
         ("null", "NoneType"),
-        ('{"size": NaN}', "NaN, which JSON does not have"),
+        ('{"a": NaN}', "no NaN"),
         ('{"path": ' + "[" * 20_000, "not JSON"),  # as models write that go in circles
     ],
     ids=["cut", "list", "null", "nan", "deep"],

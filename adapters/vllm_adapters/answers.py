@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -34,6 +35,10 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     """
     if answer is None or isinstance(answer, str | list | int | float):
         raise failures.not_an_answer("The reply is not a JSON object", call=call, response=response)
+    try:
+        refuse_half_characters(response.content, answer)
+    except ValueError as error:
+        raise failures.not_an_answer(f"The reply holds no text ({error})", call=call, response=response) from None
     fields = answer if isinstance(answer, Mapping) else getattr(answer, "model_extra", None) or {}
     if fields.get("error"):
         raise failures.from_event({"error": fields["error"]}, call=call, response=response)
@@ -97,6 +102,20 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
                 stop_reason=_field(choice, "stop_reason"),
                 call=call,
             )
+
+
+def refuse_half_characters(data: bytes, said: object) -> None:
+    r"""Raise if JSON holds half a character, such as ``"\ud83d"``: what comes of splitting an emoji as UTF-16.
+
+    Args:
+        data: The JSON.
+        said: What it says.
+
+    Raises:
+        ValueError: It does. No file or request could hold the text.
+    """
+    if b"\\ud" in data or b"\\uD" in data:
+        json.dumps(said if isinstance(said, Mapping) else json.loads(data), ensure_ascii=False).encode()
 
 
 def count_inputs(value: object) -> int | None:

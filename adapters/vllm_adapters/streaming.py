@@ -15,7 +15,8 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
-from vllm_adapters.answers import refuse_misshapen
+from vllm_adapters.answers import refuse_half_characters, refuse_misshapen
+from vllm_adapters.calls import CallDeltas
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
 from vllm_adapters.params_table import endpoint_of
@@ -23,6 +24,7 @@ from vllm_adapters.params_table import endpoint_of
 T = TypeVar("T")
 
 _DONE = b"[DONE]"
+_BOM = b"\xef\xbb\xbf"
 _LAST_EVENTS = {"response.completed", "response.incomplete", "response.failed"}
 
 
@@ -55,6 +57,8 @@ class EventSplitter:
                 data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                 self._data = []
                 yield data
+            elif line.startswith(_BOM + b"data:"):  # gateways on .NET begin with a byte order mark
+                self._data.append(line[8:])
             # Comments, `event:`, `id:` and `retry:` lines carry nothing that vLLM's clients need.
 
     @property
@@ -82,8 +86,7 @@ class ChunkReader:
         self._expected = _expected_choices(body)
         self._texts: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
-        self._with_tools: set[int] = set()
-        self._said_of_calls: dict[tuple[int, int, str], str] = {}
+        self._calls: dict[int, CallDeltas] = {}
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
@@ -116,9 +119,11 @@ class ChunkReader:
                 return
             try:
                 event = json.loads(data.decode())
+                refuse_half_characters(data, event)
             except (ValueError, RecursionError) as error:
-                reason = f"An event of the stream is not JSON ({error}): {data[:80]!r}"
-                raise failures.not_an_answer(reason, call=self._call, response=response) from None
+                raise failures.not_an_answer(
+                    f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
+                ) from None
             if not isinstance(event, dict) or event.get("error"):
                 raise self._failed(event, response)
             if "choices" not in event and self._endpoint not in ("chat", "completions"):
@@ -177,13 +182,17 @@ class ChunkReader:
 
     def _fill(self, event: dict[str, Any]) -> None:
         """What a chunk may leave out and readers reach for without asking."""
-        event["choices"] = event.get("choices") or []
+        event["choices"] = event.get("choices") or []  # gateways in Go write an empty list as null
         for choice in event["choices"]:
             choice["index"] = choice.get("index") or 0
             if self._endpoint == "completions":
                 choice["text"] = choice.get("text") or ""
             else:
                 choice["delta"] = choice.get("delta") or {}
+
+    def _refuse(self, what: str | None, response: http.Response) -> None:
+        if what is not None:
+            raise failures.not_an_answer(f"The stream holds {what}", call=self._call, response=response)
 
     def _note(self, choice: dict[str, Any], response: http.Response) -> None:
         index, delta = choice["index"], choice.get("delta")
@@ -192,20 +201,23 @@ class ChunkReader:
                 delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
             text = delta.get("content")
             if calls := delta.get("tool_calls"):
-                self._with_tools.add(index)
+                own = self._calls.setdefault(index, CallDeltas())
                 for call in calls:
-                    self._say_once(index, call, response)
+                    self._refuse(own.settle(call), response)
             if thought := delta.get("reasoning"):
                 self._reasoning.append(thought)
         else:
             text = choice.get("text")
+        self._refuse("a whole message, not a piece of one" if choice.get("message") else None, response)
         if text:
             self._texts.setdefault(index, []).append(text)
         if reason := choice.get("finish_reason"):
             self._open.discard(index)
             self._finished.add(index)
+            more = len(self._open) + len(self._finished) > self._expected
+            self._refuse(f"more choices than the {self._expected} asked for" if more else None, response)
             failures.refuse_given_up(reason, "".join(self._texts.get(index, [])), call=self._call, response=response)
-            if self._constraint is not None and index not in self._with_tools:
+            if self._constraint is not None and index not in self._calls:
                 constraints.check(
                     self._constraint,
                     "".join(self._texts.get(index, [])),
@@ -216,22 +228,6 @@ class ChunkReader:
         elif index not in self._finished:
             self._open.add(index)
 
-    def _say_once(self, choice: int, call: dict[str, Any], response: http.Response) -> None:
-        # Old versions name a forced tool in every delta, with another id each time. Frameworks add deltas up by
-        # their index, and would have the name many times over, or a call per delta.
-        call["function"] = call.get("function") or {}
-        if call.get("index") is None:
-            call["index"] = max((number for of, number, _ in self._said_of_calls if of == choice), default=0)
-        for part, name in ((call, "id"), (call["function"], "name")):
-            said = (choice, call["index"], name)
-            if said in self._said_of_calls:
-                again = part.pop(name, None)
-                if name == "name" and again and again != self._said_of_calls[said]:
-                    reason = f"Two tools are called under the index {call['index']}"
-                    raise failures.not_an_answer(reason, call=self._call, response=response)
-            elif part.get(name):
-                self._said_of_calls[said] = part[name]
-
 
 def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
     """Split a chunk into chunks of one choice and one kind of delta each, in order; nothing is lost or doubled.
@@ -239,8 +235,9 @@ def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
     Reasoning is named ``reasoning``, whatever the server's version calls it (``reasoning_content`` stays
     beside it). The finish reason, usage and all other fields stay on the last piece, the role on the first.
     """
+    choices = chunk["choices"] or []
     pieces: list[dict[str, Any]] = []
-    for choice in chunk["choices"] or ():
+    for choice in choices:
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             pieces.append(choice)
@@ -263,7 +260,8 @@ def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
 def _split_choice(choice: dict[str, Any], delta: dict[str, Any], calls: list[Any]) -> Iterator[dict[str, Any]]:
     deltas: list[dict[str, Any]] = []
     if delta.get("reasoning"):
-        deltas.append({name: delta[name] for name in ("reasoning", "reasoning_content") if name in delta})
+        names = ("reasoning", "reasoning_content")
+        deltas.append({name: delta[name] for name in names if name in delta})
     if delta.get("content"):
         deltas.append({"content": delta["content"]})
     deltas.extend({"tool_calls": [call]} for call in calls)
@@ -277,8 +275,10 @@ def _split_choice(choice: dict[str, Any], delta: dict[str, Any], calls: list[Any
 
 
 def _expected_choices(body: Mapping[str, Any]) -> int:
-    prompts = body.get("prompt")
+    prompts, embeds = body.get("prompt"), body.get("prompt_embeds")
     batch = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    if embeds:  # prompts as well
+        batch = (batch if prompts else 0) + (len(embeds) if isinstance(embeds, list) else 1)
     return batch * int(body.get("n") or 1)
 
 

@@ -1,6 +1,7 @@
 """A reply that was not streamed is an answer or a typed error, with the way out in its text."""
 
 import asyncio
+import json
 
 import openai
 import pytest
@@ -319,3 +320,16 @@ def test_prompts_as_text_and_as_embeddings_in_one_request(fault_server):
         model="stub", prompt=["a", "b"], extra_body={"prompt_embeds": ["AAAA"]}
     )
     assert len(reply.choices) == 3
+
+
+def test_half_a_character(ask, fault_server):
+    # What comes of a gateway that cuts UTF-16 in an emoji's middle.
+    half, whole = "\\ud83d", "\\ud83d\\ude00"
+    for text in (half, whole):
+        body = json.dumps(wire.chat("hi")).replace('"hi"', f'"{text}"')
+        fault_server.reply(faults.reply(body))
+        if text == whole:
+            assert ask(fault_server.url).choices[0].message.content == "\N{GRINNING FACE}"
+        else:
+            with pytest.raises(e.InvalidResponse, match="surrogates"):
+                ask(fault_server.url)
