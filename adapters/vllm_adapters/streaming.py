@@ -130,7 +130,7 @@ class ChunkReader:
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS
                 yield event
                 continue
-            if not event.get("choices") and ("message" in event or "detail" in event):  # an error in another shape
+            if not event.get("choices") and (event.get("message") or event.get("detail")):  # an error in another shape
                 raise self._failed(event, response)
             refuse_misshapen(event, call=self._call, response=response)
             self._fill(event)
