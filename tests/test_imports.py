@@ -22,7 +22,7 @@ LAYERS = [
     {"_version", "_optional", "_compat", "merging", "calls"},
     {"errors", "_pytest"},
     {"failures", "keys", "params", "params_table"},
-    {"dialect", "constraints", "transport"},
+    {"dialect", "constraints", "transport", "sendable", "shapes"},
     {"answers", "levels"},
     {"streaming", "replies", "pools", "helpers"},
     {"speaker"},

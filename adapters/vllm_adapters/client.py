@@ -27,6 +27,7 @@ from vllm_adapters.errors import VLLMError
 from vllm_adapters.failures import retry_after
 from vllm_adapters.keys import clean_headers, clean_key
 from vllm_adapters.pools import make_transports
+from vllm_adapters.sendable import unsendable
 from vllm_adapters.speaker import (
     R,
     ServerFacts,
@@ -94,6 +95,13 @@ class _Connected(Speaker):
 
     def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
         return self._status_error(body, response)
+
+    def _build_request(self, options: FinalRequestOptions, **how: Any) -> http.Request:
+        parent: Any = super()
+        try:
+            return cast(http.Request, parent._build_request(options, **how))
+        except (TypeError, ValueError) as error:
+            raise unsendable(options.json_data, error, call=self.call_of(options)) from error
 
     def _deadline(self) -> Deadline:
         return DEADLINE.get() or Deadline.start(self.time_limits, self.call_of(None))
@@ -176,9 +184,10 @@ class VLLMClient(_Connected, OpenAI):
             while True:
                 try:
                     with self._transports.asking(self._deadline()):
-                        if url not in self.facts.answers:
-                            self.facts.answers[url] = as_answer(self.get(url, cast_to=dict[str, object]))
-                        answer = self.facts.answers[url]
+                        answer = self.facts.answers.get(url)  # others may forget it meanwhile
+                        if answer is None:
+                            answer = as_answer(self.get(url, cast_to=dict[str, object]))
+                            self.facts.answers[url] = answer
                 except VLLMError as error:
                     url = steps.throw(error)
                 else:
@@ -263,9 +272,10 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             while True:
                 try:
                     async with self._transports.asking_async(self._deadline()):
-                        if url not in self.facts.answers:
-                            self.facts.answers[url] = as_answer(await self.get(url, cast_to=dict[str, object]))
-                        answer = self.facts.answers[url]
+                        answer = self.facts.answers.get(url)
+                        if answer is None:
+                            answer = as_answer(await self.get(url, cast_to=dict[str, object]))
+                            self.facts.answers[url] = answer
                 except VLLMError as error:
                     url = steps.throw(error)
                 else:

@@ -15,12 +15,16 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
+from vllm_adapters.answers import refuse_half_characters, refuse_misshapen
+from vllm_adapters.calls import CallDeltas
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
+from vllm_adapters.params_table import endpoint_of
 
 T = TypeVar("T")
 
 _DONE = b"[DONE]"
+_BOM = b"\xef\xbb\xbf"
 _LAST_EVENTS = {"response.completed", "response.incomplete", "response.failed"}
 
 
@@ -53,6 +57,8 @@ class EventSplitter:
                 data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                 self._data = []
                 yield data
+            elif line.startswith(_BOM + b"data:"):  # gateways on .NET begin with a byte order mark
+                self._data.append(line[8:])
             # Comments, `event:`, `id:` and `retry:` lines carry nothing that vLLM's clients need.
 
     @property
@@ -75,12 +81,12 @@ class ChunkReader:
         self._silence = 0.0
         self._waits_since = time.monotonic()
         self._call = call
+        self._endpoint = endpoint_of(call.path)
         self._constraint = constraints.asked_for(body)
         self._expected = _expected_choices(body)
         self._texts: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
-        self._with_tools: set[int] = set()
-        self._said_of_calls: set[tuple[int, int, str]] = set()
+        self._calls: dict[int, CallDeltas] = {}
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
@@ -113,27 +119,25 @@ class ChunkReader:
                 return
             try:
                 event = json.loads(data.decode())
+                refuse_half_characters(data, event)
             except (ValueError, RecursionError) as error:
                 raise failures.not_an_answer(
                     f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
                 ) from None
             if not isinstance(event, dict) or event.get("error"):
                 raise self._failed(event, response)
-            if "choices" not in event:
+            if "choices" not in event and ("message" in event or "detail" in event):  # an error in another shape
+                raise self._failed(event, response)
+            if "choices" not in event and self._endpoint not in ("chat", "completions"):
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS
                 yield event
                 continue
-            try:
-                chunks = one_kind_each(event)
-                for chunk in chunks:
-                    for choice in chunk["choices"]:
-                        self._note(choice, response)
-            except (AttributeError, TypeError) as error:
-                raise failures.not_an_answer(
-                    f"An event of the stream is no chunk of a reply ({error}): {data[:80]!r}",
-                    call=self._call,
-                    response=response,
-                ) from error
+            refuse_misshapen(event, call=self._call, response=response)
+            self._fill(event)
+            chunks = one_kind_each(event)
+            for chunk in chunks:
+                for choice in chunk["choices"]:
+                    self._note(choice, response)
             yield from chunks
 
     def check_whole(self) -> None:
@@ -176,28 +180,44 @@ class ChunkReader:
         error.partial = self.partial
         return error
 
+    def _fill(self, event: dict[str, Any]) -> None:
+        """What a chunk may leave out and readers reach for without asking."""
+        event["choices"] = event.get("choices") or []  # gateways in Go write an empty list as null
+        for choice in event["choices"]:
+            choice["index"] = choice.get("index") or 0
+            if self._endpoint == "completions":
+                choice["text"] = choice.get("text") or ""
+            else:
+                choice["delta"] = choice.get("delta") or {}
+
+    def _refuse(self, what: str | None, response: http.Response) -> None:
+        if what is not None:
+            raise failures.not_an_answer(f"The stream holds {what}", call=self._call, response=response)
+
     def _note(self, choice: dict[str, Any], response: http.Response) -> None:
-        index = choice.get("index") or 0
-        delta = choice.get("delta")
+        index, delta = choice["index"], choice.get("delta")
         if isinstance(delta, dict):
             if index in self._open:
                 delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
             text = delta.get("content")
             if calls := delta.get("tool_calls"):
-                self._with_tools.add(index)
+                own = self._calls.setdefault(index, CallDeltas())
                 for call in calls:
-                    self._say_once(index, call)
+                    self._refuse(own.settle(call), response)
             if thought := delta.get("reasoning"):
                 self._reasoning.append(thought)
         else:
             text = choice.get("text")
+        self._refuse("a whole message, not a piece of one" if choice.get("message") else None, response)
         if text:
             self._texts.setdefault(index, []).append(text)
         if reason := choice.get("finish_reason"):
             self._open.discard(index)
             self._finished.add(index)
+            more = len(self._open) + len(self._finished) > self._expected
+            self._refuse(f"more choices than the {self._expected} asked for" if more else None, response)
             failures.refuse_given_up(reason, "".join(self._texts.get(index, [])), call=self._call, response=response)
-            if self._constraint is not None and index not in self._with_tools:
+            if self._constraint is not None and index not in self._calls:
                 constraints.check(
                     self._constraint,
                     "".join(self._texts.get(index, [])),
@@ -207,19 +227,6 @@ class ChunkReader:
                 )
         elif index not in self._finished:
             self._open.add(index)
-
-    def _say_once(self, choice: int, call: dict[str, Any]) -> None:
-        # Old versions name a forced tool in every delta, with another id each time. Frameworks add deltas up by
-        # their index, and would have the name many times over, or a call per delta.
-        call["function"] = call.get("function") or {}
-        if call.get("index") is None:
-            call["index"] = max((number for of, number, _ in self._said_of_calls if of == choice), default=0)
-        for part, name in ((call, "id"), (call["function"], "name")):
-            said = (choice, call["index"], name)
-            if said in self._said_of_calls:
-                part.pop(name, None)
-            elif part.get(name):
-                self._said_of_calls.add(said)
 
 
 def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
@@ -268,8 +275,10 @@ def _split_choice(choice: dict[str, Any], delta: dict[str, Any], calls: list[Any
 
 
 def _expected_choices(body: Mapping[str, Any]) -> int:
-    prompts = body.get("prompt")
+    prompts, embeds = body.get("prompt"), body.get("prompt_embeds")
     batch = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    if embeds:  # prompts as well
+        batch = (batch if prompts else 0) + (len(embeds) if isinstance(embeds, list) else 1)
     return batch * int(body.get("n") or 1)
 
 
@@ -310,7 +319,7 @@ class _Left(Iterator[Any], AsyncIterator[Any]):
         self.__next__()
 
 
-_TRANSPORT_FAILURES = (http.TransportError, http.StreamError, openai.APIConnectionError)
+_TRANSPORT_FAILURES = (http.RequestError, http.StreamError, openai.APIConnectionError)
 
 
 class WholeStream(_Reading[T], Stream[T]):

@@ -121,12 +121,20 @@ class _TimedStream(http.SyncByteStream):
         self._stream, self._deadline, self._request = stream, deadline, request
 
     def __iter__(self) -> Iterator[bytes]:
+        pieces = iter(self._stream)
         try:
-            for piece in self._stream:
+            while (piece := self._next(pieces)) is not None:
                 self._deadline.left()
                 yield piece
         except http.TimeoutException as failure:
             self._deadline.blame(failure, self._request)
+
+    def _next(self, pieces: Iterator[bytes]) -> bytes | None:
+        token = DEADLINE.set(self._deadline)  # the call is over when its stream is read; its connection must know
+        try:
+            return next(pieces, None)
+        finally:
+            DEADLINE.reset(token)
 
     def close(self) -> None:
         self._stream.close()
@@ -137,36 +145,48 @@ class _AsyncTimedStream(http.AsyncByteStream):
         self._stream, self._deadline, self._request = stream, deadline, request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = aiter(self._stream)
         try:
-            async for piece in self._stream:
+            while (piece := await self._next(pieces)) is not None:
                 self._deadline.left()
                 yield piece
-        except http.TimeoutException as failure:
+        except (http.TimeoutException, TimeoutError) as failure:
             self._deadline.blame(failure, self._request)
+
+    async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
+        with anyio.fail_after(self._deadline.left()):
+            return await anext(pieces, None)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
 
+def _sooner(timeout: float | None) -> float | None:
+    """``timeout``, or what is left of the call that is being sent or read."""
+    deadline = DEADLINE.get()
+    left = deadline.left() if deadline else None
+    return min((limit for limit in (timeout, left) if limit is not None), default=None)
+
+
 class _TimedNetwork(httpcore.NetworkStream):
-    """A connection whose every read ends with the call: headers that dribble in would else never time out."""
+    """A connection that waits no longer than the call: headers that dribble in would else never time out."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        deadline = DEADLINE.get()
-        left = deadline.left() if deadline else None
-        return self._stream.read(max_bytes, left if timeout is None else min(timeout, left or timeout))
+        return self._stream.read(max_bytes, _sooner(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, timeout)
+        self._stream.write(buffer, _sooner(timeout))
 
     def close(self) -> None:
         self._stream.close()
 
-    def start_tls(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._stream.start_tls(*given, **options))
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._stream.start_tls(ssl_context, server_hostname, _sooner(timeout)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -176,11 +196,20 @@ class _TimedBackend(httpcore.NetworkBackend):
     def __init__(self, backend: httpcore.NetworkBackend) -> None:
         self._backend = backend
 
-    def connect_tcp(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._backend.connect_tcp(*given, **options))
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._backend.connect_tcp(host, port, _sooner(timeout), local_address, socket_options))
 
-    def connect_unix_socket(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._backend.connect_unix_socket(*given, **options))
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Any = None
+    ) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._backend.connect_unix_socket(path, _sooner(timeout), socket_options))
 
     def sleep(self, seconds: float) -> None:
         self._backend.sleep(seconds)
@@ -271,9 +300,8 @@ class AsyncHTTP(DefaultAsyncHttpxClient):
         options["follow_redirects"] = False
         deadline = _limit(request)
         try:
-            with anyio.fail_after(
-                deadline.left() if deadline else None
-            ):  # headers that dribble in would never time out
+            # headers that dribble in would never time out
+            with anyio.fail_after(deadline.left() if deadline else None):
                 response = await super().send(request, stream=True, **options)
                 for _ in range(_MAX_HOPS):
                     hop = _next_hop(response)

@@ -26,7 +26,7 @@ class ChatReplies(BaseChatOpenAI):
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
     ) -> ChatResult:
         reply = response if isinstance(response, dict) else response.model_dump(warnings=False)
-        result = super()._create_chat_result(_without_calls(reply), generation_info)
+        result = super()._create_chat_result(_readable(reply), generation_info)
         for generation, choice in zip(result.generations, reply["choices"], strict=True):
             reason, said = choice.get("finish_reason"), choice["message"]
             info = {"finish_reason": reason, **added_fields(choice, CHOICE_FIELDS | {"logprobs"})}
@@ -127,9 +127,13 @@ class ChatReplies(BaseChatOpenAI):
         return aprotocol_events(self._astream(messages, run_manager=run_manager, **kwargs), run_manager)
 
 
-def _without_calls(reply: dict[str, Any]) -> dict[str, Any]:
-    """A reply without its tool calls: LangChain's reading of them fails on arguments that are no object."""
-    choices = [{**choice, "message": {**choice["message"], "tool_calls": None}} for choice in reply["choices"]]
+def _readable(reply: dict[str, Any]) -> dict[str, Any]:
+    """A reply as LangChain's own reading takes it.
+
+    That fails on tool calls whose arguments are no object, and on `vllm serve --response-role`.
+    """
+    told = {"tool_calls": None, "role": "assistant"}
+    choices = [{**choice, "message": {**choice["message"], **told}} for choice in reply["choices"]]
     return {**reply, "choices": choices}
 
 
