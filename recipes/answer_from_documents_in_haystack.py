@@ -5,7 +5,8 @@
 """Answer from documents in a Haystack pipeline: embed, retrieve, rerank, ask. Each model has its own vLLM.
 
 Needs:  pip install 'vllm-adapters[haystack]'
-Server: vllm serve CHAT-MODEL, vllm serve EMBEDDING-MODEL   (or: vllm-adapters serve, ... serve minilm)
+Server: vllm serve CHAT-MODEL, vllm serve EMBEDDING-MODEL
+        (or: vllm-adapters serve --port 8000, vllm-adapters serve minilm --port 8001)
 Run:    VLLM_BASE_URL=http://localhost:8000 VLLM_EMBED_BASE_URL=http://localhost:8001 \
         python answer_from_documents_in_haystack.py
 """

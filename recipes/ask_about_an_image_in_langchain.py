@@ -5,7 +5,7 @@
 """Ask a vision model about images, given as files or one that is here, through LangChain's own content blocks.
 
 Needs:  pip install 'vllm-adapters[langchain]'
-Server: vllm serve VISION-MODEL   (such as Qwen/Qwen2.5-VL-3B-Instruct; or: vllm-adapters serve eye)
+Server: vllm serve VISION-MODEL, such as Qwen/Qwen2.5-VL-3B-Instruct   (or: vllm-adapters serve eye --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python ask_about_an_image_in_langchain.py [IMAGE.png ...]
 """
 

@@ -5,7 +5,7 @@
 """Ask a vision model about images, given as files or one that is here, through LlamaIndex's own message blocks.
 
 Needs:  pip install 'vllm-adapters[llamaindex]'
-Server: vllm serve VISION-MODEL   (such as Qwen/Qwen2.5-VL-3B-Instruct; or: vllm-adapters serve eye)
+Server: vllm serve VISION-MODEL, such as Qwen/Qwen2.5-VL-3B-Instruct   (or: vllm-adapters serve eye --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python ask_about_an_image_in_llamaindex.py [IMAGE.png ...]
 """
 

@@ -5,7 +5,7 @@
 """Ask many questions, so many at a time, and go on where the last run stopped: each answer is on disk at once.
 
 Needs:  pip install vllm-adapters
-Server: vllm serve MODEL   (or: vllm-adapters serve)
+Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python ask_in_batch_and_resume.py [ANSWERS.jsonl]
 """
 

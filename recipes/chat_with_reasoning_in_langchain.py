@@ -5,7 +5,7 @@
 """Chat in LangChain and see what the model thinks, whole and as a stream, through LangChain's own content blocks.
 
 Needs:  pip install 'vllm-adapters[langchain]'
-Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve)
+Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python chat_with_reasoning_in_langchain.py
 """
 

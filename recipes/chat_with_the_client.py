@@ -5,7 +5,7 @@
 """Chat with a model on vLLM through the OpenAI SDK's own client, with vLLM's own parameters.
 
 Needs:  pip install vllm-adapters
-Server: vllm serve MODEL   (or: vllm-adapters serve)
+Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python chat_with_the_client.py
 """
 

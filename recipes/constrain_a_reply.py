@@ -5,7 +5,7 @@
 """Bind a reply to a choice, a regex, a grammar or a JSON schema. vLLM enforces it while it generates: no retries.
 
 Needs:  pip install vllm-adapters
-Server: vllm serve MODEL   (or: vllm-adapters serve)
+Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python constrain_a_reply.py
 """
 

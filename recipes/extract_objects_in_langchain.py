@@ -5,7 +5,7 @@
 """Extract Pydantic objects from texts in LangChain, several texts at once; vLLM enforces the schema.
 
 Needs:  pip install 'vllm-adapters[langchain]'
-Server: vllm serve MODEL   (or: vllm-adapters serve)
+Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python extract_objects_in_langchain.py
 """
 

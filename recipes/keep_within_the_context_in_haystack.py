@@ -5,7 +5,7 @@
 """Keep a growing conversation within the context in Haystack: its compaction, counting as the served model does.
 
 Needs:  pip install 'vllm-adapters[haystack]'
-Server: vllm serve MODEL   (or: vllm-adapters serve)
+Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python keep_within_the_context_in_haystack.py
         CONTEXT=110 VLLM_BASE_URL=... python ...   shows it with a short context
 """

@@ -5,7 +5,7 @@
 """Keep a growing conversation within the context in LangChain: trim_messages, counting as the served model does.
 
 Needs:  pip install 'vllm-adapters[langchain]'
-Server: vllm serve MODEL   (or: vllm-adapters serve)
+Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python keep_within_the_context_in_langchain.py
         CONTEXT=110 VLLM_BASE_URL=... python ...   shows it with a short context
 """

@@ -5,7 +5,7 @@
 """Keep a growing conversation within the context in LlamaIndex: its Memory, with the served model's own tokens.
 
 Needs:  pip install 'vllm-adapters[llamaindex]'
-Server: vllm serve MODEL   (or: vllm-adapters serve)
+Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python keep_within_the_context_in_llamaindex.py
         CONTEXT=110 VLLM_BASE_URL=... python ...   shows it with a short context
 """

@@ -5,7 +5,7 @@
 """Give a long request its time, and no more: limits for connecting, for silence and for the whole call.
 
 Needs:  pip install vllm-adapters
-Server: vllm serve MODEL   (or: vllm-adapters serve)
+Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python limit_the_time_of_long_requests.py
         TIME_LIMIT=0.3 VLLM_BASE_URL=... python ...   shows what a limit that passes looks like
 """

@@ -5,7 +5,7 @@
 """Run one program on a hosted OpenAI-compatible API or on vLLM; what only vLLM has is dropped or refused there.
 
 Needs:  pip install vllm-adapters
-Server: vllm serve MODEL   (or: vllm-adapters serve), or a hosted API
+Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000), or a hosted API
 Run:    VLLM_BASE_URL=http://localhost:8000 python move_between_openai_and_vllm.py
         HOSTED_BASE_URL=https://api.openai.com/v1 HOSTED_API_KEY=... HOSTED_MODEL=... python ...
 """

@@ -5,7 +5,7 @@
 """Move a LangChain program from ChatOpenAI to ChatVLLM: before and after, and what the difference is.
 
 Needs:  pip install 'vllm-adapters[langchain]'
-Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve)
+Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python move_from_chatopenai.py
 """
 

@@ -5,7 +5,7 @@
 """Move a Haystack program from OpenAIChatGenerator to VLLMChatGenerator: before and after, and the difference.
 
 Needs:  pip install 'vllm-adapters[haystack]'
-Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve)
+Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python move_from_openaichatgenerator.py
 """
 

@@ -7,7 +7,7 @@
 Without a salt, whoever guesses the beginning of another's prompt can tell by the speed that it is cached.
 
 Needs:  pip install vllm-adapters
-Server: vllm serve MODEL --enable-prompt-tokens-details   (or: vllm-adapters serve)
+Server: vllm serve MODEL --enable-prompt-tokens-details   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python reuse_the_prefix_cache.py
 """
 

@@ -5,7 +5,7 @@
 """Run LangChain's agent with tools on vLLM, and watch each call and its result.
 
 Needs:  pip install 'vllm-adapters[langchain]' 'langchain>=1.4,<2'
-Server: vllm serve MODEL --enable-auto-tool-choice --tool-call-parser PARSER   (or: vllm-adapters serve)
+Server: vllm serve MODEL --enable-auto-tool-choice --tool-call-parser PARSER   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python run_an_agent_in_langchain.py
 """
 

@@ -5,7 +5,7 @@
 """Run LlamaIndex's agent with tools on vLLM, and watch each call, its result and the answer as they come.
 
 Needs:  pip install 'vllm-adapters[llamaindex]'
-Server: vllm serve MODEL --enable-auto-tool-choice --tool-call-parser PARSER   (or: vllm-adapters serve)
+Server: vllm serve MODEL --enable-auto-tool-choice --tool-call-parser PARSER   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python run_an_agent_in_llamaindex.py
 """
 

@@ -6,7 +6,7 @@
 
 Needs:  pip install 'vllm-adapters[langchain]'
 Server: vllm serve MODEL --enable-lora --lora-modules NAME=PATH --enable-prompt-tokens-details
-        (or: vllm-adapters serve tiny --lora)
+        (or: vllm-adapters serve tiny --lora --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python serve_tenants_in_langchain.py
 """
 

@@ -5,7 +5,7 @@
 """Show what a model thinks and then answers, word by word, with the OpenAI SDK's own client.
 
 Needs:  pip install vllm-adapters
-Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve)
+Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python stream_reasoning_with_the_client.py
 """
 

@@ -217,6 +217,23 @@ def test_a_call_that_the_token_limit_cut_says_nothing_of_the_server(fault_server
         assert report[name].verdict is Verdict.UNCLEAR, name
 
 
+@pytest.mark.parametrize(
+    ("arguments", "finish_reason", "verdict"),
+    [
+        ("7", "tool_calls", Verdict.BROKEN),
+        ('{"city": Rome}', "tool_calls", Verdict.BROKEN),
+        ('{"city": "Ro', "length", Verdict.UNCLEAR),
+        ('{"city": "Rome"}', "tool_calls", Verdict.WORKS),
+    ],
+)
+def test_a_call_that_cannot_be_run_is_none(fault_server, arguments, finish_reason, verdict):
+    call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+    fault_server.reply(faults.chat("", tool_calls=[call], finish_reason=finish_reason), "/v1/chat/completions")
+    report = examine(fault_server.url)
+    assert report["tools-auto"].verdict is verdict
+    assert report["tools-required"].verdict is verdict
+
+
 def test_a_task_that_an_old_server_mounts_but_has_not(make_fault_server):
     server = make_fault_server(version="0.15.1")
     server.reply(faults.error(400, "The model does not support Embeddings API"), "/v1/embeddings")

@@ -303,6 +303,8 @@ def test_is_short_and_says_what_it_needs(recipe):
     said = " ".join(f"'{need}'" if "[" in need or ">" in need else need for need in needs)
     assert f"Needs:  pip install {said}\n" in about, "pip users are told something else than uv"
     assert "Server: vllm serve" in about
+    for here in re.findall(r"vllm-adapters serve[^,)]*", about):
+        assert f"=http://localhost:{here.rpartition('--port ')[2]}" in about, "it would be served elsewhere"
     assert f"python {recipe.name}" in about.replace("\\\n", " ")
     assert len(text.splitlines()) <= 64
     job, _, framework = recipe.stem.partition("_in_")

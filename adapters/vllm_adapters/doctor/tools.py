@@ -48,7 +48,7 @@ def _calls(visit: Visit, tool: ChatCompletionFunctionToolParam, choice: Any) -> 
 def _auto(visit: Visit) -> Finding:
     calls, text, finish = _calls(visit, _WEATHER, "auto")
     if calls:
-        return works(_told(visit, calls[0]))
+        return _called(visit, calls[0], finish)
     if finish == "length":
         return unclear(f"{_CUT}: {visit.shown(text)}")
     if any(mark in text for mark in CALL_MARKS) or _CALL_IN_TEXT.search(text):
@@ -83,7 +83,19 @@ def _strict(visit: Visit) -> Finding:
 
 def _forced(visit: Visit, tool: ChatCompletionFunctionToolParam, choice: Any) -> Finding:
     calls, text, finish = _calls(visit, tool, choice)
-    return works(_told(visit, calls[0])) if calls else _no_call(visit, text, finish)
+    return _called(visit, calls[0], finish) if calls else _no_call(visit, text, finish)
+
+
+def _called(visit: Visit, call: tuple[str, str], finish: str) -> Finding:
+    try:
+        whole = isinstance(json.loads(call[1]), dict)
+    except ValueError:
+        whole = False
+    if whole:
+        return works(_told(visit, call))
+    if finish == "length":
+        return unclear(_CUT)
+    return broken(f"a call whose arguments are no JSON object: {visit.shown(call[1])}", *visit.enforcing_flags)
 
 
 def _no_call(visit: Visit, text: str, finish: str) -> Finding:
