@@ -19,7 +19,7 @@ ROOMS = frozenset({"langchain", "llamaindex", "haystack"})
 
 # Each may import what stands in a line above its own; modules of one package may import each other.
 LAYERS = [
-    {"_version", "_optional", "_compat", "merging", "calls"},
+    {"_version", "_optional", "_compat", "merging", "calls", "deltas"},
     {"errors", "_pytest"},
     {"failures", "keys", "params", "params_table"},
     {"dialect", "constraints", "transport"},

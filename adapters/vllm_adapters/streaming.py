@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -15,8 +16,10 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
+from vllm_adapters.deltas import Calls, completed, is_complaint, one_kind_each
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
+from vllm_adapters.params_table import endpoint_of
 
 T = TypeVar("T")
 
@@ -30,6 +33,7 @@ class EventSplitter:
     def __init__(self) -> None:
         self._rest: list[bytes] = []
         self._data: list[bytes] = []
+        self._begun = False
         self.said_something = True
         """Whether what was fed last held more than comments, which gateways send to keep a connection open."""
 
@@ -43,6 +47,8 @@ class EventSplitter:
         if b"\r" in text:
             held = b"\r" if text.endswith(b"\r") else b""  # the \n of a \r\n may still be on its way
             text = text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
+        if not self._begun:
+            text, self._begun = text.removeprefix(codecs.BOM_UTF8), True
         *lines, rest = text.split(b"\n")
         self._rest = [rest]
         self.said_something = any(line.strip(b"\r")[:1] not in (b"", b":") for line in (*lines, rest))
@@ -52,7 +58,8 @@ class EventSplitter:
             elif not line and self._data:
                 data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                 self._data = []
-                yield data
+                if data:
+                    yield data
             # Comments, `event:`, `id:` and `retry:` lines carry nothing that vLLM's clients need.
 
     @property
@@ -75,12 +82,12 @@ class ChunkReader:
         self._silence = 0.0
         self._waits_since = time.monotonic()
         self._call = call
+        self._has_choices = endpoint_of(call.path) in ("chat", "completions")
         self._constraint = constraints.asked_for(body)
         self._expected = _expected_choices(body)
         self._texts: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
-        self._with_tools: set[int] = set()
-        self._said_of_calls: set[tuple[int, int, str]] = set()
+        self._calls: dict[int, Calls] = {}
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
@@ -117,18 +124,18 @@ class ChunkReader:
                 raise failures.not_an_answer(
                     f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
                 ) from None
-            if not isinstance(event, dict) or event.get("error"):
+            if not isinstance(event, dict) or event.get("error") or (self._has_choices and is_complaint(event)):
                 raise self._failed(event, response)
-            if "choices" not in event:
+            if "choices" not in event and not self._has_choices:
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS
                 yield event
                 continue
             try:
-                chunks = one_kind_each(event)
+                chunks = one_kind_each(completed(event))
                 for chunk in chunks:
                     for choice in chunk["choices"]:
                         self._note(choice, response)
-            except (AttributeError, TypeError) as error:
+            except (AttributeError, TypeError, ValueError) as error:
                 raise failures.not_an_answer(
                     f"An event of the stream is no chunk of a reply ({error}): {data[:80]!r}",
                     call=self._call,
@@ -177,16 +184,13 @@ class ChunkReader:
         return error
 
     def _note(self, choice: dict[str, Any], response: http.Response) -> None:
-        index = choice.get("index") or 0
-        delta = choice.get("delta")
+        index, delta = choice["index"], choice.get("delta")
         if isinstance(delta, dict):
             if index in self._open:
                 delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
             text = delta.get("content")
             if calls := delta.get("tool_calls"):
-                self._with_tools.add(index)
-                for call in calls:
-                    self._say_once(index, call)
+                self._calls.setdefault(index, Calls()).place(calls)
             if thought := delta.get("reasoning"):
                 self._reasoning.append(thought)
         else:
@@ -194,10 +198,12 @@ class ChunkReader:
         if text:
             self._texts.setdefault(index, []).append(text)
         if reason := choice.get("finish_reason"):
+            if index in self._finished:
+                choice["finish_reason"] = None  # said once more by a gateway; frameworks would add the two up
             self._open.discard(index)
             self._finished.add(index)
             failures.refuse_given_up(reason, "".join(self._texts.get(index, [])), call=self._call, response=response)
-            if self._constraint is not None and index not in self._with_tools:
+            if self._constraint is not None and index not in self._calls:
                 constraints.check(
                     self._constraint,
                     "".join(self._texts.get(index, [])),
@@ -207,64 +213,6 @@ class ChunkReader:
                 )
         elif index not in self._finished:
             self._open.add(index)
-
-    def _say_once(self, choice: int, call: dict[str, Any]) -> None:
-        # Old versions name a forced tool in every delta, with another id each time. Frameworks add deltas up by
-        # their index, and would have the name many times over, or a call per delta.
-        call["function"] = call.get("function") or {}
-        if call.get("index") is None:
-            call["index"] = max((number for of, number, _ in self._said_of_calls if of == choice), default=0)
-        for part, name in ((call, "id"), (call["function"], "name")):
-            said = (choice, call["index"], name)
-            if said in self._said_of_calls:
-                part.pop(name, None)
-            elif part.get(name):
-                self._said_of_calls.add(said)
-
-
-def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
-    """Split a chunk into chunks of one choice and one kind of delta each, in order; nothing is lost or doubled.
-
-    Reasoning is named ``reasoning``, whatever the server's version calls it (``reasoning_content`` stays
-    beside it). The finish reason, usage and all other fields stay on the last piece, the role on the first.
-    """
-    choices = chunk["choices"] or []
-    pieces: list[dict[str, Any]] = []
-    for choice in choices:
-        delta = choice.get("delta")
-        if not isinstance(delta, dict):
-            pieces.append(choice)
-            continue
-        if "reasoning_content" in delta and not delta.get("reasoning"):
-            delta["reasoning"] = delta["reasoning_content"]
-        calls = delta.get("tool_calls") or []
-        if bool(delta.get("reasoning")) + bool(delta.get("content")) + len(calls) <= 1:
-            pieces.append(choice)
-        else:
-            pieces.extend(_split_choice(choice, delta, calls))
-    if len(pieces) <= 1:
-        return [chunk]
-    envelope = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
-    chunks = [{**envelope, "choices": [piece]} for piece in pieces]
-    chunks[-1] = {**chunk, "choices": [pieces[-1]]}
-    return chunks
-
-
-def _split_choice(choice: dict[str, Any], delta: dict[str, Any], calls: list[Any]) -> Iterator[dict[str, Any]]:
-    deltas: list[dict[str, Any]] = []
-    if delta.get("reasoning"):
-        names = ("reasoning", "reasoning_content")
-        deltas.append({name: delta[name] for name in names if name in delta})
-    if delta.get("content"):
-        deltas.append({"content": delta["content"]})
-    deltas.extend({"tool_calls": [call]} for call in calls)
-    rest = {k: v for k, v in delta.items() if k not in ("reasoning", "reasoning_content", "content", "tool_calls")}
-    if "role" in rest:
-        deltas[0]["role"] = rest.pop("role")
-    deltas[-1].update(rest)
-    for piece in deltas[:-1]:
-        yield {"index": choice.get("index", 0), "delta": piece, "finish_reason": None, "logprobs": None}
-    yield {**choice, "delta": deltas[-1]}
 
 
 def _expected_choices(body: Mapping[str, Any]) -> int:
@@ -310,7 +258,7 @@ class _Left(Iterator[Any], AsyncIterator[Any]):
         self.__next__()
 
 
-_TRANSPORT_FAILURES = (http.TransportError, http.StreamError, openai.APIConnectionError)
+_TRANSPORT_FAILURES = (http.RequestError, http.StreamError, openai.APIConnectionError)
 
 
 class WholeStream(_Reading[T], Stream[T]):
