@@ -8,9 +8,11 @@ from typing import Any
 
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
+from pydantic import BaseModel
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
+from vllm_adapters.deltas import as_text
 from vllm_adapters.failures import Call
 from vllm_adapters.params_table import endpoint_of
 
@@ -32,37 +34,48 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     """
     if answer is None or isinstance(answer, str | list | int | float):
         raise failures.not_an_answer("The reply is not a JSON object", call=call, response=response)
+    try:
+        _check(answer, body, call, response)
+    except (AttributeError, TypeError) as error:
+        raise failures.not_an_answer(
+            f"The reply is not of the form it should be ({error})", call=call, response=response
+        ) from error
+
+
+def _check(answer: Any, body: object, call: Call, response: http.Response) -> None:
     fields = answer if isinstance(answer, Mapping) else getattr(answer, "model_extra", None) or {}
     if fields.get("error"):
         raise failures.from_event({"error": fields["error"]}, call=call, response=response)
     asked = body if isinstance(body, Mapping) else {}
     if isinstance(answer, ChatCompletion | Completion):
+        _expect("usage", answer.usage, Mapping | BaseModel | None)
         _check_choices(answer.choices, asked, call, response)
     elif isinstance(answer, Mapping) and endpoint_of(call.path) in ("chat", "completions"):
+        _expect("usage", fields.get("usage"), Mapping | None)
         choices = fields.get("choices")
         whole = isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices)
         _check_choices(choices if whole else None, asked, call, response)
     elif isinstance(answer, CreateEmbeddingResponse):
         answer.data = in_order(answer.data, count_inputs(asked.get("input")), call=call, response=response)
-        check_vectors([item.embedding for item in answer.data], call=call, response=response)
+        vectors = [item.embedding for item in answer.data]
+        check_vectors(vectors, asked, call=call, response=response)
 
 
 def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
     if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
-    prompts = count_inputs(body.get("prompt")) or 1
+    prompts, several = count_inputs(body.get("prompt")) or 1, body.get("n") or 1
     if prompts > 1 and isinstance(choices, list):
-        choices[:] = in_order(choices, prompts * (body.get("n") or 1), call=call, response=response)
+        choices[:] = in_order(choices, prompts * several, call=call, response=response)
+    elif several > len(choices):
+        reason = f"{len(choices)} choices, not the {several} that were asked for"
+        raise failures.not_an_answer(reason, call=call, response=response)
     constraint = constraints.asked_for(body)
     for choice in choices:
         message = _field(choice, "message")
+        _expect("text", _field(choice, "text"), str | None)
         if message is not None:
-            old = _field(message, "reasoning_content")  # 0.15.1 and older
-            if old and not _field(message, "reasoning"):
-                if isinstance(message, dict):
-                    message["reasoning"] = old
-                else:
-                    message.reasoning = old
+            _complete(message)
         elif _field(choice, "text") is None:
             raise failures.not_an_answer("A choice holds no message", call=call, response=response)
         text = (_field(choice, "text") if message is None else _field(message, "content")) or ""
@@ -76,6 +89,22 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
                 stop_reason=_field(choice, "stop_reason"),
                 call=call,
             )
+
+
+def _complete(message: Any) -> None:
+    _expect("content", _field(message, "content"), str | list | None)
+    old = _field(message, "reasoning_content")  # 0.15.1 and older
+    if old and not _field(message, "reasoning"):
+        _put(message, "reasoning", old)
+    for made in _field(message, "tool_calls") or ():
+        function = _field(made, "function")
+        if function is not None and not isinstance(_field(function, "arguments"), str | None):
+            _put(function, "arguments", as_text(_field(function, "arguments")))
+
+
+def _expect(name: str, value: object, form: Any) -> None:
+    if not isinstance(value, form):
+        raise TypeError(f"its {name} is a {type(value).__name__}")
 
 
 def count_inputs(value: object) -> int | None:
@@ -92,6 +121,13 @@ def _field(part: Any, name: str) -> Any:
         return part.get(name)
     fields = vars(part)  # getattr would raise, and Pydantic word an error, for each name that is not there
     return fields[name] if name in fields else (part.model_extra or {}).get(name)
+
+
+def _put(part: Any, name: str, value: Any) -> None:
+    if isinstance(part, dict):
+        part[name] = value
+    else:
+        setattr(part, name, value)
 
 
 def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, response: http.Response) -> list[Any]:
@@ -118,17 +154,26 @@ def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, resp
     raise failures.not_an_answer(reason, call=call, response=response)
 
 
-def check_vectors(vectors: Sequence[Any], *, call: Call, response: http.Response) -> None:
+def check_vectors(vectors: Sequence[Any], asked: Mapping[str, Any], *, call: Call, response: http.Response) -> None:
     """Raise unless all vectors are lists of equally many finite numbers (base64 text is checked by length).
 
+    Args:
+        vectors: One for each input.
+        asked: The request's JSON body.
+        call: What was asked.
+        response: The HTTP reply.
+
     Raises:
-        InvalidResponse: One is missing, shorter or longer than the first, or holds NaN or infinity.
+        InvalidResponse: One is missing, shorter or longer than the first, holds NaN or infinity, or is no list.
     """
     sizes = {len(vector) if vector else 0 for vector in vectors}
+    as_numbers = [vector for vector in vectors if not isinstance(vector, str)]
     if len(sizes) != 1 or 0 in sizes:
         reason = f"The vectors have different numbers of dimensions: {sorted(sizes)}"
-    elif any(not isinstance(vector, str) and not _finite(vector) for vector in vectors):
+    elif not all(map(_finite, as_numbers)):
         reason = "A vector holds NaN or infinity"
+    elif asked.get("encoding_format") == "float" and len(as_numbers) < len(vectors):
+        reason = "A vector is base64, not the numbers that were asked for"
     else:
         return
     raise failures.not_an_answer(reason, call=call, response=response)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-WHOLE = frozenset({"stop", "tool_calls", "function_call", None})
-"""Finish reasons of replies that ended by themselves; others (``length``, ``abort``, ...) cut the last call."""
+WHOLE = frozenset({"stop", "tool_calls", "function_call"})
+"""Finish reasons of replies that ended by themselves; others (``length``, ``abort``, none) cut the last call."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class ToolCall:
         error = None
         text = text or ""
         try:
-            arguments = json.loads(text) if text.strip() or cut else {}
-        except ValueError as reason:
+            arguments = json.loads(text, parse_constant=_no_constant) if text.strip() or cut else {}
+        except (ValueError, RecursionError) as reason:  # a model that goes in circles may open brackets for ever
             error = f"The arguments are not JSON ({reason})"
         if cut:
             error = "The reply was cut short while this call was being made"
@@ -110,6 +110,10 @@ class StreamedCalls:
             ToolCall.read(index, id, name, "".join(text), cut=index == last and finish_reason not in WHOLE)
             for index, (id, name, text) in sorted(self._parts.items())
         ]
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _fields(part: Any) -> Mapping[str, Any]:

@@ -199,7 +199,7 @@ class VLLMClient(_Connected, OpenAI):
         token = DEADLINE.set(self._begin(options))
         try:
             return super().request(cast_to, options, stream=stream, stream_cls=_whole(stream_cls, WholeStream))
-        except openai.OpenAIError as failure:
+        except (openai.OpenAIError, http.RequestError) as failure:
             error = self._failed(failure)
             if error is None:
                 raise
@@ -283,7 +283,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
         try:
             stream_cls = _whole(stream_cls, AsyncWholeStream)
             return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
-        except openai.OpenAIError as failure:
+        except (openai.OpenAIError, http.RequestError) as failure:
             error = self._failed(failure)
             if error is None:
                 raise

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import openai
 from openai.types.chat import ChatCompletion
@@ -90,7 +90,7 @@ class Complaint:
             return cls(
                 str(error["message"]),
                 param=str(param) if param is not None else None,
-                code=int(code) if isinstance(code, int | str) and str(code).isdigit() else None,
+                code=int(code) if isinstance(code, int | str) and str(code).isdecimal() else None,
             )
         if "detail" in body:
             return cls(str(body["detail"]), routed=False)
@@ -282,16 +282,38 @@ def refuse_given_up(reason: object, partial: str, *, call: Call, response: http.
         )
 
 
-def truncated(partial: str, *, call: Call | None = None, completion: Any = None) -> e.TruncatedOutput:
-    """The error for a reply that the token limit cut where a whole object was asked for."""
-    return e.TruncatedOutput(
-        "The token limit cut the reply before the object was whole",
-        hint="Raise max_tokens, or leave it out",
-        address=call.address if call else None,
-        model=call.model if call else None,
-        partial=partial,
-        completion=completion,
-    )
+def cut_short(
+    reason: object, partial: str, *, call: Call | None = None, completion: Any = None
+) -> e.TruncatedOutput | e.FilteredOutput | None:
+    """The error for a whole object that was asked for, if a reply's finish reason says that its end is missing.
+
+    Half an object may read as a whole one, with a shorter path or a smaller number than the model was about to write.
+    """
+    known: dict[str, Any] = {
+        "address": call.address if call else None,
+        "model": call.model if call else None,
+        "partial": partial,
+        "completion": completion,
+    }
+    if reason == "length":
+        return e.TruncatedOutput(
+            "The token limit cut the reply before the object was whole",
+            hint="Raise max_tokens, or leave it out",
+            **known,
+        )
+    if reason == "repetition":
+        return e.TruncatedOutput(
+            "The server cut the reply, which went in circles, before the object was whole",
+            hint="repetition_detection asked for that; a repetition_penalty may keep the model from it",
+            **known,
+        )
+    if reason == "content_filter":
+        return e.FilteredOutput(
+            "A content filter cut the reply before the object was whole",
+            hint="vLLM has none: it is the gateway's before it",
+            **known,
+        )
+    return None
 
 
 @contextmanager
@@ -305,6 +327,7 @@ def parsing(completion: Callable[[], Any], call: Call) -> Iterator[None]:
     Raises:
         TruncatedOutput: The token limit cut the reply.
         FilteredOutput: A content filter did.
+        InvalidResponse: Its parts have indices with gaps.
         ConstraintNotEnforced: It does not fit the class, or a call's arguments do not fit their tool.
     """
     try:
@@ -312,15 +335,16 @@ def parsing(completion: Callable[[], Any], call: Call) -> Iterator[None]:
     except openai.LengthFinishReasonError as error:
         fields: Any = error.completion.to_dict()
         plain = ChatCompletion.construct(**fields)  # a stream's own is of a class that pickle does not find
-        raise truncated(_said(error.completion), call=call, completion=plain) from None
+        raise cast(e.VLLMError, cut_short("length", _said(error.completion), call=call, completion=plain)) from None
     except openai.ContentFilterFinishReasonError:
-        raise e.FilteredOutput(
-            "A content filter cut the reply before the object was whole",
-            hint="vLLM has none: it is the gateway's before it",
+        raise cast(e.VLLMError, cut_short("content_filter", _said(completion()), call=call)) from None
+    except IndexError as error:  # of the SDK's lists
+        raise e.InvalidResponse(
+            f"The choices or tool calls of the stream do not count from 0 ({error})",
+            hint="client.chat.completions.create(..., stream=True) reads them as they are",
             address=call.address,
             model=call.model,
-            partial=_said(completion()),
-        ) from None
+        ) from error
     except ValueError as error:  # Pydantic's is one
         said = _said(completion())
         raise e.ConstraintNotEnforced(

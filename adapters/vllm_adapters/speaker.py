@@ -19,7 +19,7 @@ import openai
 from openai._constants import RAW_RESPONSE_HEADER
 from openai._models import FinalRequestOptions
 from openai._types import NotGiven
-from openai.types import Completion, CreateEmbeddingResponse
+from openai.types import Completion, CreateEmbeddingResponse, Embedding
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
@@ -160,6 +160,8 @@ class Speaker:
             merged["model"] = yield from self._served_model()
         version = (yield from self._server_version()) if dialect.needs_version(endpoint, merged) else self.facts.version
         call = Call(self.address, _path_of(options.url), merged.get("model"))
+        if (merged.get("embed_dtype") or merged.get("endianness")) and _reads_float32(options.post_parser):
+            merged["encoding_format"] = "float"
         options.json_data = dialect.speak(
             endpoint, merged, version=version, call=call, allow_unknown=self.allow_unknown
         )
@@ -278,9 +280,9 @@ class Speaker:
         """The SDK's bare parse errors as ``InvalidResponse``, a body that breaks off as ``ServerUnreachable``."""
         try:
             yield
-        except http.TransportError as error:
+        except http.RequestError as error:
             raise failures.from_transport(error, call=self._call_sent(response), request=response.request) from None
-        except ValueError as error:
+        except (ValueError, ArithmeticError, RecursionError) as error:
             raise failures.not_an_answer(
                 f"The reply cannot be read ({error})", call=self._call_sent(response), response=response
             ) from None
@@ -300,7 +302,8 @@ class Speaker:
                     return then(answer)
             made = then(answer)
             if isinstance(made, CreateEmbeddingResponse):
-                check_vectors([item.embedding for item in made.data], call=call, response=response)  # out of base64
+                vectors = [item.embedding for item in made.data]  # out of base64
+                check_vectors(vectors, cast("Mapping[str, Any]", body), call=call, response=response)
             return made
 
         options.post_parser = check
@@ -312,13 +315,13 @@ class Speaker:
 
             response.stream = ReadByHand(response.stream, lambda: self.reading(response))
 
-    def _failed(self, failure: openai.OpenAIError) -> VLLMError | None:
+    def _failed(self, failure: openai.OpenAIError | http.RequestError) -> VLLMError | None:
         """The SDK's error as ours; ``None`` for those that are no failure of the server."""
         if isinstance(failure, VLLMError):
             return failure
         deadline = DEADLINE.get()
         call = deadline.call if deadline else Call(self.address)
-        if isinstance(failure, openai.APIConnectionError):
+        if isinstance(failure, openai.APIConnectionError | http.RequestError):  # bare: of an error's own body
             return failures.from_transport(failure.__cause__ or failure, call=call, request=failure.request)
         return None
 
@@ -359,7 +362,15 @@ def _cards(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def is_event_stream(response: http.Response) -> bool:
     """Whether a reply is what a streamed request should get."""
-    return "text/event-stream" in response.headers.get("content-type", "")
+    return "text/event-stream" in response.headers.get("content-type", "").lower()
+
+
+def _reads_float32(parser: Any) -> bool:
+    """Whether the SDK takes the base64 of embeddings for float32: it asks for that where nobody names a format."""
+    if not callable(parser):
+        return False
+    reply = CreateEmbeddingResponse.construct(data=[Embedding.construct(embedding="AAAAAA==")])
+    return not isinstance(parser(reply).data[0].embedding, str)
 
 
 _TASKS = (
