@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -17,6 +18,9 @@ from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 from vllm_adapters import failures
 from vllm_adapters._compat import http, httpcore
 from vllm_adapters.failures import Call
+
+_FOREVER = 1e9
+"""Seconds from which on a limit is none: locks and sockets know no infinity."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,12 @@ class Timeouts:
     connect: float | None = 30.0
     idle: float | None = 600.0
     total: float | None = 3600.0
+
+    def __post_init__(self) -> None:
+        for name in ("connect", "idle", "total"):
+            limit = getattr(self, name)
+            if limit is not None and limit > _FOREVER:
+                object.__setattr__(self, name, None)
 
     @classmethod
     def of(cls, limit: object) -> Timeouts:
@@ -113,13 +123,29 @@ DEADLINE: ContextVar[Deadline | None] = ContextVar("vllm_adapters_deadline", def
 """The deadline of the call that is being sent."""
 
 
+@contextmanager
+def _within(deadline: Deadline) -> Iterator[None]:
+    """Have the connection's reads end with ``deadline``, long after the request was sent."""
+    before = DEADLINE.get()
+    DEADLINE.set(deadline)
+    try:
+        yield
+    finally:
+        DEADLINE.set(before)  # a token would not do: what is collected ends in another context
+
+
 class _TimedStream(http.SyncByteStream):
     def __init__(self, stream: Any, deadline: Deadline, request: http.Request) -> None:
         self._stream, self._deadline, self._request = stream, deadline, request
 
     def __iter__(self) -> Iterator[bytes]:
+        pieces = iter(self._stream)
         try:
-            for piece in self._stream:
+            while True:
+                with _within(self._deadline):
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
                 self._deadline.left()
                 yield piece
         except http.TimeoutException as failure:
@@ -134,8 +160,13 @@ class _AsyncTimedStream(http.AsyncByteStream):
         self._stream, self._deadline, self._request = stream, deadline, request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = self._stream.__aiter__()
         try:
-            async for piece in self._stream:
+            while True:
+                with _within(self._deadline):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    return
                 self._deadline.left()
                 yield piece
         except http.TimeoutException as failure:
@@ -145,6 +176,12 @@ class _AsyncTimedStream(http.AsyncByteStream):
         await self._stream.aclose()
 
 
+def _shortened(timeout: float | None) -> float | None:
+    deadline = DEADLINE.get()
+    left = deadline.left() if deadline else None
+    return left if timeout is None else min(timeout, left or timeout)
+
+
 class _TimedNetwork(httpcore.NetworkStream):
     """A connection whose every read ends with the call: headers that dribble in would else never time out."""
 
@@ -152,9 +189,7 @@ class _TimedNetwork(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        deadline = DEADLINE.get()
-        left = deadline.left() if deadline else None
-        return self._stream.read(max_bytes, left if timeout is None else min(timeout, left or timeout))
+        return self._stream.read(max_bytes, _shortened(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, timeout)
@@ -164,6 +199,26 @@ class _TimedNetwork(httpcore.NetworkStream):
 
     def start_tls(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
         return _TimedNetwork(self._stream.start_tls(*given, **options))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _AsyncTimedNetwork(httpcore.AsyncNetworkStream):
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, _shortened(timeout))
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._stream.start_tls(*given, **options))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -183,12 +238,28 @@ class _TimedBackend(httpcore.NetworkBackend):
         self._backend.sleep(seconds)
 
 
+class _AsyncTimedBackend(httpcore.AsyncNetworkBackend):
+    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._backend.connect_tcp(*given, **options))
+
+    async def connect_unix_socket(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._backend.connect_unix_socket(*given, **options))
+
+    async def sleep(self, seconds: float) -> None:
+        await self._backend.sleep(seconds)
+
+
 def timed(transport: Any) -> Any:
     """``transport``, whose connections keep to the deadline of the call that is being sent."""
     # httpx has no public way to its connections; a test says when this one moves.
     backend = getattr(getattr(transport, "_pool", None), "_network_backend", None)
-    if backend is not None:
+    if isinstance(backend, httpcore.NetworkBackend):
         transport._pool._network_backend = _TimedBackend(backend)
+    elif isinstance(backend, httpcore.AsyncNetworkBackend):
+        transport._pool._network_backend = _AsyncTimedBackend(backend)
     return transport
 
 
@@ -262,6 +333,11 @@ class SyncHTTP(DefaultHttpxClient):
 
 class AsyncHTTP(DefaultAsyncHttpxClient):
     """``SyncHTTP`` for the async client."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for transport in (self._transport, *self._mounts.values()):
+            timed(transport)
 
     async def send(self, request: http.Request, *, stream: bool = False, **options: Any) -> http.Response:
         """Send, following redirects within the origin only, and hold the reply to the call's deadline."""

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import gc
+import math
 import multiprocessing
 import pickle
 import threading
@@ -49,10 +50,27 @@ def test_every_limit_ends_a_call(ask, fault_server, behaviour, timeout, kind):
     assert time.monotonic() - started < 3
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_silence_after_a_late_piece_ends_at_the_total_limit(ask, fault_server, stream):
+    async def run(exchange):
+        await exchange.head(200, "text/event-stream" if stream else "application/json")
+        await asyncio.sleep(0.7)
+        await exchange.data(b": \n\n" if stream else b" ")
+        await asyncio.sleep(5)
+
+    fault_server.reply(run)
+    started = time.monotonic()
+    with pytest.raises(e.ServerTimeout) as caught:
+        ask(fault_server.url, stream=stream, client={"timeout": 1})
+    assert caught.value.kind == "total"
+    assert time.monotonic() - started < 1.6  # the idle limit alone would end it at 1.7 s
+
+
 @pytest.mark.parametrize(
     ("given", "limits"),
     [
         (5, Timeouts(5, 5, 5)),
+        (math.inf, Timeouts(30, None, None)),
         (60, Timeouts(30, 60, 60)),
         ((3, 60), Timeouts(3, 60)),
         (openai.Timeout(7, read=8), Timeouts(7, 8)),
