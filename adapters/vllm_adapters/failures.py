@@ -9,10 +9,13 @@ told apart by status, ``param`` and message.
 from __future__ import annotations
 
 import json
+import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import mktime_tz, parsedate_tz
 from typing import Any, cast
 
 import openai
@@ -190,7 +193,7 @@ def _of_the_request(
     """The error for a request that the server could not or would not answer."""
     if flags and said.routed and status in (400, 403, 404, 500, 501):
         return e.FeatureNotEnabled(message, hint=f"Add {' '.join(flags)} to `vllm serve`", flags=flags, **known)
-    if status >= 500:
+    if status >= 500 or status == 408:  # of a gateway that has waited long enough
         return e.ServerFailed(f"The server failed with HTTP {status}: {message}", **known)
     if status == 403:
         return e.PermissionDenied(message, **known)
@@ -289,31 +292,24 @@ def cut_short(
 
     Half an object may read as a whole one, with a shorter path or a smaller number than the model was about to write.
     """
-    known: dict[str, Any] = {
-        "address": call.address if call else None,
-        "model": call.model if call else None,
-        "partial": partial,
-        "completion": completion,
-    }
-    if reason == "length":
-        return e.TruncatedOutput(
-            "The token limit cut the reply before the object was whole",
-            hint="Raise max_tokens, or leave it out",
-            **known,
-        )
-    if reason == "repetition":
-        return e.TruncatedOutput(
-            "The server cut the reply, which went in circles, before the object was whole",
-            hint="repetition_detection asked for that; a repetition_penalty may keep the model from it",
-            **known,
-        )
-    if reason == "content_filter":
-        return e.FilteredOutput(
-            "A content filter cut the reply before the object was whole",
-            hint="vLLM has none: it is the gateway's before it",
-            **known,
-        )
-    return None
+    if reason not in _CUT:
+        return None
+    error, who, hint = _CUT[str(reason)]
+    return error(
+        f"{who} cut the reply before the object was whole",
+        hint=hint,
+        address=call.address if call else None,
+        model=call.model if call else None,
+        partial=partial,
+        completion=completion,
+    )
+
+
+_CUT: dict[str, tuple[type[e.TruncatedOutput | e.FilteredOutput], str, str]] = {
+    "length": (e.TruncatedOutput, "The token limit", "Raise max_tokens, or leave it out"),
+    "repetition": (e.TruncatedOutput, "repetition_detection", "The model went in circles: try a repetition_penalty"),
+    "content_filter": (e.FilteredOutput, "A content filter", "vLLM has none: it is the gateway's before it"),
+}
 
 
 @contextmanager
@@ -391,8 +387,11 @@ def _context_length(message: str, known: Mapping[str, Any]) -> e.ContextLengthEx
 
 
 def retry_after(response: http.Response | None) -> float | None:
-    """Seconds until the server wants to be asked again, if it says so."""
+    """Seconds until the server wants to be asked again, if it says so, as a number or as a date."""
+    said = response.headers.get("retry-after", "") if response is not None else ""
     try:
-        return float(response.headers["retry-after"]) if response is not None else None
-    except (KeyError, ValueError):
+        date = parsedate_tz(said)
+        seconds = float(said) if date is None else mktime_tz(date) - time.time()
+    except (ValueError, OverflowError):
         return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

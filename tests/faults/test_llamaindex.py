@@ -262,7 +262,7 @@ def test_an_ignored_schema(llm, fault_server, streamed):
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("mode", [PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION])
-@pytest.mark.parametrize(("reason", "text"), [("length", "max_tokens"), ("repetition", "in circles")])
+@pytest.mark.parametrize(("reason", "text"), [("length", "max_tokens"), ("repetition", "repetition_detection cut")])
 def test_a_cut_object(fault_server, streamed, mode, reason, text):
     # Stock: a pydantic error that does not name the limit; streamed, half an object as the last one.
     llm = VLLM(base_url=fault_server.url, pydantic_program_mode=mode)

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 
 import openai
 import pytest
@@ -128,6 +129,26 @@ def test_total_limit_covers_the_wait_before_another_attempt(ask, fault_server):
         ask(fault_server.url, client={"timeout": Timeouts(total=2), "max_retries": 5})
     assert caught.value.kind == "total"
     assert time.monotonic() - started < 2.5  # the attempts would be at 0, 0.5, 1.5 and 3.5 s, or a little earlier
+
+
+def test_a_date_to_ask_again_at(ask, fault_server):
+    at = formatdate(time.time() + 30, usegmt=True)
+    fault_server.reply(faults.reply(b"{}", 429, headers={"retry-after": at}))
+    started = time.monotonic()
+    with pytest.raises(e.RateLimited) as caught:
+        ask(fault_server.url, client={"timeout": Timeouts(total=5), "max_retries": 2})
+    assert 25 < caught.value.retry_after <= 30
+    assert time.monotonic() - started < 3
+    assert len(fault_server.posts(CHAT)) == 1
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("-5", 0), ("nan", None), ("inf", None), ("soon", None)])
+def test_what_is_no_time_to_wait(ask, fault_server, said, seconds):
+    fault_server.reply(faults.reply(b"{}", 429, headers={"retry-after": said}))
+    with pytest.raises(e.RateLimited) as caught:
+        ask(fault_server.url, client={"max_retries": 1})
+    assert caught.value.retry_after == seconds
+    assert len(fault_server.posts(CHAT)) == 2
 
 
 def test_no_wait_for_longer_than_the_total_limit(ask, fault_server):
