@@ -21,7 +21,6 @@ from openai._response import APIResponse, AsyncAPIResponse
 from packaging.version import Version
 from pydantic import SecretStr
 
-from vllm_adapters import params_table
 from vllm_adapters._compat import http
 from vllm_adapters.errors import VLLMError
 from vllm_adapters.failures import retry_after
@@ -33,6 +32,7 @@ from vllm_adapters.speaker import (
     Speaker,
     Steps,
     as_answer,
+    is_checked,
     is_event_stream,
     normal_address,
     settle_facts,
@@ -220,7 +220,7 @@ class VLLMClient(_Connected, OpenAI):
             raise self._not_a_stream(response)
         if stream:
             self._name_failures_of_bytes(response)
-        checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
+        checked = not stream and is_checked(options.url, how["cast_to"])
         if checked:
             self._checking(options, response)
         with self.reading(response):
@@ -304,7 +304,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             raise self._not_a_stream(response)
         if stream:
             self._name_failures_of_bytes(response)
-        checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
+        checked = not stream and is_checked(options.url, how["cast_to"])
         if checked:
             self._checking(options, response)
         with self.reading(response):

@@ -19,7 +19,7 @@ import openai
 from openai._constants import RAW_RESPONSE_HEADER
 from openai._models import FinalRequestOptions
 from openai._types import NotGiven
-from openai.types import Completion, CreateEmbeddingResponse, Embedding
+from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_adapters import dialect, failures, params_table
 from vllm_adapters._compat import http
 from vllm_adapters._version import __version__
-from vllm_adapters.answers import check_answer, check_vectors
+from vllm_adapters.answers import check_answer, check_vectors, reads_float32
 from vllm_adapters.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -160,7 +160,7 @@ class Speaker:
             merged["model"] = yield from self._served_model()
         version = (yield from self._server_version()) if dialect.needs_version(endpoint, merged) else self.facts.version
         call = Call(self.address, _path_of(options.url), merged.get("model"))
-        if (merged.get("embed_dtype") or merged.get("endianness")) and _reads_float32(options.post_parser):
+        if (merged.get("embed_dtype") or merged.get("endianness")) and reads_float32(options.post_parser):
             merged["encoding_format"] = "float"
         options.json_data = dialect.speak(
             endpoint, merged, version=version, call=call, allow_unknown=self.allow_unknown
@@ -360,17 +360,16 @@ def _cards(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [card for card in reply.get("data") or () if isinstance(card, Mapping)]
 
 
+def is_checked(url: str, cast_to: Any) -> bool:
+    """Whether what comes from ``url`` must be an answer; not so texts, files and what users ask for by ``post``."""
+    return cast_to is not str and bool(
+        params_table.endpoint_of(url) or (isinstance(cast_to, type) and issubclass(cast_to, BaseModel))
+    )
+
+
 def is_event_stream(response: http.Response) -> bool:
     """Whether a reply is what a streamed request should get."""
     return "text/event-stream" in response.headers.get("content-type", "").lower()
-
-
-def _reads_float32(parser: Any) -> bool:
-    """Whether the SDK takes the base64 of embeddings for float32: it asks for that where nobody names a format."""
-    if not callable(parser):
-        return False
-    reply = CreateEmbeddingResponse.construct(data=[Embedding.construct(embedding="AAAAAA==")])
-    return not isinstance(parser(reply).data[0].embedding, str)
 
 
 _TASKS = (

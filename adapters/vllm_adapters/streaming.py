@@ -192,11 +192,11 @@ class ChunkReader:
             if calls := delta.get("tool_calls"):
                 self._calls.setdefault(index, Calls()).place(calls)
             if thought := delta.get("reasoning"):
-                self._reasoning.append(thought)
+                self._reasoning.append(_text(thought))
         else:
             text = choice.get("text")
         if text:
-            self._texts.setdefault(index, []).append(text)
+            self._texts.setdefault(index, []).append(_text(text))
         if reason := choice.get("finish_reason"):
             if index in self._finished:
                 choice["finish_reason"] = None  # said once more by a gateway; frameworks would add the two up
@@ -213,6 +213,12 @@ class ChunkReader:
                 )
         elif index not in self._finished:
             self._open.add(index)
+
+
+def _text(said: object) -> str:
+    if not isinstance(said, str):
+        raise TypeError(f"a text is a {type(said).__name__}")
+    return said
 
 
 def _expected_choices(body: Mapping[str, Any]) -> int:

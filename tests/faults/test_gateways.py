@@ -88,8 +88,8 @@ def test_a_complaint_under_another_name_is_an_error(ask, fault_server, said):
 
 @pytest.mark.parametrize(
     "chunk",
-    [wire.chat("one two"), without(LAST, "delta", "one two")],
-    ids=["a-message", "a-text"],
+    [wire.chat("one two"), without(LAST, "delta", "one two"), wire.chunk({"content": 5}), wire.chunk({"reasoning": 5})],
+    ids=["a-message", "a-text", "a-number", "a-thought-number"],
 )
 def test_what_is_no_delta_is_not_taken_for_an_empty_one(ask, fault_server, chunk):
     fault_server.reply(faults.sse(chunk))
@@ -232,3 +232,24 @@ def test_bodies_that_break_off_behind_their_headers(fault_server, behaviour):
         client.chat.completions.with_streaming_response.create(**HELLO) as response,
     ):
         response.read()
+
+
+PAGE = [faults.html(), faults.json_reply([1]), faults.reply(b""), faults.json_reply(wire.error("went wrong", code=500))]
+
+
+@pytest.mark.parametrize("behaviour", PAGE, ids=["html", "list", "empty", "error"])
+@pytest.mark.parametrize(
+    "ask_for",
+    [
+        lambda client: client.models.list(),
+        lambda client: client.models.retrieve("stub"),
+        lambda client: client.models.with_raw_response.list(),
+        lambda client: client.responses.create(model="stub", input="x"),
+    ],
+    ids=["models", "model", "raw-models", "responses"],
+)
+def test_a_page_is_no_answer_to_any_question(fault_server, behaviour, ask_for):
+    for path in ("/v1/models", "/v1/models/stub", "/v1/responses"):
+        fault_server.reply(behaviour, path)
+    with VLLMClient(fault_server.url, max_retries=0) as client, pytest.raises((e.InvalidResponse, e.ServerFailed)):
+        ask_for(client)
