@@ -79,6 +79,12 @@ def test_no_object_is_made_of_a_reply_that_something_else_cut(llm, fault_server,
     assert '"age": 3' in (caught.value.partial or caught.value.reply)
 
 
+def test_no_object_is_made_of_a_reply_that_does_not_say_that_it_ended(llm, fault_server):
+    fault_server.reply(faults.chat('{"name": "Ada", "age": 3', finish_reason=None))
+    with pytest.raises(e.ConstraintNotEnforced):
+        llm.with_structured_output(Person).invoke("x")
+
+
 def test_brackets_without_end(llm, fault_server):
     text = '{"name": ' + "[" * 5000
     fault_server.reply(faults.chat(text))

@@ -94,10 +94,11 @@ class _Whole:
         calls = message.tool_calls or message.invalid_tool_calls
         arguments = [call["args"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
         partial = str(message.text) or str(arguments[-1] if arguments else "")
-        if error := cut_short(message.response_metadata.get("finish_reason"), partial, call=self.call):
+        reason = message.response_metadata.get("finish_reason")
+        if error := cut_short(reason, partial, call=self.call):
             raise error
-        if not calls:
-            # Whatever else the server calls the end: LangChain's parsers close the brackets of half an object.
+        if not calls and reason != "stop":  # then the client has judged it
+            # Whatever a gateway calls the end: LangChain's parsers close the brackets of half an object.
             stop = message.response_metadata.get("stop_reason")
             constraints.check(self.constraint, partial, finish_reason="stop", stop_reason=stop, call=self.call)
         if self.tool_name and not message.tool_calls:
@@ -125,7 +126,7 @@ class _Whole:
 
     def check_if_finished(self, chunk: AIMessage, message: AIMessage) -> None:
         # Before the chunk goes on to the parser, which would report half an object in its own way.
-        if chunk.response_metadata.get("finish_reason"):
+        if chunk.response_metadata.get("finish_reason") or not isinstance(chunk, AIMessageChunk):
             self.check(message)
 
 
