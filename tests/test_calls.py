@@ -31,7 +31,14 @@ def test_the_last_call_of_a_cut_reply_is_broken_even_if_it_reads_as_json(finish_
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [('{"path": "/ho', "not JSON"), ("[1]", "not a JSON object but list"), ("null", "NoneType")],
+    [
+        ('{"path": "/ho', "not JSON"),
+        ("[1]", "not a JSON object but list"),
+        ("null", "NoneType"),
+        ('{"size": NaN}', "NaN, which JSON does not have"),
+        ('{"path": ' + "[" * 20_000, "not JSON"),  # as models write that go in circles
+    ],
+    ids=["cut", "list", "null", "nan", "deep"],
 )
 def test_malformed_arguments_are_kept_as_they_came(arguments, error):
     (broken,) = read_calls([call(arguments)], "tool_calls")

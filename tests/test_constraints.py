@@ -39,6 +39,7 @@ def test_asked_for(body, constraint):
         (Constraint("json", SCHEMA), '{"n": 2}', "{}"),
         (Constraint("json", '{"type": "array"}'), "[]", "{}"),
         (Constraint("json_object"), "{}", "{"),
+        (Constraint("json_object"), "[[]]", "[" * 20_000),
         (Constraint("regex", r"\d{3}"), "123", "1234"),
         (Constraint("regex", r"^a|b$"), "b", "ab c"),
         (Constraint("choice", ["yes", "no"]), "\n\nno", "nope"),

@@ -19,10 +19,10 @@ ROOMS = frozenset({"langchain", "llamaindex", "haystack"})
 
 # Each may import what stands in a line above its own; modules of one package may import each other.
 LAYERS = [
-    {"_version", "_optional", "_compat", "merging", "calls", "deltas"},
+    {"_version", "_optional", "_compat", "merging", "calls"},
     {"errors", "_pytest"},
     {"failures", "keys", "params", "params_table"},
-    {"dialect", "constraints", "transport"},
+    {"dialect", "constraints", "transport", "sendable", "shapes"},
     {"answers", "levels"},
     {"streaming", "replies", "pools", "helpers"},
     {"speaker"},

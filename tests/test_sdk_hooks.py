@@ -17,6 +17,7 @@ MOVED = f"openai {openai.__version__} moved a hook that client.py, streaming.py,
     [
         ("request", {"cast_to", "options", "stream", "stream_cls"}),
         ("_prepare_options", {"options"}),
+        ("_build_request", {"options", "retries_taken"}),
         ("_process_response", {"cast_to", "options", "response", "stream", "stream_cls", "retries_taken"}),
         ("_make_status_error", {"err_msg", "body", "response"}),
         ("_process_response_data", {"data", "cast_to", "response"}),

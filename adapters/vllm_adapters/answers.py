@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -12,9 +13,9 @@ from pydantic import BaseModel
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
-from vllm_adapters.deltas import as_text
 from vllm_adapters.failures import Call
 from vllm_adapters.params_table import endpoint_of
+from vllm_adapters.shapes import misshapen
 
 
 def check_answer(answer: object, body: object, *, call: Call, response: http.Response) -> None:
@@ -35,49 +36,62 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     if answer is None or isinstance(answer, str | list | int | float):
         raise failures.not_an_answer("The reply is not a JSON object", call=call, response=response)
     try:
-        _check(answer, body, call, response)
-    except (AttributeError, TypeError) as error:
-        raise failures.not_an_answer(
-            f"The reply is not of the form it should be ({error})", call=call, response=response
-        ) from error
-
-
-def _check(answer: Any, body: object, call: Call, response: http.Response) -> None:
+        refuse_half_characters(response.content, answer)
+    except ValueError as error:
+        raise failures.not_an_answer(f"The reply holds no text ({error})", call=call, response=response) from None
     fields = answer if isinstance(answer, Mapping) else getattr(answer, "model_extra", None) or {}
     if fields.get("error"):
         raise failures.from_event({"error": fields["error"]}, call=call, response=response)
     asked = body if isinstance(body, Mapping) else {}
     if isinstance(answer, ChatCompletion | Completion):
-        _expect("usage", answer.usage, Mapping | BaseModel | None)
         _check_choices(answer.choices, asked, call, response)
     elif isinstance(answer, Mapping) and endpoint_of(call.path) in ("chat", "completions"):
-        _expect("usage", fields.get("usage"), Mapping | None)
-        choices = fields.get("choices")
-        whole = isinstance(choices, list) and all(isinstance(choice, Mapping) for choice in choices)
-        _check_choices(choices if whole else None, asked, call, response)
+        refuse_misshapen(answer, call=call, response=response)
+        _check_choices(fields.get("choices"), asked, call, response)
     elif call.path.endswith("/responses"):
-        _expect("output", fields.get("output", getattr(answer, "output", None)), list)
+        if not isinstance(fields.get("output", getattr(answer, "output", None)), list):
+            raise failures.not_an_answer("The reply has no output", call=call, response=response)
     elif isinstance(answer, CreateEmbeddingResponse):
         answer.data = in_order(answer.data, count_inputs(asked.get("input")), call=call, response=response)
         vectors = [item.embedding for item in answer.data]
-        check_vectors(vectors, asked, call=call, response=response)
+        check_vectors(vectors, asked.get("dimensions"), call=call, response=response)
+
+
+def refuse_misshapen(reply: object, *, call: Call, response: http.Response) -> None:
+    """Raise if a part of a completion, or of a chunk of one, is not what it must be.
+
+    Args:
+        reply: Its JSON.
+        call: What was asked.
+        response: The HTTP reply.
+
+    Raises:
+        InvalidResponse: One is a number where a text must be, or the like; the text says which.
+    """
+    fault = misshapen(reply)
+    if fault is not None:
+        raise failures.not_an_answer(f"The reply is not of the right shape ({fault})", call=call, response=response)
 
 
 def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call: Call, response: http.Response) -> None:
     if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
-    prompts, several = count_inputs(body.get("prompt")) or 1, body.get("n") or 1
-    if prompts > 1 and isinstance(choices, list):
-        choices[:] = in_order(choices, prompts * several, call=call, response=response)
-    elif several > len(choices):
-        reason = f"{len(choices)} choices, not the {several} that were asked for"
+    prompts, each = count_inputs(body.get("prompt")) or 1, body.get("n") or 1
+    if len(choices) < each:
+        reason = f"{len(choices)} choices, not the {each} that were asked for"
         raise failures.not_an_answer(reason, call=call, response=response)
+    if prompts > 1 and isinstance(choices, list) and not body.get("prompt_embeds"):  # which are prompts, too
+        choices[:] = in_order(choices, prompts * each, call=call, response=response)
     constraint = constraints.asked_for(body)
     for choice in choices:
         message = _field(choice, "message")
-        _expect("text", _field(choice, "text"), str | None)
         if message is not None:
-            _complete(message)
+            old = _field(message, "reasoning_content")  # 0.15.1 and older
+            if old and not _field(message, "reasoning"):
+                if isinstance(message, dict):
+                    message["reasoning"] = old
+                else:
+                    message.reasoning = old
         elif _field(choice, "text") is None:
             raise failures.not_an_answer("A choice holds no message", call=call, response=response)
         text = (_field(choice, "text") if message is None else _field(message, "content")) or ""
@@ -93,20 +107,18 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
             )
 
 
-def _complete(message: Any) -> None:
-    _expect("content", _field(message, "content"), str | list | None)
-    old = _field(message, "reasoning_content")  # 0.15.1 and older
-    if old and not _field(message, "reasoning"):
-        _put(message, "reasoning", old)
-    for made in _field(message, "tool_calls") or ():
-        function = _field(made, "function")
-        if function is not None and not isinstance(_field(function, "arguments"), str | None):
-            _put(function, "arguments", as_text(_field(function, "arguments")))
+def refuse_half_characters(data: bytes, said: object) -> None:
+    r"""Raise if JSON holds half a character, such as ``"\ud83d"``: what comes of splitting an emoji as UTF-16.
 
+    Args:
+        data: The JSON.
+        said: What it says.
 
-def _expect(name: str, value: object, form: Any) -> None:
-    if not isinstance(value, form):
-        raise TypeError(f"its {name} is a {type(value).__name__}")
+    Raises:
+        ValueError: It does. No file or request could hold the text.
+    """
+    if b"\\ud" in data or b"\\uD" in data:
+        json.dumps(said if isinstance(said, Mapping) else json.loads(data), ensure_ascii=False).encode()
 
 
 def count_inputs(value: object) -> int | None:
@@ -118,18 +130,22 @@ def count_inputs(value: object) -> int | None:
     return None
 
 
+def expected_choices(body: Mapping[str, Any]) -> int:
+    """How many choices a completion must have."""
+    prompts, embeds = body.get("prompt"), body.get("prompt_embeds")
+    batch = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    if embeds:  # prompts as well
+        batch = (batch if prompts else 0) + (len(embeds) if isinstance(embeds, list) else 1)
+    return batch * int(body.get("n") or 1)
+
+
 def _field(part: Any, name: str) -> Any:
     if isinstance(part, Mapping):
         return part.get(name)
+    if isinstance(part, str | list | int | float | None):
+        raise TypeError(f"{part!r} is no object")
     fields = vars(part)  # getattr would raise, and Pydantic word an error, for each name that is not there
     return fields[name] if name in fields else (part.model_extra or {}).get(name)
-
-
-def _put(part: Any, name: str, value: Any) -> None:
-    if isinstance(part, dict):
-        part[name] = value
-    else:
-        setattr(part, name, value)
 
 
 def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, response: http.Response) -> list[Any]:
@@ -144,7 +160,9 @@ def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, resp
     Raises:
         InvalidResponse: There are too few, too many, or the indices are wrong.
     """
-    found = list(items or [])
+    found = list(items or []) if isinstance(items, Sequence | None) else []
+    if not all(isinstance(item, Mapping | BaseModel) for item in found):
+        raise failures.not_an_answer("A result is no object", call=call, response=response)
     expected = len(found) if count is None else count
     indices = [_field(item, "index") for item in found]
     if len(found) != expected or not found:
@@ -156,26 +174,27 @@ def in_order(items: Sequence[Any] | None, count: int | None, *, call: Call, resp
     raise failures.not_an_answer(reason, call=call, response=response)
 
 
-def check_vectors(vectors: Sequence[Any], asked: Mapping[str, Any], *, call: Call, response: http.Response) -> None:
+def check_vectors(
+    vectors: Sequence[Any], dimensions: int | None = None, *, call: Call, response: http.Response
+) -> None:
     """Raise unless all vectors are lists of equally many finite numbers (base64 text is checked by length).
 
     Args:
-        vectors: One for each input.
-        asked: The request's JSON body.
+        vectors: The vectors.
+        dimensions: How many numbers each was asked to have, if that was asked.
         call: What was asked.
         response: The HTTP reply.
 
     Raises:
-        InvalidResponse: One is missing, shorter or longer than the first, holds NaN or infinity, or is no list.
+        InvalidResponse: One is missing, shorter or longer than the first or than was asked, or holds NaN or infinity.
     """
-    sizes = {len(vector) if vector else 0 for vector in vectors}
-    as_numbers = [vector for vector in vectors if not isinstance(vector, str)]
-    if len(sizes) != 1 or 0 in sizes:
+    sizes = {len(vector) if isinstance(vector, Sequence) else 0 for vector in vectors}
+    if dimensions and not any(isinstance(vector, str) for vector in vectors) and sizes != {dimensions}:
+        reason = f"The vectors have {sorted(sizes)} dimensions, not the {dimensions} that were asked for"
+    elif len(sizes) != 1 or 0 in sizes:
         reason = f"The vectors have different numbers of dimensions: {sorted(sizes)}"
-    elif not all(map(_finite, as_numbers)):
+    elif any(not isinstance(vector, str) and not _finite(vector) for vector in vectors):
         reason = "A vector holds NaN or infinity"
-    elif asked.get("encoding_format") == "float" and len(as_numbers) < len(vectors):
-        reason = "A vector is base64, not the numbers that were asked for"
     else:
         return
     raise failures.not_an_answer(reason, call=call, response=response)

@@ -14,6 +14,7 @@ from openai._models import FinalRequestOptions
 from vllm_adapters._compat import http
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.failures import Call, not_an_answer
+from vllm_adapters.replies import usage_of
 from vllm_adapters.speaker import Speaker
 
 P = ParamSpec("P")
@@ -58,7 +59,7 @@ class Ask(Generic[R]):
         """The same, answering with the reply's ``usage`` beside what it says."""
         return Ask(
             self.path,
-            lambda reply, call, response: (self.read(reply, call, response), dict(reply.get("usage") or {})),
+            lambda reply, call, response: (self.read(reply, call, response), usage_of(reply, call, response)),
             self.body,
             self.cast_to,
             self.how,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 WHOLE = frozenset({"stop", "tool_calls", "function_call"})
 """Finish reasons of replies that ended by themselves; others (``length``, ``abort``, none) cut the last call."""
@@ -50,8 +50,8 @@ class ToolCall:
         error = None
         text = text or ""
         try:
-            arguments = json.loads(text, parse_constant=_no_constant) if text.strip() or cut else {}
-        except (ValueError, RecursionError) as reason:  # a model that goes in circles may open brackets for ever
+            arguments = json.loads(text, parse_constant=_refuse) if text.strip() or cut else {}
+        except (ValueError, RecursionError) as reason:  # a model that goes in circles opens brackets without end
             error = f"The arguments are not JSON ({reason})"
         if cut:
             error = "The reply was cut short while this call was being made"
@@ -112,8 +112,54 @@ class StreamedCalls:
         ]
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+class CallDeltas:
+    """Deltas of one choice's tool calls, made as OpenAI sends them: each with an index, id and name said once.
+
+    Old versions name a forced tool in every delta, with another id each time, and some gateways send no index.
+    Frameworks add deltas up by their index, and would have a name many times over, or two calls in one.
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[int, dict[str, str]] = {}
+        self._placed = ""  # the arguments so far of the last call, where deltas have no index
+
+    def settle(self, delta: dict[str, Any]) -> str | None:
+        """Change one delta accordingly; returns what it makes of its call if that can be no call."""
+        function = delta["function"] = delta.get("function") or {}
+        name, index = function.get("name"), delta.get("index")
+        if index is None:
+            index = delta["index"] = self._place(delta.get("id"), name, function.get("arguments") or "")
+        own = self._said.setdefault(index, {})
+        if name and own.get("name", name) != name:
+            return f"two tools in one call: {own['name']} and {name}"
+        for part, key in ((delta, "id"), (function, "name")):
+            if key in own:
+                part.pop(key, None)
+            elif part.get(key):
+                own[key] = part[key]
+        return None
+
+    def _place(self, id: str | None, name: str | None, arguments: str) -> int:
+        """The call that a delta without an index is of: the last one, unless it begins another."""
+        last = max(self._said, default=0)
+        before = self._said.get(last, {})
+        another = bool(name) and before.get("name", name) != name
+        if not another and (before.get("id", id) != id if id else name and "id" not in before):
+            another = _is_json(self._placed)  # nothing can follow it; else the server says the same call again
+        self._placed = arguments if another else self._placed + arguments
+        return last + another
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"it holds {constant}, which JSON does not have")
 
 
 def _fields(part: Any) -> Mapping[str, Any]:

@@ -19,20 +19,21 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from openai._response import APIResponse, AsyncAPIResponse
 from packaging.version import Version
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
+from vllm_adapters import params_table
 from vllm_adapters._compat import http
 from vllm_adapters.errors import VLLMError
 from vllm_adapters.failures import retry_after
 from vllm_adapters.keys import clean_headers, clean_key
 from vllm_adapters.pools import make_transports
+from vllm_adapters.sendable import unsendable
 from vllm_adapters.speaker import (
     R,
     ServerFacts,
     Speaker,
     Steps,
     as_answer,
-    is_checked,
     is_event_stream,
     normal_address,
     settle_facts,
@@ -94,6 +95,13 @@ class _Connected(Speaker):
 
     def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
         return self._status_error(body, response)
+
+    def _build_request(self, options: FinalRequestOptions, **how: Any) -> http.Request:
+        parent: Any = super()
+        try:
+            return cast(http.Request, parent._build_request(options, **how))
+        except (TypeError, ValueError) as error:
+            raise unsendable(options.json_data, error, call=self.call_of(options)) from error
 
     def _deadline(self) -> Deadline:
         return DEADLINE.get() or Deadline.start(self.time_limits, self.call_of(None))
@@ -176,9 +184,10 @@ class VLLMClient(_Connected, OpenAI):
             while True:
                 try:
                     with self._transports.asking(self._deadline()):
-                        if url not in self.facts.answers:
-                            self.facts.answers[url] = as_answer(self.get(url, cast_to=dict[str, object]))
-                        answer = self.facts.answers[url]
+                        answer = self.facts.answers.get(url)  # others may forget it meanwhile
+                        if answer is None:
+                            answer = as_answer(self.get(url, cast_to=dict[str, object]))
+                            self.facts.answers[url] = answer
                 except VLLMError as error:
                     url = steps.throw(error)
                 else:
@@ -220,7 +229,7 @@ class VLLMClient(_Connected, OpenAI):
             raise self._not_a_stream(response)
         if stream:
             self._name_failures_of_bytes(response)
-        checked = not stream and is_checked(options.url, how["cast_to"])
+        checked = not stream and _is_checked(options.url, how["cast_to"])
         if checked:
             self._checking(options, response)
         with self.reading(response):
@@ -263,9 +272,10 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             while True:
                 try:
                     async with self._transports.asking_async(self._deadline()):
-                        if url not in self.facts.answers:
-                            self.facts.answers[url] = as_answer(await self.get(url, cast_to=dict[str, object]))
-                        answer = self.facts.answers[url]
+                        answer = self.facts.answers.get(url)
+                        if answer is None:
+                            answer = as_answer(await self.get(url, cast_to=dict[str, object]))
+                            self.facts.answers[url] = answer
                 except VLLMError as error:
                     url = steps.throw(error)
                 else:
@@ -304,7 +314,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             raise self._not_a_stream(response)
         if stream:
             self._name_failures_of_bytes(response)
-        checked = not stream and is_checked(options.url, how["cast_to"])
+        checked = not stream and _is_checked(options.url, how["cast_to"])
         if checked:
             self._checking(options, response)
         with self.reading(response):
@@ -314,6 +324,13 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             elif checked and isinstance(answer, AsyncAPIResponse):
                 await answer.parse()
         return answer
+
+
+def _is_checked(url: str, cast_to: Any) -> bool:
+    """Whether what comes from ``url`` must be an answer; not so texts, files and what users ask for by ``post``."""
+    return cast_to is not str and bool(
+        params_table.endpoint_of(url) or (isinstance(cast_to, type) and issubclass(cast_to, BaseModel))
+    )
 
 
 def _whole(stream_cls: Any, whole: Any) -> Any:

@@ -43,7 +43,7 @@ class Constraint:
             return self._regex_broken_by(reply)
         try:
             found = json.loads(reply)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # models that go in circles open brackets without end
             return f"it is not JSON ({error})"
         return self._schema_broken_by(found) if self.kind == "json" else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,37 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vllm_adapters.asking import Ask
-from vllm_adapters.errors import ContextLengthExceeded, InvalidRequest, InvalidResponse, VLLMError
+from vllm_adapters.errors import (
+    AuthenticationFailed,
+    ContextLengthExceeded,
+    InvalidRequest,
+    InvalidResponse,
+    ModelNotServed,
+    PermissionDenied,
+    ServerNotReady,
+    ServerTimeout,
+    ServerUnreachable,
+    VLLMError,
+    WrongAddress,
+)
 from vllm_adapters.server import VLLMServer
 
 if TYPE_CHECKING:
     import numpy as np
+
+log = logging.getLogger("vllm_adapters")
+
+_HARMLESS = "Hello"
+_ENOUGH = 3
+_OF_NO_TEXT = (
+    ServerUnreachable,
+    ServerTimeout,
+    ServerNotReady,
+    WrongAddress,
+    ModelNotServed,
+    AuthenticationFailed,
+    PermissionDenied,
+)
 
 _Answer: TypeAlias = "tuple[np.ndarray[Any, Any], dict[str, Any]]"
 _Steps: TypeAlias = Generator[Ask[_Answer], _Answer, None]
@@ -73,11 +100,13 @@ class Embedder:
         Args:
             texts: Any number of texts.
             keep_going: Embed all that can be, and report the others in ``failures``. A text that the server
-                refuses does not take its batch with it.
+                refuses does not take its batch with it. When the server cannot be asked three times in a row (it is
+                not there, or refuses the key), what is left is not sent and fails like the third.
             progress: Title of a progress bar on standard error; default none.
 
         Raises:
             VLLMError: A request failed, unless ``keep_going``. Requests that had not begun are not sent.
+            InvalidRequest: With ``keep_going``, too: the server refuses whatever it is asked to embed like this.
         """
         work = _Work(self, texts, keep_going, progress)
         with work.bar, ThreadPoolExecutor(work.helpers, "vllm-embedding") as threads:
@@ -147,6 +176,8 @@ class _Work:
         self.prompt_tokens = 0
         self.failures: dict[int, VLLMError] = {}
         self.arriving = Lock()
+        self.in_a_row = 0
+        self.probed = False
 
     def steps(self) -> _Steps:
         """Batch after batch, until none is left."""
@@ -160,14 +191,35 @@ class _Work:
                     self.texts[start:end], **self.embedder.parameters
                 ).with_usage()
                 with self.arriving:
+                    self.in_a_row = 0
                     self._keep(start, vectors)
-                    self.prompt_tokens += usage.get("prompt_tokens") or 0
+                    counted = usage.get("prompt_tokens")  # a gateway may count otherwise, or not at all
+                    self.prompt_tokens += counted if isinstance(counted, int) else 0
                     self.bar.update(end - start)
             except VLLMError as error:
                 if not self.keep_going:
                     self.pending.clear()
                     raise
+                if self._is_of_texts(error) and end - start > 1:
+                    yield from self._probe(error)
                 self._failed(start, end, error)
+
+    def _probe(self, error: VLLMError) -> _Steps:
+        """Raise ``error`` if the server refuses any text: one request more, not two for each text."""
+        if self.probed or self.vectors is not None or isinstance(error, ContextLengthExceeded):
+            return
+        self.probed = True
+        try:
+            yield self.embedder.server._embed([_HARMLESS], **self.embedder.parameters).with_usage()
+        except InvalidRequest:
+            self.pending.clear()
+            raise error from None
+        except VLLMError as other:
+            log.debug("Whether any text is refused cannot be told: %s", other)
+
+    @staticmethod
+    def _is_of_texts(error: VLLMError) -> bool:
+        return isinstance(error, ContextLengthExceeded) or type(error) is InvalidRequest
 
     def _keep(self, start: int, vectors: np.ndarray[Any, Any]) -> None:
         import numpy as np
@@ -184,13 +236,19 @@ class _Work:
 
     def _failed(self, start: int, end: int, error: VLLMError) -> None:
         # One text may be at fault for a refusal: halves find it in fewer requests than one for each text.
-        if end - start > 1 and (isinstance(error, ContextLengthExceeded) or type(error) is InvalidRequest):
+        if end - start > 1 and self._is_of_texts(error):
             middle = (start + end) // 2
             self.pending.extend([(start, middle), (middle, end)])
             return
         with self.arriving:
-            self.failures.update(dict.fromkeys(range(start, end), error))
-            self.bar.update(end - start)
+            failed = [(start, end)]
+            self.in_a_row = self.in_a_row + 1 if isinstance(error, _OF_NO_TEXT) else 0
+            if self.in_a_row == _ENOUGH:
+                failed += self.pending
+                self.pending.clear()
+            for first, last in failed:
+                self.failures.update(dict.fromkeys(range(first, last), error))
+                self.bar.update(last - first)
 
     def result(self) -> Embedded:
         import numpy as np

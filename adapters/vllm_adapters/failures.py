@@ -197,7 +197,9 @@ def _of_the_request(
         return e.ServerFailed(f"The server failed with HTTP {status}: {message}", **known)
     if status == 403:
         return e.PermissionDenied(message, **known)
-    if said.param == "input_tokens" or (said.param != "truncate_prompt_tokens" and _CONTEXT.search(message)):
+    truncation = "truncate_prompt_tokens"  # may not be longer than the context, either
+    of_truncation = said.param == truncation or message.startswith(truncation)
+    if said.param == "input_tokens" or (not of_truncation and _CONTEXT.search(message)):
         return _context_length(message, known)
     return e.InvalidRequest(message, **known)
 

@@ -6,9 +6,10 @@ import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from vllm_adapters.answers import in_order
+from vllm_adapters.answers import in_order, refuse_misshapen
 from vllm_adapters.errors import ModelNotServed
 from vllm_adapters.failures import Call, not_an_answer
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 R = TypeVar("R")
+T = TypeVar("T")
 Reader: TypeAlias = Callable[[Any, Call, Any], R]
 
 _TASK_OF_ROUTE = {
@@ -139,6 +141,12 @@ def read_models(reply: Mapping[str, Any], call: Call, response: Any) -> list[Mod
     return [ModelCard(str(c["id"]), c.get("max_model_len"), c.get("root"), c.get("parent")) for c in reply["data"]]
 
 
+def usage_of(reply: Mapping[str, Any], call: Call, response: Any) -> dict[str, Any]:
+    """The reply's ``usage``, empty if it has none."""
+    refuse_misshapen({"usage": reply.get("usage")}, call=call, response=response)
+    return dict(reply.get("usage") or {})
+
+
 def read_text(reply: str, call: Call, response: Any) -> str:
     """A reply of plain text."""
     return reply
@@ -146,10 +154,16 @@ def read_text(reply: str, call: Call, response: Any) -> str:
 
 def read_tokens(reply: Mapping[str, Any], call: Call, response: Any) -> Tokens:
     """The reply of ``/tokenize``."""
-    return Tokens(list(reply["tokens"]), int(reply["max_model_len"]), reply.get("token_strs"))
+    return Tokens(_list_of(reply["tokens"], int), int(reply["max_model_len"]), reply.get("token_strs"))
 
 
-def vectors_reader(count: int) -> Reader[np.ndarray[Any, Any]]:
+def _list_of(values: Any, kind: type[T]) -> list[T]:
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise ValueError(f"no list of {kind.__name__}: {values!r:.80}")
+    return values
+
+
+def vectors_reader(count: int, dimensions: int | None = None) -> Reader[np.ndarray[Any, Any]]:
     """Reads ``count`` base64 vectors into one float32 array of shape (count, dimensions)."""
 
     def read(reply: Mapping[str, Any], call: Call, response: Any) -> np.ndarray[Any, Any]:
@@ -159,12 +173,15 @@ def vectors_reader(count: int) -> Reader[np.ndarray[Any, Any]]:
         if not all(isinstance(item, str) for item in items):
             block = np.asarray(items, dtype=np.float32)  # a gateway may not pass base64 on; ragged lists raise
         else:
-            raw = [base64.b64decode(item) for item in items]
+            raw = [base64.b64decode(item, validate=True) for item in items]
             if len({len(vector) for vector in raw}) != 1:
                 raise ValueError("vectors of different dimensions")
             block = np.frombuffer(b"".join(raw), dtype="<f4").reshape(count, -1)
         if block.ndim != 2 or block.shape[1] == 0 or not np.isfinite(block).all():
             raise not_an_answer("A vector is empty or holds NaN or infinity", call=call, response=response)
+        if dimensions and block.shape[1] != dimensions:
+            reason = f"The vectors have {block.shape[1]} dimensions, not the {dimensions} that were asked for"
+            raise not_an_answer(reason, call=call, response=response)
         return block
 
     return read
@@ -190,9 +207,16 @@ def classes_reader(count: int) -> Reader[list[Classified]]:
 
     def read(reply: Mapping[str, Any], call: Call, response: Any) -> list[Classified]:
         items = in_order(reply["data"], count, call=call, response=response)
-        return [Classified(item.get("label"), [_finite(p, call, response) for p in item["probs"]]) for item in items]
+        return [_classified(item, call, response) for item in items]
 
     return read
+
+
+def _classified(item: Mapping[str, Any], call: Call, response: Any) -> Classified:
+    label, probs = item.get("label"), [_finite(p, call, response) for p in item["probs"]]
+    if not probs or not isinstance(label, str | None):
+        raise ValueError(f"no class: {item!r:.80}")
+    return Classified(label, probs)
 
 
 def scores_reader(count: int) -> Reader[list[float]]:
@@ -211,7 +235,7 @@ def ranking_reader(documents: Sequence[str], top_n: int | None) -> Reader[list[R
 
     def read(reply: Mapping[str, Any], call: Call, response: Any) -> list[Ranked]:
         results = list(reply["results"])
-        indices = [int(result["index"]) for result in results]
+        indices = [index(result["index"]) for result in results]
         if len(set(indices)) != expected or len(indices) != expected:
             reason = f"{len(set(indices))} different documents ranked in {len(indices)} results, not {expected}"
             raise not_an_answer(reason, call=call, response=response)

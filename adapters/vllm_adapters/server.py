@@ -169,7 +169,7 @@ class VLLMServer(Reachable):
         if dimensions is not None:
             fields["dimensions"] = dimensions
         body = self._body("embeddings", params.EmbeddingParams, fields, parameters)
-        return Ask("/embeddings", replies.vectors_reader(len(inputs)), body)
+        return Ask("/embeddings", replies.vectors_reader(len(inputs), dimensions), body)
 
     embed, aembed = in_sync(_embed), in_async(_embed)
 

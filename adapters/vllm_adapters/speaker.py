@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_adapters import dialect, failures, params_table
 from vllm_adapters._compat import http
 from vllm_adapters._version import __version__
-from vllm_adapters.answers import check_answer, check_vectors, reads_float32
+from vllm_adapters.answers import check_answer, check_vectors, reads_float32, refuse_misshapen
 from vllm_adapters.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -170,7 +170,8 @@ class Speaker:
 
     def _served_model(self) -> Steps[str]:
         """The name of the one base model that is served."""
-        if self.facts.model is None:
+        model = self.facts.model  # another thread may forget it meanwhile
+        if model is None:
             cards = _cards((yield f"{self.address}/models"))
             base = [card for card in cards if not card.get("parent")]
             # Each alias of --served-model-name is a card of its own, with the same root.
@@ -183,8 +184,8 @@ class Speaker:
                     address=self.address,
                     served=served,
                 )
-            self.facts.model = str(base[0]["id"])
-        return self.facts.model
+            model = self.facts.model = str(base[0]["id"])
+        return model
 
     def _server_version(self) -> Steps[Version | None]:
         """The server's version; ``None`` for a gateway that does not tell, which is then taken for the newest."""
@@ -258,6 +259,7 @@ class Speaker:
             with suppress(ValidationError):  # vLLM has finish reasons that OpenAI's types do not list
                 # The SDK's lenient constructor walks every field's type in Python: ten times the cost of Pydantic's.
                 return cast_to.model_validate(data)
+            refuse_misshapen(data, call=self._call_sent(response), response=response)
         parent: Any = super()
         return parent._process_response_data(data=data, cast_to=cast_to, response=response)
 
@@ -282,7 +284,7 @@ class Speaker:
             yield
         except http.RequestError as error:
             raise failures.from_transport(error, call=self._call_sent(response), request=response.request) from None
-        except (ValueError, ArithmeticError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise failures.not_an_answer(
                 f"The reply cannot be read ({error})", call=self._call_sent(response), response=response
             ) from None
@@ -302,8 +304,9 @@ class Speaker:
                     return then(answer)
             made = then(answer)
             if isinstance(made, CreateEmbeddingResponse):
+                asked = body.get("dimensions") if isinstance(body, Mapping) else None
                 vectors = [item.embedding for item in made.data]  # out of base64
-                check_vectors(vectors, cast("Mapping[str, Any]", body), call=call, response=response)
+                check_vectors(vectors, asked, call=call, response=response)
             return made
 
         options.post_parser = check
@@ -358,13 +361,6 @@ def as_answer(reply: object) -> dict[str, Any]:
 def _cards(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The model cards of ``/v1/models``; a gateway's may be of any shape."""
     return [card for card in reply.get("data") or () if isinstance(card, Mapping)]
-
-
-def is_checked(url: str, cast_to: Any) -> bool:
-    """Whether what comes from ``url`` must be an answer; not so texts, files and what users ask for by ``post``."""
-    return cast_to is not str and bool(
-        params_table.endpoint_of(url) or (isinstance(cast_to, type) and issubclass(cast_to, BaseModel))
-    )
 
 
 def is_event_stream(response: http.Response) -> bool:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -16,7 +15,8 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
-from vllm_adapters.deltas import Calls, completed, is_complaint, one_kind_each
+from vllm_adapters.answers import expected_choices, refuse_half_characters, refuse_misshapen
+from vllm_adapters.calls import CallDeltas
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
 from vllm_adapters.params_table import endpoint_of
@@ -24,6 +24,7 @@ from vllm_adapters.params_table import endpoint_of
 T = TypeVar("T")
 
 _DONE = b"[DONE]"
+_BOM = b"\xef\xbb\xbf"
 _LAST_EVENTS = {"response.completed", "response.incomplete", "response.failed"}
 
 
@@ -33,7 +34,6 @@ class EventSplitter:
     def __init__(self) -> None:
         self._rest: list[bytes] = []
         self._data: list[bytes] = []
-        self._begun = False
         self.said_something = True
         """Whether what was fed last held more than comments, which gateways send to keep a connection open."""
 
@@ -47,8 +47,6 @@ class EventSplitter:
         if b"\r" in text:
             held = b"\r" if text.endswith(b"\r") else b""  # the \n of a \r\n may still be on its way
             text = text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
-        if not self._begun:
-            text, self._begun = text.removeprefix(codecs.BOM_UTF8), True
         *lines, rest = text.split(b"\n")
         self._rest = [rest]
         self.said_something = any(line.strip(b"\r")[:1] not in (b"", b":") for line in (*lines, rest))
@@ -60,6 +58,8 @@ class EventSplitter:
                 self._data = []
                 if data:
                     yield data
+            elif line.startswith(_BOM + b"data:"):  # gateways on .NET begin with a byte order mark
+                self._data.append(line[8:])
             # Comments, `event:`, `id:` and `retry:` lines carry nothing that vLLM's clients need.
 
     @property
@@ -82,12 +82,12 @@ class ChunkReader:
         self._silence = 0.0
         self._waits_since = time.monotonic()
         self._call = call
-        self._has_choices = endpoint_of(call.path) in ("chat", "completions")
+        self._endpoint = endpoint_of(call.path)
         self._constraint = constraints.asked_for(body)
-        self._expected = _expected_choices(body)
+        self._expected = expected_choices(body)
         self._texts: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
-        self._calls: dict[int, Calls] = {}
+        self._calls: dict[int, CallDeltas] = {}
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
@@ -120,27 +120,25 @@ class ChunkReader:
                 return
             try:
                 event = json.loads(data.decode())
-            except ValueError as error:
+                refuse_half_characters(data, event)
+            except (ValueError, RecursionError) as error:
                 raise failures.not_an_answer(
                     f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
                 ) from None
-            if not isinstance(event, dict) or event.get("error") or (self._has_choices and is_complaint(event)):
+            if not isinstance(event, dict) or event.get("error"):
                 raise self._failed(event, response)
-            if "choices" not in event and not self._has_choices:
+            if "choices" not in event and ("message" in event or "detail" in event):  # an error in another shape
+                raise self._failed(event, response)
+            if "choices" not in event and self._endpoint not in ("chat", "completions"):
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS
                 yield event
                 continue
-            try:
-                chunks = one_kind_each(completed(event))
-                for chunk in chunks:
-                    for choice in chunk["choices"]:
-                        self._note(choice, response)
-            except (AttributeError, TypeError, ValueError) as error:
-                raise failures.not_an_answer(
-                    f"An event of the stream is no chunk of a reply ({error}): {data[:80]!r}",
-                    call=self._call,
-                    response=response,
-                ) from error
+            refuse_misshapen(event, call=self._call, response=response)
+            self._fill(event)
+            chunks = one_kind_each(event)
+            for chunk in chunks:
+                for choice in chunk["choices"]:
+                    self._note(choice, response)
             yield from chunks
 
     def check_whole(self) -> None:
@@ -183,6 +181,21 @@ class ChunkReader:
         error.partial = self.partial
         return error
 
+    def _fill(self, event: dict[str, Any]) -> None:
+        """What a chunk may leave out and readers reach for without asking."""
+        event["choices"] = event.get("choices") or []  # gateways in Go write an empty list as null
+        for choice in event["choices"]:
+            choice["index"] = choice.get("index") or 0
+            if self._endpoint == "completions":
+                choice["text"] = choice.get("text") or ""
+            else:
+                choice["delta"] = choice.get("delta") or {}
+                event["object"] = "chat.completion.chunk"  # the SDK's helper skips all others
+
+    def _refuse(self, what: str | None, response: http.Response) -> None:
+        if what is not None:
+            raise failures.not_an_answer(f"The stream holds {what}", call=self._call, response=response)
+
     def _note(self, choice: dict[str, Any], response: http.Response) -> None:
         index, delta = choice["index"], choice.get("delta")
         if isinstance(delta, dict):
@@ -190,18 +203,23 @@ class ChunkReader:
                 delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
             text = delta.get("content")
             if calls := delta.get("tool_calls"):
-                self._calls.setdefault(index, Calls()).place(calls)
+                own = self._calls.setdefault(index, CallDeltas())
+                for call in calls:
+                    self._refuse(own.settle(call), response)
             if thought := delta.get("reasoning"):
-                self._reasoning.append(_text(thought))
+                self._reasoning.append(thought)
         else:
             text = choice.get("text")
+        self._refuse("a whole message, not a piece of one" if choice.get("message") else None, response)
         if text:
-            self._texts.setdefault(index, []).append(_text(text))
+            self._texts.setdefault(index, []).append(text)
         if reason := choice.get("finish_reason"):
             if index in self._finished:
                 choice["finish_reason"] = None  # said once more by a gateway; frameworks would add the two up
             self._open.discard(index)
             self._finished.add(index)
+            more = len(self._open) + len(self._finished) > self._expected
+            self._refuse(f"more choices than the {self._expected} asked for" if more else None, response)
             failures.refuse_given_up(reason, "".join(self._texts.get(index, [])), call=self._call, response=response)
             if self._constraint is not None and index not in self._calls:
                 constraints.check(
@@ -215,16 +233,49 @@ class ChunkReader:
             self._open.add(index)
 
 
-def _text(said: object) -> str:
-    if not isinstance(said, str):
-        raise TypeError(f"a text is a {type(said).__name__}")
-    return said
+def one_kind_each(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    """Split a chunk into chunks of one choice and one kind of delta each, in order; nothing is lost or doubled.
+
+    Reasoning is named ``reasoning``, whatever the server's version calls it (``reasoning_content`` stays
+    beside it). The finish reason, usage and all other fields stay on the last piece, the role on the first.
+    """
+    choices = chunk["choices"] or []
+    pieces: list[dict[str, Any]] = []
+    for choice in choices:
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            pieces.append(choice)
+            continue
+        if "reasoning_content" in delta and not delta.get("reasoning"):
+            delta["reasoning"] = delta["reasoning_content"]
+        calls = delta.get("tool_calls") or []
+        if bool(delta.get("reasoning")) + bool(delta.get("content")) + len(calls) <= 1:
+            pieces.append(choice)
+        else:
+            pieces.extend(_split_choice(choice, delta, calls))
+    if len(pieces) <= 1:
+        return [chunk]
+    envelope = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
+    chunks = [{**envelope, "choices": [piece]} for piece in pieces]
+    chunks[-1] = {**chunk, "choices": [pieces[-1]]}
+    return chunks
 
 
-def _expected_choices(body: Mapping[str, Any]) -> int:
-    prompts = body.get("prompt")
-    batch = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
-    return batch * int(body.get("n") or 1)
+def _split_choice(choice: dict[str, Any], delta: dict[str, Any], calls: list[Any]) -> Iterator[dict[str, Any]]:
+    deltas: list[dict[str, Any]] = []
+    if delta.get("reasoning"):
+        names = ("reasoning", "reasoning_content")
+        deltas.append({name: delta[name] for name in names if name in delta})
+    if delta.get("content"):
+        deltas.append({"content": delta["content"]})
+    deltas.extend({"tool_calls": [call]} for call in calls)
+    rest = {k: v for k, v in delta.items() if k not in ("reasoning", "reasoning_content", "content", "tool_calls")}
+    if "role" in rest:
+        deltas[0]["role"] = rest.pop("role")
+    deltas[-1].update(rest)
+    for piece in deltas[:-1]:
+        yield {"index": choice.get("index", 0), "delta": piece, "finish_reason": None, "logprobs": None}
+    yield {**choice, "delta": deltas[-1]}
 
 
 class _Reading(Generic[T]):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -123,17 +122,6 @@ DEADLINE: ContextVar[Deadline | None] = ContextVar("vllm_adapters_deadline", def
 """The deadline of the call that is being sent."""
 
 
-@contextmanager
-def _within(deadline: Deadline) -> Iterator[None]:
-    """Have the connection's reads end with ``deadline``, long after the request was sent."""
-    before = DEADLINE.get()
-    DEADLINE.set(deadline)
-    try:
-        yield
-    finally:
-        DEADLINE.set(before)  # a token would not do: what is collected ends in another context
-
-
 class _TimedStream(http.SyncByteStream):
     def __init__(self, stream: Any, deadline: Deadline, request: http.Request) -> None:
         self._stream, self._deadline, self._request = stream, deadline, request
@@ -141,15 +129,18 @@ class _TimedStream(http.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         pieces = iter(self._stream)
         try:
-            while True:
-                with _within(self._deadline):
-                    piece = next(pieces, None)
-                if piece is None:
-                    return
+            while (piece := self._next(pieces)) is not None:
                 self._deadline.left()
                 yield piece
         except http.TimeoutException as failure:
             self._deadline.blame(failure, self._request)
+
+    def _next(self, pieces: Iterator[bytes]) -> bytes | None:
+        token = DEADLINE.set(self._deadline)  # the call is over when its stream is read; its connection must know
+        try:
+            return next(pieces, None)
+        finally:
+            DEADLINE.reset(token)
 
     def close(self) -> None:
         self._stream.close()
@@ -160,65 +151,48 @@ class _AsyncTimedStream(http.AsyncByteStream):
         self._stream, self._deadline, self._request = stream, deadline, request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = self._stream.__aiter__()
+        pieces = aiter(self._stream)
         try:
-            while True:
-                with _within(self._deadline):
-                    piece = await anext(pieces, None)
-                if piece is None:
-                    return
+            while (piece := await self._next(pieces)) is not None:
                 self._deadline.left()
                 yield piece
-        except http.TimeoutException as failure:
+        except (http.TimeoutException, TimeoutError) as failure:
             self._deadline.blame(failure, self._request)
+
+    async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
+        with anyio.fail_after(self._deadline.left()):
+            return await anext(pieces, None)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
 
-def _shortened(timeout: float | None) -> float | None:
+def _sooner(timeout: float | None) -> float | None:
+    """``timeout``, or what is left of the call that is being sent or read."""
     deadline = DEADLINE.get()
     left = deadline.left() if deadline else None
-    return left if timeout is None else min(timeout, left or timeout)
+    return min((limit for limit in (timeout, left) if limit is not None), default=None)
 
 
 class _TimedNetwork(httpcore.NetworkStream):
-    """A connection whose every read ends with the call: headers that dribble in would else never time out."""
+    """A connection that waits no longer than the call: headers that dribble in would else never time out."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _shortened(timeout))
+        return self._stream.read(max_bytes, _sooner(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, timeout)
+        self._stream.write(buffer, _sooner(timeout))
 
     def close(self) -> None:
         self._stream.close()
 
-    def start_tls(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._stream.start_tls(*given, **options))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-class _AsyncTimedNetwork(httpcore.AsyncNetworkStream):
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream = stream
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return await self._stream.read(max_bytes, _shortened(timeout))
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._stream.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def start_tls(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        return _AsyncTimedNetwork(await self._stream.start_tls(*given, **options))
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._stream.start_tls(ssl_context, server_hostname, _sooner(timeout)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -228,38 +202,31 @@ class _TimedBackend(httpcore.NetworkBackend):
     def __init__(self, backend: httpcore.NetworkBackend) -> None:
         self._backend = backend
 
-    def connect_tcp(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._backend.connect_tcp(*given, **options))
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._backend.connect_tcp(host, port, _sooner(timeout), local_address, socket_options))
 
-    def connect_unix_socket(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._backend.connect_unix_socket(*given, **options))
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Any = None
+    ) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._backend.connect_unix_socket(path, _sooner(timeout), socket_options))
 
     def sleep(self, seconds: float) -> None:
         self._backend.sleep(seconds)
-
-
-class _AsyncTimedBackend(httpcore.AsyncNetworkBackend):
-    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
-        self._backend = backend
-
-    async def connect_tcp(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        return _AsyncTimedNetwork(await self._backend.connect_tcp(*given, **options))
-
-    async def connect_unix_socket(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        return _AsyncTimedNetwork(await self._backend.connect_unix_socket(*given, **options))
-
-    async def sleep(self, seconds: float) -> None:
-        await self._backend.sleep(seconds)
 
 
 def timed(transport: Any) -> Any:
     """``transport``, whose connections keep to the deadline of the call that is being sent."""
     # httpx has no public way to its connections; a test says when this one moves.
     backend = getattr(getattr(transport, "_pool", None), "_network_backend", None)
-    if isinstance(backend, httpcore.NetworkBackend):
+    if backend is not None:
         transport._pool._network_backend = _TimedBackend(backend)
-    elif isinstance(backend, httpcore.AsyncNetworkBackend):
-        transport._pool._network_backend = _AsyncTimedBackend(backend)
     return transport
 
 
@@ -334,19 +301,13 @@ class SyncHTTP(DefaultHttpxClient):
 class AsyncHTTP(DefaultAsyncHttpxClient):
     """``SyncHTTP`` for the async client."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        for transport in (self._transport, *self._mounts.values()):
-            timed(transport)
-
     async def send(self, request: http.Request, *, stream: bool = False, **options: Any) -> http.Response:
         """Send, following redirects within the origin only, and hold the reply to the call's deadline."""
         options["follow_redirects"] = False
         deadline = _limit(request)
         try:
-            with anyio.fail_after(
-                deadline.left() if deadline else None
-            ):  # headers that dribble in would never time out
+            # headers that dribble in would never time out
+            with anyio.fail_after(deadline.left() if deadline else None):
                 response = await super().send(request, stream=True, **options)
                 for _ in range(_MAX_HOPS):
                     hop = _next_hop(response)

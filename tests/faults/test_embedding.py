@@ -7,7 +7,7 @@ import pytest
 
 from vllm_adapters import VLLMServer
 from vllm_adapters.embedding import Embedder
-from vllm_adapters.errors import InvalidResponse, ServerFailed
+from vllm_adapters.errors import InvalidRequest, InvalidResponse, ServerFailed
 from vllm_adapters.testing import faults, wire
 from vllm_adapters.testing.replies import healthy
 
@@ -67,6 +67,21 @@ def test_keep_going_tells_what_failed_and_does_not_split_what_no_text_is_to_blam
     assert np.isnan(found.vectors[:10]).all()
     assert np.isfinite(found.vectors[10:]).all()
     assert len(fault_server.posts("/v1/embeddings")) == 4
+
+
+@pytest.mark.parametrize("failure", [faults.error(401, "Unauthorized", shape="string"), faults.hang_up()])
+def test_keep_going_gives_a_dead_server_up(fault_server, embed, failure):
+    fault_server.reply(failure, "/v1/embeddings")
+    found = embed(Embedder(server_of(fault_server), batch_size=1, max_concurrency=1), TEXTS, keep_going=True)
+    assert len(fault_server.posts("/v1/embeddings")) == 3
+    assert list(found.failures) == list(range(40))
+
+
+def test_keep_going_does_not_ask_for_each_text_what_is_refused_for_any(fault_server, embed):
+    fault_server.reply(faults.error(400, "truncate_prompt_tokens is too large"), "/v1/embeddings")
+    with pytest.raises(InvalidRequest, match="too large"):
+        embed(Embedder(server_of(fault_server), max_concurrency=1), TEXTS, keep_going=True)
+    assert len(fault_server.posts("/v1/embeddings")) == 2
 
 
 def test_all_failed(fault_server, embed):

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("langchain_openai")
 
 import langchain_core.exceptions as lc
+from langchain_core.messages import AIMessage
 from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import Timeouts
@@ -210,3 +211,19 @@ def test_one_time_limit_for_sync_and_async(fault_server, ask):
 def test_many_event_loops_without_retries(fault_server):
     answers = [asyncio.run(ChatVLLM(base_url=fault_server.url, max_retries=0).ainvoke("x")).text for _ in range(3)]
     assert answers == ["x"] * 3
+
+
+# A crash, or a ChatMessage without tool calls, from a server started with --response-role.
+@ways(WHOLE + STREAMED)
+def test_another_role_is_the_assistants(fault_server, llm, ask):
+    call = wire.tool_call("add", "{}")
+    reply, chunks = wire.chat(None, tool_calls=[call]), wire.chat_chunks(None, tool_calls=[call])
+    reply["choices"][0]["message"]["role"] = chunks[0]["choices"][0]["delta"]["role"] = "bot"
+
+    async def answer(exchange):
+        await (faults.sse(*chunks) if exchange.request.json.get("stream") else faults.json_reply(reply))(exchange)
+
+    fault_server.reply(answer)
+    message = ask(llm)
+    assert isinstance(message, AIMessage)
+    assert [made["name"] for made in message.tool_calls] == ["add"]

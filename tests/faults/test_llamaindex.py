@@ -275,6 +275,27 @@ def test_a_cut_object(fault_server, streamed, mode, reason, text):
     assert caught.value.partial.startswith('{"name": "A')
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("reason", ["repetition", "content_filter"])
+def test_an_object_that_the_server_left_half_done(llm, fault_server, streamed, reason):
+    # Else: Pydantic's error, which names neither the server nor a way out.
+    fault_server.reply(faults.chat('{"name": "A', finish_reason=reason))
+    predict = llm.stream_structured_predict if streamed else llm.structured_predict
+    with pytest.raises(e.ConstraintNotEnforced, match="not JSON") as caught:
+        list(predict(Person, PromptTemplate("who?")))
+    assert caught.value.reply == '{"name": "A'
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_forced_call_that_breaks_its_schema(fault_server, streamed):
+    llm = VLLM(base_url=fault_server.url, pydantic_program_mode=PydanticProgramMode.FUNCTION)
+    call = wire.tool_call("Person", '{"name": "Ada", "age": "old"}', index=0 if streamed else None)
+    fault_server.reply(faults.chat(tool_calls=[call], finish_reason="tool_calls"))
+    predict = llm.stream_structured_predict if streamed else llm.structured_predict
+    with pytest.raises(e.ConstraintNotEnforced, match="age"):
+        list(predict(Person, PromptTemplate("who?")))
+
+
 def test_a_forced_call_that_does_not_come(fault_server):
     llm = VLLM(base_url=fault_server.url, pydantic_program_mode=PydanticProgramMode.FUNCTION)
     fault_server.reply(faults.chat("I would rather not."))
@@ -366,6 +387,23 @@ def test_earlier_chunks_stay_as_they_were(llm, fault_server):
         shown.append(response.model_dump_json())
     assert [response.model_dump_json() for response in responses] == shown
     assert len(shown) > 3
+
+
+@pytest.mark.parametrize("ask", ["stream_chat", "stream_complete"])
+def test_log_probabilities_are_gone_through_once(llm, fault_server, ask):
+    # Else again at every chunk: 5000 tokens of a stream took a minute of CPU.
+    chunks = [wire.chunk({"content": word}) for word in ("one", "two", "three")]
+    for chunk, word in zip(chunks, ("one", "two", "three"), strict=True):
+        token = {"token": word, "logprob": -1.0, "bytes": None, "top_logprobs": []}
+        chunk["choices"][0]["logprobs"] = {"content": [token]}
+    fault_server.reply(faults.sse(*chunks, wire.chunk({}, finish_reason="stop")))
+    found = [response.logprobs for response in getattr(llm, ask)(HELLO if ask == "stream_chat" else "one")]
+    assert [[token.token for (token,) in tokens] for tokens in found[:3]] == [
+        ["one"],
+        ["one", "two"],
+        ["one", "two", "three"],
+    ]
+    assert all(tokens[0] is found[0][0] for tokens in found)
 
 
 # What is sent
@@ -811,6 +849,21 @@ def test_a_server_object(make_fault_server):
     VLLMRerank("one", server=shared).postprocess_nodes(nodes("a"), query_str="q")
     asked = [request.json["model"] for request in server.requests if request.method == "POST"]
     assert asked == ["two", "one", "two", "one", "one"]
+
+
+def test_the_model_that_is_named_last(make_fault_server):
+    server = make_fault_server(models=("one", "two"))
+    embed, rerank = VLLMEmbedding("one", base_url=server.url), VLLMRerank("one", base_url=server.url)
+    parts = [embed, rerank, embed.model_copy(), rerank.model_copy()]
+    for part in parts[:2]:
+        setattr(part, "model_name" if part is embed else "model", "two")
+    for part in (*parts, embed.model_copy(update={"model_name": "one"}), rerank.model_copy(update={"model": "one"})):
+        if isinstance(part, VLLMEmbedding):
+            asyncio.run(part.aget_text_embedding("a"))
+        else:
+            part.postprocess_nodes(nodes("a"), query_str="q")
+    asked = [request.json["model"] for request in server.requests if request.method == "POST"]
+    assert asked == ["two", "two", "one", "one", "one", "one"]
 
 
 def test_an_own_http_client(fault_server):

@@ -1,6 +1,7 @@
 """A reply that was not streamed is an answer or a typed error, with the way out in its text."""
 
 import asyncio
+import json
 
 import openai
 import pytest
@@ -65,6 +66,15 @@ def test_typed_and_with_the_way_out(ask, fault_server, behaviour, error, text):
         ask(fault_server.url)
     assert fault_server.url in str(caught.value)
     assert isinstance(caught.value, openai.OpenAIError)
+
+
+@pytest.mark.parametrize("param", [None, "truncate_prompt_tokens"])
+def test_a_truncation_longer_than_the_context_is_no_long_prompt(ask, fault_server, param):
+    text = "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
+    fault_server.reply(faults.error(400, text, param=param))
+    with pytest.raises(e.InvalidRequest) as caught:
+        ask(fault_server.url)
+    assert type(caught.value) is e.InvalidRequest
 
 
 def test_details_are_attributes(ask, fault_server):
@@ -230,6 +240,48 @@ def test_wrong_rankings(fault_server, fault):
         VLLMServer(fault_server.url, max_retries=0).rerank("q", ["a", "b", "c"])
 
 
+def test_a_ranking_by_fractions(fault_server):
+    results = [{"index": at + 0.9, "relevance_score": 0.5} for at in range(3)]
+    fault_server.reply(faults.json_reply({"id": "r", "results": results}))
+    with pytest.raises(e.InvalidResponse):
+        VLLMServer(fault_server.url, max_retries=0).rerank("q", ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("encoded", [wire.base64_vector, list], ids=["base64", "floats"])
+def test_dimensions_that_the_server_ignored(fault_server, encoded):
+    fault_server.reply(faults.json_reply(wire.embeddings([encoded(wire.vector("a", 8))])))
+    server = VLLMServer(fault_server.url, model="stub", max_retries=0)
+    for ask in (server.embed, lambda text, **how: server.client.embeddings.create(model="stub", input=text, **how)):
+        with pytest.raises(e.InvalidResponse, match="not the 4 that were asked for"):
+            ask("a", dimensions=4)
+
+
+MESSAGES = [
+    {"content": [{"type": "text", "text": "hi"}]},
+    {"content": 5},
+    {"content": "hi", "reasoning": {"text": "hm"}},
+    {"content": "hi", "reasoning_content": ["hm"]},
+    {"content": None, "tool_calls": ["add"]},
+    {"content": None, "tool_calls": {"name": "add"}},
+    {"content": None, "tool_calls": [{"id": "a", "function": {"name": "add", "arguments": {"a": 1}}}]},
+    "hi",
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=str)
+def test_a_message_of_another_shape(ask, fault_server, message):
+    message = {"role": "assistant", **message} if isinstance(message, dict) else message
+    fault_server.reply(faults.json_reply({**wire.chat("x"), "choices": [{"index": 0, "message": message}]}))
+    with pytest.raises(e.InvalidResponse, match="not of the right shape"):
+        ask(fault_server.url)
+
+
+def test_fewer_choices_than_asked_for(ask, fault_server):
+    # As from gateways that do not know `n`.
+    with pytest.raises(e.InvalidResponse, match="1 choices, not the 2"):
+        ask(fault_server.url, n=2)
+
+
 def test_own_http_clients_of_both_kinds(fault_server):
     with http.Client(headers={"x-mine": "sync"}) as client:
         own = {"http_client": client, "async_http_client": http.AsyncClient(headers={"x-mine": "async"})}
@@ -281,3 +333,24 @@ def test_json_that_is_no_object_is_no_answer(ask, fault_server, body):
     fault_server.reply(faults.json_reply(body))
     with pytest.raises(e.InvalidResponse):
         ask(fault_server.url)
+
+
+def test_prompts_as_text_and_as_embeddings_in_one_request(fault_server):
+    fault_server.reply(faults.json_reply(wire.completion("one", "two", "three")))
+    reply = VLLMClient(fault_server.url).completions.create(
+        model="stub", prompt=["a", "b"], extra_body={"prompt_embeds": ["AAAA"]}
+    )
+    assert len(reply.choices) == 3
+
+
+def test_half_a_character(ask, fault_server):
+    # What comes of a gateway that cuts UTF-16 in an emoji's middle.
+    half, whole = "\\ud83d", "\\ud83d\\ude00"
+    for text in (half, whole):
+        body = json.dumps(wire.chat("hi")).replace('"hi"', f'"{text}"')
+        fault_server.reply(faults.reply(body))
+        if text == whole:
+            assert ask(fault_server.url).choices[0].message.content == "\N{GRINNING FACE}"
+        else:
+            with pytest.raises(e.InvalidResponse, match="surrogates"):
+                ask(fault_server.url)

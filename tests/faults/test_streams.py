@@ -1,5 +1,7 @@
 """A stream is whole or it raises, says why, and hands over what had arrived; on both openai majors."""
 
+import gzip
+import json
 import time
 
 import openai
@@ -7,6 +9,7 @@ import pytest
 
 from vllm_adapters import AsyncVLLMClient, Timeouts, VLLMClient
 from vllm_adapters import errors as e
+from vllm_adapters.calls import StreamedCalls
 from vllm_adapters.testing import faults, wire
 
 CHAT = "/v1/chat/completions"
@@ -166,6 +169,123 @@ def test_a_call_is_named_once(ask, fault_server):
     assert [call.function.arguments for call in found] == ['{"a"', ": 1}"] * 2
 
 
+def parts(*calls):
+    """Chunks of one tool call's delta each: id, name and arguments, without an index."""
+    for id, name, arguments in calls:
+        call = {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        yield wire.chunk({"tool_calls": [{key: value for key, value in call.items() if value is not None}]})
+    yield wire.chunk({}, finish_reason="tool_calls")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [("x", "look", ""), ("y", "add", '{"a": 2}')],
+        [(None, "look", ""), (None, "add", '{"a": 2}')],
+        [("x", "look", "{"), (None, None, "}"), ("y", "add", '{"a"'), ("y", "add", ": 2}")],
+    ],
+)
+def test_calls_without_an_index_are_kept_apart(ask, fault_server, said):
+    # Put together they would be a call of `look` with the arguments of `add`.
+    fault_server.reply(faults.sse(*parts(*said)))
+    calls = StreamedCalls()
+    for chunk in ask(fault_server.url, stream=True):
+        calls.add(chunk.choices[0].delta.tool_calls)
+    found = [(call.name, call.arguments) for call in calls.read("tool_calls")]
+    assert found == [("look", {}), ("add", {"a": 2})]
+
+
+def test_two_calls_of_one_tool_without_an_index(ask, fault_server):
+    fault_server.reply(faults.sse(*parts(("x", "add", '{"a": 1}'), ("y", "add", '{"a": 2}'))))
+    found = [chunk.choices[0].delta.tool_calls[0] for chunk in ask(fault_server.url, stream=True)[:-1]]
+    assert [(call.index, call.id, call.function.name) for call in found] == [(0, "x", "add"), (1, "y", "add")]
+
+
+TWO_TOOLS = [wire.tool_call(name, text, index=0) for name, text in (("look", ""), ("add", '{"a": 2}'))]
+ARGUMENTS = {"index": 0, "id": "x", "function": {"name": "add", "arguments": {"a": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "reason"),
+    [
+        ([wire.chunk({"content": [{"type": "text", "text": "one"}]})], "content"),
+        ([wire.chunk({"reasoning": {"text": "one"}})], "reasoning"),
+        ([wire.chunk({"tool_calls": [ARGUMENTS]})], "arguments"),
+        ([wire.chunk({"tool_calls": [call]}) for call in TWO_TOOLS], "look and add"),
+        ([wire.chat("one")], "a whole message"),
+        ([{**wire.chunk({}), "choices": [{"index": n, "delta": {"content": "x"}} for n in (0, 1)]}], "more choices"),
+        (['data: {"choices": [{"index": 0, "delta": {"content": "\\ud83d"}}]}'], "surrogates"),
+    ],
+)
+def test_what_would_be_misread_is_no_chunk(ask, fault_server, chunks, reason):
+    # Else: a TypeError, an empty reply, another tool's arguments, two replies in one, a text that nothing can hold.
+    fault_server.reply(faults.sse(*chunks, wire.chunk({}, finish_reason="stop")))
+    with pytest.raises(e.InvalidResponse, match=reason):
+        ask(fault_server.url, stream=True)
+
+
+def test_a_whole_emoji_may_be_escaped(ask, fault_server):
+    fault_server.reply(
+        faults.sse("data: " + json.dumps(wire.chunk({"content": "\N{GRINNING FACE}"}, finish_reason="stop")))
+    )
+    assert text_of(ask(fault_server.url, stream=True)) == "\N{GRINNING FACE}"
+
+
+def test_a_byte_order_mark_hides_no_event(ask, fault_server):
+    first, *others = (b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in wire.chat_chunks("one two"))
+    body = b"\xef\xbb\xbf" + first.replace(b'"content": ""', b'"content": "zero "') + b"".join(others)
+    fault_server.reply(faults.split(faults.reply(body, content_type="text/event-stream"), size=2))
+    assert text_of(ask(fault_server.url, stream=True)) == "zero one two"
+
+
+def test_a_list_of_choices_that_is_null(ask, fault_server):
+    usage = {**wire.chunk({}), "choices": None, "usage": {"total_tokens": 3}}
+    fault_server.reply(faults.sse(*wire.chat_chunks("one two"), usage))
+    chunks = ask(fault_server.url, stream=True)
+    assert (text_of(chunks), chunks[-1].choices, chunks[-1].usage.total_tokens) == ("one two", [], 3)
+
+
+@pytest.mark.parametrize("good", [0, 600])
+def test_a_body_that_cannot_be_decompressed(ask, fault_server, good):
+    body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in wire.chat_chunks("word " * 400))
+    packed = gzip.compress(body)
+    broken = packed[:good] + b"\x00" * 80 + packed[good:]
+    headers = {"content-encoding": "gzip"}
+    fault_server.reply(faults.split(faults.reply(broken, content_type="text/event-stream", headers=headers), 100))
+    with pytest.raises(e.IncompleteStream, match="decompress"):
+        ask(fault_server.url, stream=True)
+    fault_server.reply(faults.reply(broken, headers=headers))
+    with pytest.raises(e.ServerUnreachable, match="decompress"):
+        ask(fault_server.url, stream=True)
+
+
+@pytest.mark.parametrize("choices", [{"choices": None}, {}], ids=["null", "missing"])
+def test_events_without_choices(ask, fault_server, choices):
+    *words, last = wire.chat_chunks("one two")
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    envelope = {name: value for name, value in last.items() if name != "choices"}
+    fault_server.reply(faults.sse({"type": "ping"}, *words, last, {**envelope, **choices, "usage": usage}))
+    chunks = ask(fault_server.url, stream=True)
+    assert text_of(chunks) == "one two"
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 2)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"object": "error", "message": "out of memory", "type": "InternalServerError", "code": 500},
+        {"detail": "out of memory"},
+        'event: error\ndata: {"message": "out of memory"}',
+    ],
+    ids=["flat", "detail", "event-error"],
+)
+def test_an_error_event_in_another_shape(ask, fault_server, event):
+    fault_server.reply(faults.sse(*WORDS[:3], event))
+    with pytest.raises(e.ServerFailed, match="out of memory") as caught:
+        ask(fault_server.url, stream=True)
+    assert caught.value.partial == "one two"
+
+
 @pytest.mark.parametrize("reason", ["repetition", "length"])
 def test_finish_reasons_that_openai_does_not_know(ask, fault_server, reason):
     fault_server.reply(faults.sse(*wire.chat_chunks("one", finish_reason=reason)))
@@ -220,10 +340,11 @@ def test_event_over_several_data_lines(ask, fault_server):
         (faults.reply(b""), "not a stream of events"),
         (faults.sse(end="clean"), "without a finish reason"),
         (faults.sse("data: {broken"), "is not JSON"),
-        (faults.sse({"choices": [1]}), "no chunk of a reply"),
-        (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "no chunk of a reply"),
+        (faults.sse({"choices": [1]}), "not of the right shape"),
+        (faults.sse({"choices": [{"index": 0, "delta": {"tool_calls": [None]}}]}), "not of the right shape"),
+        (faults.sse('data: {"choices": ' + "[" * 20_000), "is not JSON"),
     ],
-    ids=["html", "empty", "no-events", "broken-json", "no-choice", "no-call"],
+    ids=["html", "empty", "no-events", "broken-json", "no-choice", "no-call", "deep-json"],
 )
 def test_a_200_that_is_no_stream(ask, fault_server, behaviour, text):
     fault_server.reply(behaviour)

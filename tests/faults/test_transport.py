@@ -68,6 +68,23 @@ def test_silence_after_a_late_piece_ends_at_the_total_limit(ask, fault_server, s
 
 
 @pytest.mark.parametrize(
+    ("stream", "behaviour"),
+    [
+        (True, faults.sse(*wire.chat_chunks("one two three"), pause=0.4, end="hang")),
+        (False, faults.truncate(faults.split(faults.chat("hi"), 100, 0.4), 300, "hang")),
+    ],
+)
+def test_a_silence_that_begins_late_ends_with_the_total_limit(ask, fault_server, stream, behaviour):
+    ask(fault_server.url)  # what is loaded by the first call takes its time
+    fault_server.reply(behaviour)
+    started = time.monotonic()
+    with pytest.raises(e.ServerTimeout) as caught:
+        ask(fault_server.url, stream=stream, client={"timeout": Timeouts(idle=1.9, total=2)})
+    assert caught.value.kind == "total"
+    assert time.monotonic() - started < 2.8
+
+
+@pytest.mark.parametrize(
     ("given", "limits"),
     [
         (5, Timeouts(5, 5, 5)),

@@ -161,7 +161,8 @@ class VLLMDocumentEmbedder(_Embeds):
             values may be Secrets; those that are not are neither saved nor pickled.
         raise_on_failure: Raise when a document fails. Default: such documents come back without an embedding,
             logged and listed in ``meta["failures"]``. What leaves nothing embedded, such as a server that is not
-            there or a wrong parameter, is raised all the same, unless it is that all documents are too long.
+            there or a wrong parameter, is raised all the same, unless it is that all documents are too long. When the
+            server cannot be asked three times in a row, the others are not sent and fail, too.
         extra_parameters: vLLM's own by their names, such as ``{"truncate_prompt_tokens": -1}``, which cuts texts
             to what the model can take.
         max_concurrency: Requests under way at once, in ``run`` as in ``run_async``; default 2, which costs least

@@ -1,4 +1,4 @@
-"""Headers in ``http_client_kwargs``, which may be secrets: how they are sent, saved and loaded."""
+"""What in ``http_client_kwargs`` may be secret, headers above all: how it is sent, saved and loaded."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from haystack.utils.auth import TokenSecret
 Headers: TypeAlias = Mapping[str, Any]
 """Names to texts or Secrets."""
 
+_PASSWORDS = ("auth", "cookies", "proxy")
+
 
 def change_headers(kwargs: Mapping[str, Any] | None, change: Callable[[Headers], Headers]) -> dict[str, Any] | None:
-    """``http_client_kwargs`` with its headers changed, if it has any."""
-    if kwargs is None or not kwargs.get("headers"):
-        return None if kwargs is None else dict(kwargs)
-    return {**kwargs, "headers": change(kwargs["headers"])}
+    """``http_client_kwargs`` with its headers changed, and whatever else in it holds a password."""
+    if kwargs is None:
+        return None
+    private = {name: kwargs[name] for name in _PASSWORDS if _is_private(kwargs.get(name))}
+    headers = {"headers": change(kwargs["headers"])} if kwargs.get("headers") else {}
+    others = {name: value for name, value in kwargs.items() if name not in private}
+    return {**others, **headers, **(change(private) if private else {})}
+
+
+def _is_private(value: object) -> bool:
+    return "@" in value if isinstance(value, str) else value is not None  # a proxy's address may hold no password
 
 
 def resolve(headers: Headers) -> Headers:
@@ -38,8 +47,8 @@ def save(headers: Headers) -> Headers:
     """
     if not all(isinstance(value, Secret) for value in headers.values()):
         raise ValueError(
-            "Cannot serialize headers in http_client_kwargs, which may be secrets. "
-            "Give their values as Secret.from_env_var(...)."
+            f"Cannot serialize {', '.join(headers)} in http_client_kwargs, which may be secret. "
+            "Give headers and proxies as Secret.from_env_var(...)."
         )
     return {name: value.to_dict() for name, value in headers.items()}
 

@@ -17,7 +17,8 @@ _MEDIA = ("image", "audio", "video")
 def messages_to_wire(messages: Sequence[ChatMessage], *, replay_reasoning: bool = False) -> list[dict[str, Any]]:
     """The messages of a chat completion.
 
-    A last message of an assistant that says nothing is left out: sent as an empty turn, models end theirs too.
+    Last messages of an assistant that say nothing are left out: sent as an empty turn, models end theirs too. An agent
+    gathers several where all calls of each are broken.
 
     Args:
         messages: The conversation.
@@ -27,8 +28,10 @@ def messages_to_wire(messages: Sequence[ChatMessage], *, replay_reasoning: bool 
         InvalidRequest: A file is neither an image, nor audio, nor video.
     """
     sent = [_to_wire(message, replay_reasoning) for message in messages]
-    if messages and messages[-1].is_from(ChatRole.ASSISTANT) and sent[-1].keys() <= {"role", "name", "content"}:
-        return sent if sent[-1]["content"] else sent[:-1]
+    while sent and sent[-1]["role"] == ChatRole.ASSISTANT and not sent[-1].keys() & {"tool_calls", "reasoning"}:
+        if sent[-1]["content"]:
+            break
+        del sent[-1]
     return sent
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
+from uuid import uuid4
 
 from haystack.dataclasses import ChatMessage, ComponentInfo, ReasoningContent, StreamingChunk, ToolCall, ToolCallDelta
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -61,7 +62,8 @@ def _message(
         text=text or None,
         reasoning=ReasoningContent(reasoning_text=thought) if thought else None,
         tool_calls=[
-            ToolCall(id=call.id or None, tool_name=call.name, arguments=call.arguments)
+            # Haystack sends no call back, nor its tool's result, that has no id; some gateways give none.
+            ToolCall(id=call.id or f"call-{uuid4().hex}", tool_name=call.name, arguments=call.arguments)
             for call in made
             if call.arguments is not None
         ],
@@ -81,8 +83,9 @@ class StreamedReply:
         self._text: list[str] = []
         self._thoughts: list[str] = []
         self._calls = StreamedCalls()
-        self._block: tuple[str, int] | None = None
-        self._blocks = 0
+        self._last: tuple[str, int] | None = None
+        self._blocks: dict[tuple[str, int], int] = {}
+        self._begun = 0
         self._meta: dict[str, Any] = {"model": None, "index": 0, "finish_reason": None, "usage": None}
 
     def read(self, chunk: ChatCompletionChunk) -> StreamingChunk:
@@ -101,34 +104,36 @@ class StreamedReply:
         }
         self._note(meta)
         thought, text, tool_calls = delta.get("reasoning"), delta.get("content"), delta.get("tool_calls")
-        starts = False
+        block, starts = None, False
         if thought:
             self._thoughts.append(thought)
-            starts = self._begins("reasoning")
+            block, starts = self._block("reasoning")
         elif tool_calls:
             self._calls.add(tool_calls)
-            starts = self._begins("tool call", tool_calls[0]["index"])
+            block, starts = self._block("tool call", tool_calls[0]["index"])
         elif text:
             self._text.append(text)
-            starts = self._begins("text")
+            block, starts = self._block("text")
         return StreamingChunk(
             content=text or "",
             meta=meta,
             component_info=self._sender,
-            index=self._blocks - 1 if thought or tool_calls or text else None,
+            index=block,
             start=starts,
             reasoning=ReasoningContent(reasoning_text=thought) if thought else None,
             tool_calls=[_delta(call) for call in tool_calls] if tool_calls else None,
             finish_reason=cast(Any, meta["finish_reason"]),
         )
 
-    def _begins(self, kind: str, index: int = 0) -> bool:
-        """Whether a block of content begins here; blocks are counted."""
-        if self._block == (kind, index):
-            return False
-        self._block = (kind, index)
-        self._blocks += 1
-        return True
+    def _block(self, kind: str, index: int = 0) -> tuple[int, bool]:
+        """The number of the block of content that a delta belongs to, and whether the block begins with it."""
+        block = (kind, index)
+        begins = block not in self._blocks if kind == "tool call" else block != self._last
+        if begins:
+            self._blocks[block] = self._begun
+            self._begun += 1
+        self._last = block
+        return self._blocks[block], begins
 
     def _note(self, meta: Mapping[str, Any]) -> None:
         whole = self._meta

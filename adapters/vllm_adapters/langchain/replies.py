@@ -26,7 +26,7 @@ class ChatReplies(BaseChatOpenAI):
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
     ) -> ChatResult:
         reply = response if isinstance(response, dict) else response.model_dump(warnings=False)
-        result = super()._create_chat_result(_as_read(reply), generation_info)
+        result = super()._create_chat_result(_readable(reply), generation_info)
         for generation, choice in zip(result.generations, reply["choices"], strict=True):
             reason, said = choice.get("finish_reason"), choice["message"]
             info = {"finish_reason": reason, **added_fields(choice, CHOICE_FIELDS | {"logprobs"})}
@@ -58,7 +58,7 @@ class ChatReplies(BaseChatOpenAI):
         if choice and choice.get("delta") is None:
             return None
         if choice and choice["delta"].get("role"):
-            choice["delta"]["role"] = "assistant"
+            choice["delta"]["role"] = "assistant"  # whatever `vllm serve --response-role` says
         if issubclass(default_chunk_class, ReplyChunk):
             default_chunk_class = AIMessageChunk  # the name that the base class looks for
         made: ChatGenerationChunk
@@ -129,11 +129,13 @@ class ChatReplies(BaseChatOpenAI):
         return aprotocol_events(self._astream(messages, run_manager=run_manager, **kwargs), run_manager)
 
 
-def _as_read(reply: dict[str, Any]) -> dict[str, Any]:
-    """A reply of the assistant without its calls: LangChain's reading of them fails on arguments that are no object."""
-    # vLLM names the role of the last message where no new one was opened (add_generation_prompt=False).
-    said = {"role": "assistant", "tool_calls": None}
-    choices = [{**choice, "message": {**choice["message"], **said}} for choice in reply["choices"]]
+def _readable(reply: dict[str, Any]) -> dict[str, Any]:
+    """A reply as LangChain's own reading takes it.
+
+    That fails on tool calls whose arguments are no object, and on `vllm serve --response-role`.
+    """
+    told = {"tool_calls": None, "role": "assistant"}
+    choices = [{**choice, "message": {**choice["message"], **told}} for choice in reply["choices"]]
     return {**reply, "choices": choices}
 
 

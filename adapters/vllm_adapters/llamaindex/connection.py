@@ -88,6 +88,12 @@ class Connection(BaseModel):
             async_http_client=self.async_http_client,
         )
 
+    def _serving(self, model: str) -> VLLMServer:
+        """The server, asked for the model that is named now: a field may be set, and copies name another one."""
+        if model and model != self._server.model:
+            self._server = self._server.serving(model)
+        return self._server
+
     def __getstate__(self) -> dict[Any, Any]:
         # No key, header or connection leaves the process in a pickle; VLLM_API_KEY is read where it is opened.
         hidden = dict.fromkeys(("api_key", "default_headers", "http_client", "async_http_client"))

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field
 from vllm_adapters.embedding import Embedded, Embedder
 from vllm_adapters.llamaindex.connection import Connection
 from vllm_adapters.params import EmbeddingParams, wire
+from vllm_adapters.server import VLLMServer
 
 dispatcher = get_dispatcher(__name__)
 
@@ -156,7 +157,7 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
             return self._read(
                 texts, self._embedder.embed(self._instructed(role, texts), progress=_title(show_progress))
             )
-        keys = self._keys(self._server.model or self._server.client.served_model(), role, texts)
+        keys = self._keys(self._asked.model or self._asked.client.served_model(), role, texts)
         known = _Known([self.cache.get(key, _COLLECTION) for key in keys], texts)
         if known.missing:
             asked = self._instructed(role, known.missing)
@@ -169,7 +170,7 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
         if self.cache is None:
             asked = self._instructed(role, texts)
             return self._read(texts, await self._embedder.aembed(asked, progress=_title(show_progress)))
-        keys = self._keys(self._server.model or await self._server.async_client.served_model(), role, texts)
+        keys = self._keys(self._asked.model or await self._asked.async_client.served_model(), role, texts)
         known = _Known([await self.cache.aget(key, _COLLECTION) for key in keys], texts)
         if known.missing:
             asked = self._instructed(role, known.missing)
@@ -179,8 +180,12 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
         return known.vectors
 
     @property
+    def _asked(self) -> VLLMServer:
+        return self._serving(self.model_name)
+
+    @property
     def _embedder(self) -> Embedder:
-        return Embedder(self._server, self.embed_batch_size, self.num_workers, self._parameters)
+        return Embedder(self._asked, self.embed_batch_size, self.num_workers, self._parameters)
 
     @property
     def _parameters(self) -> dict[str, Any]:
@@ -192,14 +197,14 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
         return [instruction + text for text in texts]
 
     def _read(self, texts: Sequence[str], found: Embedded) -> Vectors:
-        model = self._server.model or self._server.client.facts.model or ""
+        model = self._asked.model or self._asked.client.facts.model or ""
         dispatcher.event(EmbeddingUsageEvent(model_name=model, texts=len(texts), prompt_tokens=found.prompt_tokens))
         vectors: Vectors = found.vectors.tolist()
         return vectors
 
     def _keys(self, model: str, role: str, texts: Sequence[str]) -> list[str]:
         """Names for vectors in the cache: the same only where the vector is."""
-        asked = [self._server.base_url, model, role, self._parameters]
+        asked = [self._asked.base_url, model, role, self._parameters]
         return [
             hashlib.sha256(json.dumps([*asked, text], sort_keys=True).encode()).hexdigest()
             for text in self._instructed(role, texts)

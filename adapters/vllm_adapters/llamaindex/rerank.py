@@ -72,7 +72,7 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         with self._told(nodes, query_bundle) as (query, best):
             if nodes:
-                ranked = self._server.rerank(query, self._texts(nodes), **wire(self, RerankParams))
+                ranked = self._serving(self.model).rerank(query, self._texts(nodes), **wire(self, RerankParams))
                 best += self._in_order(nodes, ranked)
         return best
 
@@ -81,7 +81,7 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         with self._told(nodes, query_bundle) as (query, best):
             if nodes:
-                ranked = await self._server.arerank(query, self._texts(nodes), **wire(self, RerankParams))
+                ranked = await self._serving(self.model).arerank(query, self._texts(nodes), **wire(self, RerankParams))
                 best += self._in_order(nodes, ranked)
         return best
 
@@ -97,7 +97,7 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
             yield query_bundle.query_str, best
             return
         top_n = self.top_n or len(nodes)
-        model = self._server.model or self._server.client.facts.model or ""
+        model = self._serving(self.model).model or self._serving(self.model).client.facts.model or ""
         dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=model))
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -18,6 +18,8 @@ from llama_index.core.base.llms.types import (
 
 from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
 from vllm_adapters.calls import StreamedCalls, ToolCall
+
+R = TypeVar("R", ChatResponse, CompletionResponse)
 
 INVALID = "invalid_tool_calls"
 """Key of a message's ``additional_kwargs``: the calls that are broken, which no agent may run."""
@@ -57,13 +59,13 @@ class ChatReply:
         added = dict(self._said.kwargs)
         if thought and delta is not None:
             added["thinking_delta"] = thought
-        return ChatResponse(
+        response = ChatResponse(
             message=self._message(over=delta is None or "finish_reason" in self._said.kwargs),
             delta=delta,
             raw=reply,
-            logprobs=self._said.logprobs,
             additional_kwargs=added,
         )
+        return _with(self._said.logprobs, response)
 
     def _message(self, over: bool) -> ChatMessage:
         blocks: list[Any] = []
@@ -113,13 +115,13 @@ class CompletionReply:
         text = choice.get("text") or ""
         self._text += text
         self._said.add_logprobs(_completion_logprobs(choice), choice)
-        return CompletionResponse(
+        response = CompletionResponse(
             text=self._text,
             delta=text if streamed else None,
             raw=reply,
-            logprobs=self._said.logprobs,
             additional_kwargs=dict(self._said.kwargs),
         )
+        return _with(self._said.logprobs, response)
 
 
 class Said:
@@ -157,28 +159,34 @@ class Said:
 def as_completion(response: ChatResponse) -> CompletionResponse:
     """A chat's response as a completion's, with its thinking in ``additional_kwargs["thinking"]``."""
     thoughts = [block.content or "" for block in response.message.blocks if isinstance(block, ThinkingBlock)]
-    return CompletionResponse(
+    converted = CompletionResponse(
         text=response.message.content or "",
         delta=response.delta,
         raw=response.raw,
-        logprobs=response.logprobs,
         additional_kwargs={
             **response.message.additional_kwargs,
             **response.additional_kwargs,
             **({"thinking": "".join(thoughts)} if thoughts else {}),
         },
     )
+    return _with(response.logprobs, converted)
 
 
 def as_chat(response: CompletionResponse) -> ChatResponse:
     """A completion's response as a chat's."""
-    return ChatResponse(
+    converted = ChatResponse(
         message=ChatMessage(role=MessageRole.ASSISTANT, content=response.text),
         delta=response.delta,
         raw=response.raw,
-        logprobs=response.logprobs,
         additional_kwargs=response.additional_kwargs,
     )
+    return _with(response.logprobs, converted)
+
+
+def _with(logprobs: list[list[LogProb]] | None, response: R) -> R:
+    """``response`` with log probabilities, past its constructor, which would check all of them at every chunk."""
+    response.logprobs = logprobs
+    return response
 
 
 def _wire_call(call: ToolCall) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,10 +19,11 @@ from llama_index.core.tools import FunctionTool, ToolMetadata
 from llama_index.core.types import PydanticProgramMode
 from llama_index.llms.openai import OpenAI
 from llama_index_instrumentation import get_dispatcher
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from vllm_adapters import failures
+from vllm_adapters.constraints import Constraint
 from vllm_adapters.errors import ConstraintNotEnforced
 from vllm_adapters.llamaindex.tools import ToolCalling
 
@@ -65,22 +67,37 @@ class _Plan:
 
         Raises:
             TruncatedOutput, FilteredOutput: The reply was cut.
-            ConstraintNotEnforced: The forced call did not come.
+            ConstraintNotEnforced: The forced call did not come, or the object breaks its schema.
             pydantic.ValidationError: It keeps to the schema, but not to what the class checks beyond that.
         """
         if self.by_call:
             for call in self.llm.get_tool_calls_from_response(response, error_on_no_tool_call=False):
-                return self.output_cls.model_validate(call.tool_kwargs)
+                return self._made(json.dumps(call.tool_kwargs))
         text = response.message.content or ""
         if error := failures.cut_short(response.additional_kwargs.get("finish_reason"), text):
             raise error
         if not self.by_call:
-            return self.output_cls.model_validate_json(text)
+            return self._made(text)
         raise ConstraintNotEnforced(
             f"The reply is not the forced call of `{self.output_cls.__name__}`: {text[:200]!r}",
             hint="Use PydanticProgramMode.DEFAULT, which needs no tool parser, or check --tool-call-parser",
             reply=text,
             constraint="tool_choice",
+        )
+
+    def _made(self, text: str) -> Any:
+        try:
+            return self.output_cls.model_validate_json(text)
+        except ValidationError:
+            # The server may have ended the reply for a reason of its own, or not enforce the schemas of tools.
+            broken = Constraint("json", self.output_cls.model_json_schema()).broken_by(text)
+            if broken is None:
+                raise
+        raise ConstraintNotEnforced(
+            f"The reply is no {self.output_cls.__name__}: {broken}; reply: {text[:200]!r}",
+            hint="Look at its finish_reason, and whether the server enforces the schema",
+            reply=text,
+            constraint="json",
         )
 
 

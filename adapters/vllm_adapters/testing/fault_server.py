@@ -63,7 +63,7 @@ class FaultServer:
         api_key: ask for this key under ``/v1``, as ``vllm serve --api-key`` does.
         delay: seconds before each healthy answer.
         max_model_len: what the model cards say.
-        dims: length of the embedding vectors.
+        dims: length of the embedding vectors, unless a request asks for another.
         routes: serve only these paths; the others give vLLM's 404 for a route that is not mounted.
 
     Attributes:

@@ -213,7 +213,7 @@ def _healthy_json(exchange: Exchange) -> dict[str, Any]:
             paths: dict[str, Any] = {path: {method.lower(): {}} for path, method in served.routes.items()}
             return {"openapi": "3.1.0", "info": {"title": "FastAPI", "version": "0.1.0"}, "paths": paths}
         case "/v1/embeddings":
-            rows = [wire.vector(text, served.dims) for text in texts(asked["input"])]
+            rows = [wire.vector(text, asked.get("dimensions") or served.dims) for text in texts(asked["input"])]
             return wire.embeddings(encoded(rows, asked), model=model)
         case "/tokenize":
             return wire.tokenized(asked.get("prompt") or _last_user_text(asked), max_model_len=served.max_model_len)

@@ -278,6 +278,9 @@ NO_ANSWERS = (
     Fault("a JSON list", always(faults.json_reply([1, 2])), (Invalid,)),
     Fault("an error, 200", always(faults.json_reply(wire.error("no such thing", code=500))), (Failed,)),
     Fault("no choices", lambda s: _no_choices(s), (Invalid, Incomplete), on=generates),
+    Fault("a number for the text", lambda s: _wrong_part(s, "content", 5), (Invalid,), on=generates),
+    Fault("a list for the finish reason", lambda s: _wrong_part(s, "finish_reason", [1]), (Invalid,), on=generates),
+    Fault("an object for the arguments", lambda s: _wrong_part(s, "arguments", {"path": "/"}), (Invalid,), on=calls),
     Fault("null content", lambda s: s.reply(content=None), right=lambda s: Answer("", finish="stop"), on=only("say")),
     Fault(
         "the object breaks its schema",
@@ -286,6 +289,21 @@ NO_ANSWERS = (
         on=only("object"),
     ),
 )
+
+
+def _wrong_part(scene: Scene, name: str, value: object) -> Behaviour:
+    """In every choice, or in its call's function: ``content`` is what a completion calls ``text``."""
+    whole = scene.events() if scene.streamed else [scene.body()]
+    for choice in [choice for event in whole for choice in event["choices"]]:
+        message = choice.get("delta") or choice.get("message") or {}
+        holders = {
+            "finish_reason": [choice],
+            "content": [choice if scene.task == "complete" else message],
+            "arguments": [call["function"] for call in message.get("tool_calls") or ()],
+        }
+        for holder in holders[name]:
+            holder["text" if holder is choice and name == "content" else name] = value
+    return faults.sse(*whole) if scene.streamed else faults.json_reply(whole[0])
 
 
 def _no_choices(scene: Scene) -> Behaviour:
