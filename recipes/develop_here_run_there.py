@@ -14,6 +14,7 @@ Run:    python develop_here_run_there.py
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,7 @@ def connected() -> Iterator[VLLMServer]:
     """The server of this environment. Everything else of the program is the same in both."""
     if os.environ.get("VLLM_BASE_URL"):
         with VLLMServer(model=os.environ.get("VLLM_MODEL")) as server:
+            print(f"waiting for {server.base_url} ...", file=sys.stderr)
             yield server.wait_until_ready(timeout=600)  # it may still load its model
     else:
         with LocalVLLM(os.environ.get("VLLM_MODEL", "tiny")) as server:

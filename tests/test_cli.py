@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,15 @@ def test_recipes_are_grouped_and_wrapped_in_a_terminal(capsys, monkeypatch):
     )
 
 
+def test_recipes_are_listed_in_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["recipes", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any(line.startswith("  constrain_a_reply: Bind a reply to") for line in lines)
+
+
 def test_a_recipe_is_shown_as_it_is(capsys):
     assert main(["recipes", "show", "constrain_a_reply.py"]) == 0
     assert capsys.readouterr().out == (RECIPES / "constrain_a_reply.py").read_text(encoding="utf-8")
@@ -149,6 +159,33 @@ def test_a_reader_that_has_had_enough_is_no_error():
     command = f"{sys.executable} -m vllm_adapters recipes show testing | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("# --- testing/my_chain.py\n", "")
+
+
+def test_a_reader_of_a_table_that_has_had_enough_is_no_error():
+    command = f"{sys.executable} -m vllm_adapters doctor http://127.0.0.1:9; echo $? >&2"
+    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        running.stdout.close()
+        assert running.stderr.read() == "141\n"
+
+
+def test_a_full_disk_is_said_in_one_line():
+    with open("/dev/full", "w") as full:
+        for command in (["recipes", "list"], ["doctor", "http://127.0.0.1:9"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "vllm_adapters", *command], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+            assert (done.returncode, done.stderr) == (1, "vllm-adapters: [Errno 28] No space left on device\n")
+
+
+def test_a_terminal_without_the_signs_gets_their_names():
+    done = subprocess.run(
+        [sys.executable, "-m", "vllm_adapters", "doctor", "http://127.0.0.1:9"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (2, "")
+    assert r"\u2717  reachable" in done.stdout
 
 
 def test_an_unknown_recipe_is_told_with_its_neighbours(capsys):
@@ -212,11 +249,27 @@ def test_doctor_does_not_repeat_a_key_given_for_the_name_of_its_variable(capsys)
         (["--api-key-env", "NOT_SET_HERE"], "names a variable that is not set"),
         (["localhost:8000"], "is not a server's address"),
         (["--html", "no/such/folder/report.html"], "there is no folder"),
+        (["--html", "."], "is a folder"),
     ],
 )
 def test_doctor_that_cannot_ask_is_exit_code_2(arguments, said, capsys):
     assert main(["doctor", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "nan"])
+def test_doctor_wants_some_time(limit, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["doctor", "--time-limit", limit])
+    assert f"{limit} is not above 0" in capsys.readouterr().err
+
+
+def test_doctor_tells_what_it_found_even_if_the_page_cannot_be_written(make_fault_server, capsys):
+    server = make_fault_server(routes=["/version", "/v1/models", "/v1/embeddings", "/openapi.json"])
+    assert main(["doctor", server.url, "--html", "/dev/full"]) == 2
+    printed = capsys.readouterr()
+    assert "2 vectors of 8 dimensions" in printed.out
+    assert "vllm-adapters doctor: cannot write /dev/full: No space left on device\n" in printed.err
 
 
 def test_doctor_of_nothing_is_exit_code_2(capsys):

@@ -77,7 +77,7 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
     if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
     prompts, each = count_inputs(body.get("prompt")) or 1, body.get("n") or 1
-    if len(choices) < each:
+    if isinstance(each, int) and len(choices) < each:  # else the server has a word to say
         reason = f"{len(choices)} choices, not the {each} that were asked for"
         raise failures.not_an_answer(reason, call=call, response=response)
     if prompts > 1 and isinstance(choices, list) and not body.get("prompt_embeds"):  # which are prompts, too

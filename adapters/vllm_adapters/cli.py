@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ environment:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted, 141 not read."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal, or a file on Windows, that has no sign for "works"
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     try:
         code = int(args.run(args))
@@ -53,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
         return PIPE_CLOSED
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich has met it
+            return PIPE_CLOSED
+        raise
+    except OSError as error:  # of this machine: no right to write there, no room on the disk
+        sys.stderr.write(f"vllm-adapters: {error}\n")
+        return 1
     except Exception as error:
         from vllm_adapters.errors import VLLMError
 
@@ -105,9 +115,16 @@ def _add_doctor_parser(commands: Any) -> None:
     doctor.add_argument("--html", type=Path, metavar="FILE", help="write the report as one self-contained page")
     doctor.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the server's key")
     doctor.add_argument(
-        "--time-limit", type=float, default=300.0, metavar="SECONDS", help="for all of it (default: %(default)g)"
+        "--time-limit", type=_seconds, default=300.0, metavar="SECONDS", help="for all of it (default: %(default)g)"
     )
     doctor.set_defaults(run=_doctor)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return seconds
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -193,8 +193,7 @@ class _Work:
                 with self.arriving:
                     self.in_a_row = 0
                     self._keep(start, vectors)
-                    counted = usage.get("prompt_tokens")  # a gateway may count otherwise, or not at all
-                    self.prompt_tokens += counted if isinstance(counted, int) else 0
+                    self.prompt_tokens += usage.get("prompt_tokens") or 0
                     self.bar.update(end - start)
             except VLLMError as error:
                 if not self.keep_going:

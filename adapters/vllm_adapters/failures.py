@@ -80,7 +80,7 @@ class Complaint:
         if isinstance(body, str):
             try:
                 body = json.loads(body)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return cls(_plain(str(body)), routed=False)
         if not isinstance(body, Mapping):
             return cls(_plain(str(body)), routed=False)

@@ -125,12 +125,15 @@ def _list(args: argparse.Namespace) -> int:
             print(f"{recipe.name:<{margin}}{recipe.header[0]}")  # noqa: T201
         return 0
     width = shutil.get_terminal_size().columns
+    wide = width > margin + 30
     for group in ["The client", *_FRAMEWORKS.values(), "Folders"]:
         print(group)  # noqa: T201
         for recipe in recipes:
             if recipe.group == group:
-                line = f"  {recipe.name:<{margin}}{recipe.header[0]}"
-                print(textwrap.fill(line, width, subsequent_indent=" " * (margin + 2)))  # noqa: T201
+                line = (
+                    f"  {recipe.name:<{margin}}{recipe.header[0]}" if wide else f"  {recipe.name}: {recipe.header[0]}"
+                )
+                print(textwrap.fill(line, width, subsequent_indent=" " * (margin + 2 if wide else 4)))  # noqa: T201
         print()  # noqa: T201
     print("vllm-adapters recipes show NAME, or copy NAME [DIR]")  # noqa: T201
     return 0

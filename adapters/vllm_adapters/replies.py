@@ -138,7 +138,18 @@ class Classified:
 
 def read_models(reply: Mapping[str, Any], call: Call, response: Any) -> list[ModelCard]:
     """The cards of ``/v1/models``."""
-    return [ModelCard(str(c["id"]), c.get("max_model_len"), c.get("root"), c.get("parent")) for c in reply["data"]]
+    return [ModelCard(str(c["id"]), _length(c), _text(c, "root"), _text(c, "parent")) for c in reply["data"]]
+
+
+def _length(card: Mapping[str, Any]) -> int | None:
+    """The context length that a card tells; of gateways' cards not all have a number there."""
+    length = card.get("max_model_len")
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def _text(card: Mapping[str, Any], field: str) -> str | None:
+    text = card.get(field)
+    return text if isinstance(text, str) else None
 
 
 def usage_of(reply: Mapping[str, Any], call: Call, response: Any) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Speaker:
             return replace(around, call=call)
         limits = self.time_limits if isinstance(given, NotGiven) else Timeouts.of(given)
         options.timeout = limits.transport()
-        return Deadline.start(limits, call)
+        return Deadline.start(limits, call, around)
 
     def _prepare(self, options: FinalRequestOptions) -> Steps[FinalRequestOptions]:
         """Merge the caller's ``extra_body``, fill in the model, and say the body in the server's dialect."""
@@ -215,8 +215,8 @@ class Speaker:
                 return self._again(error, f"It serves: {', '.join(served)}", served=served)
         if type(error) is WrongAddress and error.status_code == 404:
             version = (yield f"{self.root}/version").get("version")
-            paths = (yield f"{self.root}/openapi.json").get("paths") or {}
-            offers = [path for path in _TASKS if path in paths]
+            paths = (yield f"{self.root}/openapi.json").get("paths")
+            offers = [path for path in _TASKS if isinstance(paths, Mapping) and path in paths]
             if version and offers:
                 return self._again(
                     error,
@@ -271,7 +271,7 @@ class Speaker:
         call = self._call_sent(response)
         try:
             body = response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if isinstance(body, Mapping) and body.get("error"):
             return failures.from_event(body, call=call, response=response)

@@ -127,12 +127,12 @@ class ChunkReader:
                 ) from None
             if not isinstance(event, dict) or event.get("error"):
                 raise self._failed(event, response)
-            if "choices" not in event and ("message" in event or "detail" in event):  # an error in another shape
-                raise self._failed(event, response)
             if "choices" not in event and self._endpoint not in ("chat", "completions"):
                 self._ended = self._ended or event.get("type") in _LAST_EVENTS
                 yield event
                 continue
+            if not event.get("choices") and (event.get("message") or event.get("detail")):  # an error in another shape
+                raise self._failed(event, response)
             refuse_misshapen(event, call=self._call, response=response)
             self._fill(event)
             chunks = one_kind_each(event)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import anyio
@@ -80,9 +80,12 @@ class Deadline:
     at: float | None
 
     @classmethod
-    def start(cls, limits: Timeouts, call: Call) -> Deadline:
-        """A deadline that begins now."""
-        return cls(limits, call, None if limits.total is None else time.monotonic() + limits.total)
+    def start(cls, limits: Timeouts, call: Call, around: Deadline | None = None) -> Deadline:
+        """A deadline that begins now, and is over no later than one ``around`` it."""
+        at = None if limits.total is None else time.monotonic() + limits.total
+        if around is not None and around.at is not None and (at is None or around.at < at):
+            return cls(replace(limits, total=around.limits.total), call, around.at)
+        return cls(limits, call, at)
 
     def left(self) -> float | None:
         """Seconds left, or ``None`` without a limit.

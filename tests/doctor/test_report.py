@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -132,6 +133,11 @@ def test_texts_of_a_server_are_no_markup():
     assert "[bold]x[/bold]" in printed(report(result("chat", works("[bold]x[/bold]"))))
 
 
+def test_an_address_is_no_markup():
+    found = replace(report(result("chat", works("'Hello'"))), address="http://[fd00::1]:8000/v1")
+    assert printed(found).startswith("http://[fd00::1]:8000/v1: vLLM 0.32.0")
+
+
 def test_the_page_stands_alone_and_escapes_what_a_server_said():
     html = page(report(result("chat", broken(SCRIPT, f"--x {SCRIPT}", advice=SCRIPT))))
     assert SCRIPT not in html
@@ -139,3 +145,4 @@ def test_the_page_stands_alone_and_escapes_what_a_server_said():
     assert "src=" not in html
     assert "http://gpu:8000/v1: vLLM 0.32.0" in html
     assert 'class="fault"' in html
+    assert '<div class="fault"><dt ' in html, "a list of definitions holds nothing else"

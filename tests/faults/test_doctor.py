@@ -375,3 +375,106 @@ def test_a_few_dozen_requests_at_most_whatever_it_says(make_fault_server):
     for path in OPEN:
         server.reply(faults.error(400, "no input"), path)
     assert examine(server.url, api_key=KEY).requests == len(server.requests) <= 48
+
+
+@pytest.mark.parametrize("path", ["/version", "/v1/models", "/openapi.json", "/v1/chat/completions"])
+def test_a_reply_that_drips_is_left_when_the_time_is_up(fault_server, path):
+    fault_server.reply(faults.drip(0.1, sse=False), path)
+    began = time.monotonic()
+    report = examine(fault_server.url, time_limit=1.0)
+    assert time.monotonic() - began < 3
+    assert report.exit_code == (2 if path in ("/version", "/v1/models") else 1)
+    assert not report.complete
+
+
+def test_no_request_is_made_after_the_time_is_up(fault_server):
+    fault_server.reply(faults.slow(0.3, faults.json_reply({"version": "0.32.0"})), "/version")
+    assert examine(fault_server.url, time_limit=0.2).exit_code == 2
+    assert [request.route for request in fault_server.requests] == ["/version"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"paths": 7},
+        {"paths": "abc"},
+        {"paths": ["/v1/chat/completions"]},
+        {"paths": {"/v1/chat/completions": None}},
+        {"paths": _openapi()["paths"]},
+        {**_openapi(), "components": {"schemas": {"Chat": {"$ref": "#/components/schemas/Chat"}}}},
+        {**_openapi(), "components": {"schemas": {"Chat": {"anyOf": [{"$ref": "#/components/schemas/Chat"}] * 2}}}},
+        {**_openapi(), "components": {"schemas": {"Chat": {"properties": ["model"]}}}},
+    ],
+    ids=["number", "text", "list", "no-route", "nothing-to-refer-to", "refers-to-itself", "in-a-circle", "no-fields"],
+)
+def test_a_document_of_routes_that_is_none(fault_server, document):
+    fault_server.reply(faults.json_reply(document), "/openapi.json")
+    report = examine(fault_server.url)
+    assert report["schema"].verdict in (Verdict.BROKEN, Verdict.UNTRIED)
+    assert report["chat"].verdict is Verdict.WORKS
+    assert report.complete
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "Tokyo",
+        {"message": "Tokyo"},
+        {"message": {"role": "assistant", "content": 7}},
+        {"message": {"role": "assistant", "content": [{"type": "text", "text": "Tokyo"}]}},
+        {"message": {"role": "assistant", "content": "Tokyo", "reasoning": 7}},
+        {"message": {"tool_calls": [{"type": "function", "function": {"name": "get_weather", "arguments": "7"}}]}},
+        {"message": {"tool_calls": [{"type": "function", "function": {"name": None, "arguments": {"city": 7}}}]}},
+        {"message": {"content": "Tokyo"}, "logprobs": {"content": [{"token": 7, "logprob": "x"}]}},
+    ],
+)
+def test_replies_of_another_form_are_findings(fault_server, choice):
+    fault_server.reply(faults.json_reply({"choices": [choice], "usage": "many"}), "/v1/chat/completions")
+    report = examine(fault_server.url)
+    assert report.complete
+    assert report.exit_code == 1
+    assert report["tools-strict"].verdict is Verdict.BROKEN
+    assert report["logprobs"].verdict is Verdict.BROKEN
+    assert report["embeddings"].verdict is Verdict.WORKS
+
+
+@pytest.mark.parametrize("length", ["4096", 40.5, -1, 0, [1], None])
+def test_a_context_length_that_is_no_number_of_tokens_is_not_known(make_fault_server, length):
+    card = {"id": "m", "owned_by": "vllm", "max_model_len": length, "root": 7, "parent": {}}
+    report = examine(make_fault_server(models=[card]).url)
+    assert report["models"].text == "m"
+    assert report["chat"].verdict is Verdict.WORKS
+
+
+@pytest.mark.parametrize("name", [7, None, "", ["m"], "m\x1b[31m"])
+def test_a_model_without_a_name_is_no_model(fault_server, name):
+    cards = {"object": "list", "data": [{"id": name, "owned_by": "vllm"}]}
+    fault_server.reply(faults.json_reply(cards), "/v1/models")
+    report = examine(fault_server.url)
+    assert report.exit_code == 2
+    assert report["vllm"].text.startswith("this is not a vLLM: /v1/models answers ")
+
+
+def test_nothing_that_a_server_says_steers_a_terminal(fault_server):
+    fault_server.reply(faults.error(400, "no\x1b]0;title\x07 \x1b[31mred\u202e"), "/v1/chat/completions")
+    report = examine(fault_server.url)
+    assert report["chat"].text == r"no\x1b]0;title\x07 \x1b[31mred\u202e"
+
+
+def test_a_key_is_shown_in_no_field(make_fault_server):
+    cards = [{"id": KEY, "owned_by": "vllm"}, {"id": "lora", "owned_by": "vllm", "parent": KEY}]
+    server = make_fault_server(api_key=KEY, routes=ROUTES, models=cards, version=f"0.32.0+{KEY.replace('-', '.')}")
+    document = _openapi("model", KEY)
+    document["paths"][f"/{KEY}"] = {}
+    server.reply(faults.json_reply(document), "/openapi.json")
+    report = examine(server.url, api_key=KEY)
+    assert KEY not in json.dumps(report.as_json())
+    assert report.models == ("***", "lora")
+    assert report["schema"].data["unknown"] == {"chat": ["***"]}
+
+
+def test_too_many_requests_is_no_sign_of_another_service(fault_server):
+    fault_server.reply(faults.error(429, "slow down"), "/v1/models")
+    report = examine(fault_server.url)
+    assert report["vllm"].text == "vLLM 0.32.0 has too many requests: /v1/models answers HTTP 429"
+    assert report.exit_code == 2

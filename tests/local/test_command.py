@@ -68,6 +68,12 @@ def test_lora_with_another_model_is_a_wrong_argument(capsys):
     assert "tiny" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("port", ["0", "-1", "65536"])
+def test_a_port_that_cannot_be_is_a_wrong_argument(capsys, port):
+    assert run_serve(parse("--port", port)) == 2
+    assert "ports are 1 to 65535" in capsys.readouterr().err
+
+
 def test_a_server_that_dies_is_an_error(fake_environment):
     with pytest.raises(LocalVLLMError, match="engine core did not start"):
         run_serve(parse("--quiet", "--", "--die"))

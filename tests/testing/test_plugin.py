@@ -419,3 +419,54 @@ def test_fixtures_without_the_marker(project):
     result = project.run()
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(["*vllm_url and vllm_urls need @pytest.mark.vllm*"])
+
+
+def test_two_tests_of_one_cassette_are_refused(project):
+    project.write(
+        """
+@pytest.mark.vllm
+@pytest.mark.parametrize("text", ["a/b", "a-b"])
+def test_chat(vllm_url, text):
+    ask(vllm_url, text)
+"""
+    )
+    for result in (project.record(), project.run()):
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(["*test_chat[[]a/b] and *test_chat[[]a-b] would have the same cassette*id=...*"])
+
+
+def test_a_given_server_that_is_not_there_is_said_in_a_line(project):
+    project.write(ONE)
+    project.monkeypatch.setenv("VLLM_BASE_URL", "http://127.0.0.1:9")
+    result = project.pytester.runpytest("-p", "no:cacheprovider", "--live")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["No answer from the server: *refused* (server: http://127.0.0.1:9/version). Start it*"]
+    )
+    result.stdout.no_fnmatch_line("*urllib/request.py*")
+
+
+def test_a_page_instead_of_a_version_is_none(project):
+    project.write(ONE)
+    project.server.reply(faults.html(200), "/version")
+    project.live().assert_outcomes(passed=1)
+
+
+def test_cassettes_may_lie_elsewhere(project, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared") / "cassettes"
+    project.write(ONE)
+    project.record("-o", f"vllm_cassettes={folder}").assert_outcomes(passed=1)
+    project.run("-o", f"vllm_cassettes={folder}").assert_outcomes(passed=1)
+    project.write("def test_nothing(): pass")
+    result = project.run("-o", f"vllm_cassettes={folder}")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"{folder}/*test_chat.yaml: remove it*"])
+
+
+def test_a_test_outside_of_the_project_has_no_cassette(project, tmp_path_factory):
+    project.write(ONE)
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "test_two.py"
+    elsewhere.write_bytes((project.pytester.path / "tests/chat/test_one.py").read_bytes())
+    result = project.run("-p", "vllm_adapters.testing.plugin", "-c", "tox.ini", str(elsewhere))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_two.py lies outside of *: its cassettes have no place"])

@@ -32,11 +32,11 @@ def run_doctor(args: argparse.Namespace) -> int:
     """
     api_key = os.environ.get(args.api_key_env) if args.api_key_env else None
     if args.api_key_env and not api_key:
-        sys.stderr.write(f"vllm-adapters doctor: {_NO_SUCH_VARIABLE}\n")
-        return NOTHING_USABLE
+        return _refused(_NO_SUCH_VARIABLE)
     if args.html and not args.html.absolute().parent.is_dir():
-        sys.stderr.write(f"vllm-adapters doctor: there is no folder {args.html.absolute().parent}\n")
-        return NOTHING_USABLE
+        return _refused(f"there is no folder {args.html.absolute().parent}")
+    if args.html and args.html.is_dir():
+        return _refused(f"{args.html} is a folder; --html takes the file to write")
     progress = Console(stderr=True)
     try:
         with progress.status("looking ...") as status:
@@ -48,13 +48,20 @@ def run_doctor(args: argparse.Namespace) -> int:
                 before=lambda check: status.update(check.asks),
             )
     except VLLMError as error:  # not an address, or not a key: nothing was asked
-        sys.stderr.write(f"vllm-adapters doctor: {error}\n")
-        return NOTHING_USABLE
-    if args.html:
-        args.html.write_text(page(report), encoding="utf-8")
-        progress.print(f"Written: {args.html}", highlight=False)
+        return _refused(str(error))
     if args.json:
-        sys.stdout.write(json.dumps(report.as_json(), ensure_ascii=False, indent=2) + "\n")
+        sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
     else:
         show(report, Console())
+    if args.html:
+        try:
+            args.html.write_text(page(report), encoding="utf-8")
+        except OSError as error:
+            return _refused(f"cannot write {args.html}: {error.strerror}")
+        progress.print(f"Written: {args.html}", highlight=False, markup=False)
     return report.exit_code
+
+
+def _refused(why: str) -> int:
+    sys.stderr.write(f"vllm-adapters doctor: {why}\n")
+    return NOTHING_USABLE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 
 from pydantic import SecretStr
@@ -13,6 +12,9 @@ from vllm_adapters.doctor import access, chat, identity, operations, pooling, sc
 from vllm_adapters.doctor.findings import Check, Finding, Unusable, absent, broken, lacks, untried
 from vllm_adapters.doctor.report import Report, Result
 from vllm_adapters.doctor.visit import GONE, Visit
+
+_MISREAD = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What comes of reading a reply whose parts are of other types than the API's; OpenAI's client does not check them."""
 
 _NOT_MOUNTED = "its route is not mounted for this model"
 
@@ -50,7 +52,7 @@ def examine(
     Raises:
         WrongAddress: ``base_url`` is not an address. Whatever the server does is in the report, not raised.
     """
-    with closing(Visit(base_url, api_key, model, time_limit)) as visit:
+    with Visit(base_url, api_key, model, time_limit) as visit:
         results, over = [], ""
         for check in CHECKS:
             if over:
@@ -66,12 +68,14 @@ def examine(
                 over = "the time was up" if visit.is_over else f"it stopped answering in {check.name}"
             except errors.VLLMError as error:
                 finding = _judged(error, visit)
-            results.append(Result(check, _without_key(finding, visit)))
+            except _MISREAD as error:
+                finding = broken(f"a reply of another form than vLLM's ({type(error).__name__}: {error})")
+            results.append(Result(check, _fit_to_show(finding, visit)))
         return Report(
             address=visit.server.base_url,
-            version=str(visit.version) if visit.version else None,
-            models=tuple(card.id for card in visit.cards),
-            routes=tuple(sorted(visit.paths)),
+            version=visit.fit_to_show(str(visit.version)) if visit.version else None,
+            models=visit.fit_to_show(tuple(card.id for card in visit.cards)),
+            routes=visit.fit_to_show(tuple(sorted(visit.paths))),
             results=tuple(results),
             requests=visit.requests,
             usable=bool(visit.cards),
@@ -113,5 +117,6 @@ def _reason(error: errors.VLLMError, visit: Visit) -> str:
     return " ".join(visit.without_key(str(said or error.message.partition(" (server: ")[0])).split())[:300]
 
 
-def _without_key(finding: Finding, visit: Visit) -> Finding:
-    return replace(finding, text=visit.without_key(finding.text), advice=visit.without_key(finding.advice))
+def _fit_to_show(finding: Finding, visit: Visit) -> Finding:
+    said = {name: visit.fit_to_show(getattr(finding, name)) for name in ("text", "flags", "advice", "data")}
+    return replace(finding, **said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vllm_adapters import errors
 from vllm_adapters._compat import http
@@ -40,6 +40,8 @@ def _no_answer(error: errors.VLLMError) -> Unusable:
                 f"no connection within {error.seconds:g} s",
                 "Is it the right host, http and not https, and no firewall between?",
             )
+        case errors.ServerTimeout(kind="total"), _:
+            return Unusable(f"no whole answer within {error.seconds:g} s", "--time-limit SECONDS gives it more")
         case errors.ServerTimeout(), _:
             return Unusable(
                 f"it takes the connection, and then says nothing for {error.seconds:g} s", "Is it the right port?"
@@ -64,11 +66,11 @@ def _vllm(visit: Visit) -> Finding:
         _give_up(visit, error)
     answer = json_of(reply)
     cards = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(cards, list) or not all(isinstance(card, dict) and "id" in card for card in cards):
+    if not isinstance(cards, list) or not all(map(_is_card, cards)):
         raise Unusable(f"this is not a vLLM: /v1/models answers {visit.shown(reply.text)}")
     if not cards:
         raise Unusable("it serves no model")
-    names = [str(card["id"]) for card in cards]
+    names = [card["id"] for card in cards]
     if visit.server.model and visit.server.model not in names:
         raise Unusable(f"it does not serve {visit.shown(visit.server.model)}", f"It serves {', '.join(names)}")
     if not any(card.get("owned_by") == "vllm" for card in cards):
@@ -79,6 +81,11 @@ def _vllm(visit: Visit) -> Finding:
         )
     visit.serves(read_models(answer, Call(visit.server.base_url), reply))
     return works("its models are vLLM's")
+
+
+def _is_card(card: Any) -> bool:
+    name = card.get("id") if isinstance(card, dict) else None
+    return isinstance(name, str) and bool(name) and name.isprintable()
 
 
 def _give_up(visit: Visit, error: errors.VLLMError) -> NoReturn:
@@ -93,6 +100,8 @@ def _give_up(visit: Visit, error: errors.VLLMError) -> NoReturn:
             raise Unusable(f"{who} refuses to say what it serves: HTTP 403", _OTHER_KEY) from error
         case errors.ServerNotReady():
             raise Unusable(*_NOT_READY) from error
+        case errors.RateLimited():
+            raise Unusable(f"{who} has too many requests: /v1/models answers HTTP 429", "Try again later") from error
         case errors.ServerFailed() if status in (502, 504):
             raise Unusable(f"a gateway answers HTTP {status}: the server behind it does not answer") from error
         case errors.ServerFailed():

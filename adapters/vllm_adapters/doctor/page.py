@@ -102,6 +102,6 @@ def _row(row: Row) -> str:
     if finding.advice:
         told.append(f'<br><span class="advice">{escape(finding.advice)}</span>')
     return (
-        f'<div class="{row.tone}"><span class="mark" title="{finding.verdict.value}">{MARKS[finding.verdict]}</span>'
+        f'<div class="{row.tone}"><dt class="mark" title="{finding.verdict.value}">{MARKS[finding.verdict]}</dt>'
         f"<dt>{escape(', '.join(row.names))}</dt><dd>{''.join(told)}</dd></div>\n"
     )

@@ -28,8 +28,9 @@ def request_forms(document: Mapping[str, Any], path: str) -> Iterator[Mapping[st
 
 def members(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The forms a schema allows, with what it refers to in its place."""
-    while "$ref" in schema:
-        schema = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]]
+    if "$ref" in schema:
+        yield from members(document, document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]])
+        return
     either = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
     if not either:
         yield schema

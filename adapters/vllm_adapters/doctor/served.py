@@ -39,7 +39,8 @@ def _endpoints(visit: Visit) -> Finding:
         raise
     except errors.VLLMError as error:
         return untried(f"it does not list its routes (HTTP {error.status_code}): --disable-fastapi-docs, or a gateway")
-    visit.document = answer if isinstance(answer, dict) else {}
+    listed = isinstance(answer, dict) and isinstance(answer.get("paths"), dict)
+    visit.document = answer if listed else {}
     if not visit.paths:
         return untried("what it says at /openapi.json lists no routes")
     tasks = sorted(Capabilities.of(visit.told_version or "", visit.cards, dict.fromkeys(visit.paths)).tasks)

@@ -18,9 +18,7 @@ _NAMES = 24  # columns of the terminal
 
 def show(report: Report, console: Console) -> None:
     """Print the table, the flags to add, and how it stands."""
-    table = Table(
-        title=heading(report), title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False
-    )
+    table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(max_width=_NAMES)
     table.add_column(overflow="fold")
@@ -32,6 +30,7 @@ def show(report: Report, console: Console) -> None:
             table.add_row("", Text(group, "bold"), "")
         style = _STYLE[row.tone]
         table.add_row(Text(MARKS[row.finding.verdict], style), Text(", ".join(row.names)), _told(row))
+    console.print(Text(heading(report), "bold"))
     console.print(table)
     console.print()
     for why, flags in flag_lists(report):

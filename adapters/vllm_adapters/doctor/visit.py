@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,17 +17,18 @@ from vllm_adapters import dialect
 from vllm_adapters._compat import http
 from vllm_adapters.doctor import parsers
 from vllm_adapters.errors import FeatureNotEnabled, ServerTimeout, ServerUnreachable, VLLMError
+from vllm_adapters.failures import Call
 from vllm_adapters.keys import NO_KEY
 from vllm_adapters.replies import ModelCard
 from vllm_adapters.server import VLLMServer
-from vllm_adapters.transport import Timeouts
+from vllm_adapters.transport import DEADLINE, Deadline, Timeouts
 
 CAPITAL = "What is the capital of Japan?"
 CHAT = "/v1/chat/completions"
 _BRIEF, _LONG = 64, 512  # tokens of a reply, without and with thinking
 _STREAMED_TOKENS = 48
-_QUICK = http.Timeout(30, connect=10)
-_PATIENT = Timeouts(connect=10, idle=120, total=120)
+_CONNECT, _IDLE = 10, 120  # seconds
+_QUICK = http.Timeout(30, connect=_CONNECT)
 GONE = (ServerUnreachable, ServerTimeout)
 """Errors after which a server is not asked anything more."""
 
@@ -59,34 +61,31 @@ class Visit:
     ) -> None:
         self.requests = 0
         self.time_limit = time_limit
-        self._end = time.monotonic() + time_limit
-        options: dict[str, Any] = {
-            "timeout": _PATIENT,
-            "max_retries": 0,
-            "http_options": {"event_hooks": {"request": [self._before]}},
-        }
+        options: dict[str, Any] = {"max_retries": 0, "http_options": {"event_hooks": {"request": [self._count]}}}
         self.server = VLLMServer(base_url, api_key=api_key, model=model, **options)
         self.anonymous = VLLMServer(self.server.base_url, api_key=NO_KEY, **options)
         self.told_version: str | None = None
         self.cards: list[ModelCard] = []
         self.document: dict[str, Any] = {}
 
-    def _before(self, request: http.Request) -> None:
+    def _count(self, request: http.Request) -> None:
         self.requests += 1
-        left = max(self._end - time.monotonic(), 0.001)
-        request.extensions["timeout"] = {
-            kind: min(limit, left) for kind, limit in request.extensions["timeout"].items()
-        }
+
+    def __enter__(self) -> Visit:
+        limits = Timeouts(connect=_CONNECT, idle=_IDLE, total=self.time_limit)
+        self._end = time.monotonic() + self.time_limit
+        self._token = DEADLINE.set(Deadline(limits, Call(self.server.base_url), self._end))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        DEADLINE.reset(self._token)
+        self.server.close()
+        self.anonymous.close()
 
     @property
     def is_over(self) -> bool:
         """Whether the time limit has passed."""
         return time.monotonic() >= self._end
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.server.close()
-        self.anonymous.close()
 
     def get(self, path: str) -> http.Response:
         """The raw reply to a GET at the server's root."""
@@ -119,6 +118,17 @@ class Visit:
         """A server may say the key it was sent; nobody else gets to read it."""
         return text.replace(self.key, "***") if self.key else text
 
+    def fit_to_show(self, value: Any) -> Any:
+        """What was found, without the key, and without what would steer the terminal that shows it."""
+        if isinstance(value, str):
+            text = self.without_key(value)
+            return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        if isinstance(value, Mapping):
+            return {self.fit_to_show(name): self.fit_to_show(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self.fit_to_show(item) for item in value)
+        return value
+
     def serves(self, cards: list[ModelCard]) -> None:
         """Take note of what is served; unless a model was named, the first base model is the one to ask."""
         self.cards = cards
@@ -133,7 +143,7 @@ class Visit:
     @property
     def paths(self) -> frozenset[str]:
         """The routes the server lists; empty if it does not."""
-        return frozenset(self.document.get("paths") or {})
+        return frozenset(self.document.get("paths", {}))
 
     def chat(self, prompt: str, **parameters: Any) -> ChatCompletion:
         """One reply to one question; vLLM's parameters flat."""
@@ -264,10 +274,10 @@ def thought_of(reply: ChatCompletion) -> str:
 
 
 def json_of(response: http.Response) -> Any:
-    """What the body says; None if it is no JSON."""
+    """What the body says; None if it is no JSON, or nested deeper than Python reads."""
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

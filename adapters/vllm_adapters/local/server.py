@@ -64,7 +64,7 @@ class LocalVLLM:
         model: The name the server serves the model under: the bundled name, or what was given.
 
     Raises:
-        ValueError: `lora` with another model than "tiny".
+        ValueError: `lora` with another model than "tiny", or a port that there cannot be.
     """
 
     def __init__(
@@ -84,6 +84,8 @@ class LocalVLLM:
     ) -> None:
         if lora and model != "tiny":
             raise ValueError('lora=True has an adapter for "tiny" only; for another model give its own flags')
+        if port is not None and not 0 < port < 1 << 16:
+            raise ValueError(f"port {port}: ports are 1 to 65535, and without one a free one is taken")
         self.model = model
         self._bundled: BundledModel | None = MODELS.get(model)
         self._flags = tuple(flags)

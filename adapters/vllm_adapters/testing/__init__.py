@@ -42,7 +42,8 @@ Fixtures of any test
 
 Requests must be the same in each run: fix what your code draws at random, such as message ids and seeds. A test that
 came to stand under another name has no cassette: record it; the old one is named at the end of the run, and removed
-by ``--record``.
+by ``--record``. Send requests from the test or from fixtures of its own: what a fixture of a module or session sends
+belongs to no test, and is not recorded.
 
 Async tests need a plugin that runs them, such as pytest-asyncio with ``asyncio_mode = "auto"``. With pytest-xdist
 (``-n 4``) recordings are played as ever; live, each worker starts its own servers, unless their addresses are given.

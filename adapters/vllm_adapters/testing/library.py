@@ -49,7 +49,9 @@ class Library:
         return found
 
     def _folder(self, module: Path) -> Path:
-        source = next(source for source in self._sources if module.is_relative_to(source))
+        source = next((source for source in self._sources if module.is_relative_to(source)), None)
+        if source is None:
+            raise pytest.UsageError(f"{module} lies outside of {self._sources[-1]}: its cassettes have no place")
         return self.root / module.relative_to(source).with_suffix("")
 
     def _module(self, folder: Path, source: Path) -> Path:

@@ -33,6 +33,7 @@ import pytest
 from pytest_recording import network
 
 from vllm_adapters._pytest import CASSETTES
+from vllm_adapters.errors import VLLMError
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.testing.cassette import recorded_versions, replay_url
 from vllm_adapters.testing.fault_server import FaultServer
@@ -119,6 +120,11 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
+def _shown(path: Path, config: pytest.Config) -> str:
+    """A cassette's path for readers; the folder of the cassettes may lie elsewhere."""
+    return (path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path).as_posix()
+
+
 def _kinds(item: pytest.Item) -> tuple[Kind, ...]:
     marker = item.get_closest_marker("vllm")
     if marker is None:
@@ -139,14 +145,27 @@ def _mounts(kinds: tuple[Kind, ...]) -> list[str]:
     return ["", *(f"/{kind.model}" for kind in kinds[1:])]
 
 
+def _owners(library: Library, items: list[pytest.Item]) -> dict[Path, str]:
+    """The cassettes of these tests, and whose each is."""
+    owners: dict[Path, str] = {}
+    for item in items:
+        owner = owners.setdefault(library.path(item), item.nodeid)
+        if owner != item.nodeid:
+            raise pytest.UsageError(
+                f"{owner} and {item.nodeid} would have the same cassette: names of files cannot tell them apart. "
+                "Give one another id=..."
+            )
+    return owners
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Find cassettes without a test; in live runs bring the tests of one server together."""
     run = config.stash[_RUN]
     partial = any("::" in arg for arg in config.args) or config.getoption("lf", False)
+    owners = _owners(run.library, [item for item in items if _kinds(item) and _recorded(item)])
     if not partial:
-        marked = {run.library.path(item) for item in items if _kinds(item) and _recorded(item)}
-        run.orphans = run.library.orphans(marked, {item.path for item in items})
+        run.orphans = run.library.orphans(owners, {item.path for item in items})
     for item in items:
         if _kinds(item):
             # pytest-recording would put a second cassette around tests that bring its marker along.
@@ -234,9 +253,11 @@ def _vllm_life(request: pytest.FixtureRequest) -> Iterator[Mapping[str, str]]:
         found = [run.servers.origin(kind) for kind in kinds] if run.live else []
     except NoServer as error:
         pytest.skip(str(error))
+    except VLLMError as error:
+        pytest.fail(str(error), pytrace=False)
     origins = [replace(origin, mount=mount) for origin, mount in zip(found, mounts, strict=False)]
     path = run.library.path(item)
-    name = path.relative_to(item.config.rootpath).as_posix()
+    name = _shown(path, item.config)
     addresses = [origin.url for origin in origins] or [replay_url(mount) for mount in mounts]
     urls = dict(zip((kind.model for kind in kinds), addresses, strict=True))
     key = run.servers.api_key(kinds[0]) if run.live else None
@@ -318,7 +339,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("cassettes without a test")
         for path in run.orphans:
             done = "removed" if run.record else "remove it, or let pytest --live --record do so"
-            terminalreporter.line(f"{path.relative_to(config.rootpath).as_posix()}: {done}")
+            terminalreporter.line(f"{_shown(path, config)}: {done}")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from vllm_adapters.errors import LocalVLLMError
+from vllm_adapters.errors import LocalVLLMError, ServerUnreachable
 from vllm_adapters.testing.cassette import Origin
 
 __all__ = ["Kind", "NoServer", "Running", "Servers", "launch_local"]
@@ -103,6 +103,7 @@ class Servers:
         Raises:
             NoServer: ``VLLM_BASE_URL`` is given, this kind is not that server, and none can be started here.
             LocalVLLMError: none can be started here; tried once per kind.
+            ServerUnreachable: nothing answers at the address that is given.
         """
         if kind not in self._origins:
             self._origins[kind] = self._probe(kind, self.given(kind) or self._start(kind))
@@ -150,13 +151,20 @@ class Servers:
 
 
 def _get(url: str, key: str | None) -> dict[str, Any]:
-    """A JSON object from a server; empty if it has none there (a gateway without ``/version``)."""
+    """A JSON object from a server; empty if it has none there (a gateway without ``/version``).
+
+    Raises:
+        ServerUnreachable: nothing answers.
+    """
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})  # noqa: S310
     # No proxies: the address was given for this run, and a proxy cannot reach a server on loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=30) as response:
             found = json.load(response)
-    except urllib.error.HTTPError:
+    except (urllib.error.HTTPError, ValueError):
         return {}
+    except OSError as error:
+        hint = "Start it, or unset its variable: then one is started here"
+        raise ServerUnreachable(f"No answer from the server: {error}", hint=hint, address=url) from error
     return found if isinstance(found, dict) else {}
