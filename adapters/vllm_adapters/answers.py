@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from openai.types import Completion, CreateEmbeddingResponse
+from openai.types import Completion, CreateEmbeddingResponse, Embedding
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel
 
@@ -48,6 +48,9 @@ def check_answer(answer: object, body: object, *, call: Call, response: http.Res
     elif isinstance(answer, Mapping) and endpoint_of(call.path) in ("chat", "completions"):
         refuse_misshapen(answer, call=call, response=response)
         _check_choices(fields.get("choices"), asked, call, response)
+    elif call.path.endswith("/responses"):
+        if not isinstance(fields.get("output", getattr(answer, "output", None)), list):
+            raise failures.not_an_answer("The reply has no output", call=call, response=response)
     elif isinstance(answer, CreateEmbeddingResponse):
         answer.data = in_order(answer.data, count_inputs(asked.get("input")), call=call, response=response)
         vectors = [item.embedding for item in answer.data]
@@ -127,6 +130,15 @@ def count_inputs(value: object) -> int | None:
     return None
 
 
+def expected_choices(body: Mapping[str, Any]) -> int:
+    """How many choices a completion must have."""
+    prompts, embeds = body.get("prompt"), body.get("prompt_embeds")
+    batch = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    if embeds:  # prompts as well
+        batch = (batch if prompts else 0) + (len(embeds) if isinstance(embeds, list) else 1)
+    return batch * int(body.get("n") or 1)
+
+
 def _field(part: Any, name: str) -> Any:
     if isinstance(part, Mapping):
         return part.get(name)
@@ -193,6 +205,14 @@ def _finite(vector: Sequence[float]) -> bool:
         return math.isfinite(math.fsum(vector))
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+def reads_float32(parser: Any) -> bool:
+    """Whether the SDK takes the base64 of embeddings for float32: it asks for that where nobody names a format."""
+    if not callable(parser):
+        return False
+    reply = CreateEmbeddingResponse.construct(data=[Embedding.construct(embedding="AAAAAA==")])
+    return not isinstance(parser(reply).data[0].embedding, str)
 
 
 CHOICE_FIELDS = frozenset({"stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts"})

@@ -83,7 +83,7 @@ class Ask(Generic[R]):
             raise not_an_answer("The reply is not a JSON object", call=call, response=response)
         try:
             return self.read(reply, call, response)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise not_an_answer(f"The reply lacks something ({error!r})", call=call, response=response) from None
 
 

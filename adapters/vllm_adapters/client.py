@@ -19,7 +19,7 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from openai._response import APIResponse, AsyncAPIResponse
 from packaging.version import Version
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from vllm_adapters import params_table
 from vllm_adapters._compat import http
@@ -208,7 +208,7 @@ class VLLMClient(_Connected, OpenAI):
         token = DEADLINE.set(self._begin(options))
         try:
             return super().request(cast_to, options, stream=stream, stream_cls=_whole(stream_cls, WholeStream))
-        except openai.OpenAIError as failure:
+        except (openai.OpenAIError, http.RequestError) as failure:
             error = self._failed(failure)
             if error is None:
                 raise
@@ -229,7 +229,7 @@ class VLLMClient(_Connected, OpenAI):
             raise self._not_a_stream(response)
         if stream:
             self._name_failures_of_bytes(response)
-        checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
+        checked = not stream and _is_checked(options.url, how["cast_to"])
         if checked:
             self._checking(options, response)
         with self.reading(response):
@@ -293,7 +293,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
         try:
             stream_cls = _whole(stream_cls, AsyncWholeStream)
             return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
-        except openai.OpenAIError as failure:
+        except (openai.OpenAIError, http.RequestError) as failure:
             error = self._failed(failure)
             if error is None:
                 raise
@@ -314,7 +314,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             raise self._not_a_stream(response)
         if stream:
             self._name_failures_of_bytes(response)
-        checked = not stream and how["cast_to"] is not str and params_table.endpoint_of(options.url)
+        checked = not stream and _is_checked(options.url, how["cast_to"])
         if checked:
             self._checking(options, response)
         with self.reading(response):
@@ -324,6 +324,13 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
             elif checked and isinstance(answer, AsyncAPIResponse):
                 await answer.parse()
         return answer
+
+
+def _is_checked(url: str, cast_to: Any) -> bool:
+    """Whether what comes from ``url`` must be an answer; not so texts, files and what users ask for by ``post``."""
+    return cast_to is not str and bool(
+        params_table.endpoint_of(url) or (isinstance(cast_to, type) and issubclass(cast_to, BaseModel))
+    )
 
 
 def _whole(stream_cls: Any, whole: Any) -> Any:

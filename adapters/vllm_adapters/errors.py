@@ -252,7 +252,7 @@ class IncompleteStream(VLLMError, openai.APIConnectionError):
 
 
 class TruncatedOutput(VLLMError, openai.LengthFinishReasonError):
-    """The token limit cut the reply where a whole object was asked for; ``.partial`` is what there is."""
+    """The token limit, or vLLM's ``repetition_detection``, cut an object that was asked for; ``.partial`` is left."""
 
     STATUS = 200
     completion: Any = None

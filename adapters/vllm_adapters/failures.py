@@ -9,11 +9,14 @@ told apart by status, ``param`` and message.
 from __future__ import annotations
 
 import json
+import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from email.utils import mktime_tz, parsedate_tz
+from typing import Any, cast
 
 import openai
 from openai.types.chat import ChatCompletion
@@ -90,7 +93,7 @@ class Complaint:
             return cls(
                 str(error["message"]),
                 param=str(param) if param is not None else None,
-                code=int(code) if isinstance(code, int | str) and str(code).isdigit() else None,
+                code=int(code) if isinstance(code, int | str) and str(code).isdecimal() else None,
             )
         if "detail" in body:
             return cls(str(body["detail"]), routed=False)
@@ -190,7 +193,7 @@ def _of_the_request(
     """The error for a request that the server could not or would not answer."""
     if flags and said.routed and status in (400, 403, 404, 500, 501):
         return e.FeatureNotEnabled(message, hint=f"Add {' '.join(flags)} to `vllm serve`", flags=flags, **known)
-    if status >= 500:
+    if status >= 500 or status == 408:  # of a gateway that has waited long enough
         return e.ServerFailed(f"The server failed with HTTP {status}: {message}", **known)
     if status == 403:
         return e.PermissionDenied(message, **known)
@@ -284,16 +287,31 @@ def refuse_given_up(reason: object, partial: str, *, call: Call, response: http.
         )
 
 
-def truncated(partial: str, *, call: Call | None = None, completion: Any = None) -> e.TruncatedOutput:
-    """The error for a reply that the token limit cut where a whole object was asked for."""
-    return e.TruncatedOutput(
-        "The token limit cut the reply before the object was whole",
-        hint="Raise max_tokens, or leave it out",
+def cut_short(
+    reason: object, partial: str, *, call: Call | None = None, completion: Any = None
+) -> e.TruncatedOutput | e.FilteredOutput | None:
+    """The error for a whole object that was asked for, if a reply's finish reason says that its end is missing.
+
+    Half an object may read as a whole one, with a shorter path or a smaller number than the model was about to write.
+    """
+    if reason not in _CUT:
+        return None
+    error, who, hint = _CUT[str(reason)]
+    return error(
+        f"{who} cut the reply before the object was whole",
+        hint=hint,
         address=call.address if call else None,
         model=call.model if call else None,
         partial=partial,
         completion=completion,
     )
+
+
+_CUT: dict[str, tuple[type[e.TruncatedOutput | e.FilteredOutput], str, str]] = {
+    "length": (e.TruncatedOutput, "The token limit", "Raise max_tokens, or leave it out"),
+    "repetition": (e.TruncatedOutput, "repetition_detection", "The model went in circles: try a repetition_penalty"),
+    "content_filter": (e.FilteredOutput, "A content filter", "vLLM has none: it is the gateway's before it"),
+}
 
 
 @contextmanager
@@ -307,6 +325,7 @@ def parsing(completion: Callable[[], Any], call: Call) -> Iterator[None]:
     Raises:
         TruncatedOutput: The token limit cut the reply.
         FilteredOutput: A content filter did.
+        InvalidResponse: Its parts have indices with gaps.
         ConstraintNotEnforced: It does not fit the class, or a call's arguments do not fit their tool.
     """
     try:
@@ -314,15 +333,16 @@ def parsing(completion: Callable[[], Any], call: Call) -> Iterator[None]:
     except openai.LengthFinishReasonError as error:
         fields: Any = error.completion.to_dict()
         plain = ChatCompletion.construct(**fields)  # a stream's own is of a class that pickle does not find
-        raise truncated(_said(error.completion), call=call, completion=plain) from None
+        raise cast(e.VLLMError, cut_short("length", _said(error.completion), call=call, completion=plain)) from None
     except openai.ContentFilterFinishReasonError:
-        raise e.FilteredOutput(
-            "A content filter cut the reply before the object was whole",
-            hint="vLLM has none: it is the gateway's before it",
+        raise cast(e.VLLMError, cut_short("content_filter", _said(completion()), call=call)) from None
+    except IndexError as error:  # of the SDK's lists
+        raise e.InvalidResponse(
+            f"The choices or tool calls of the stream do not count from 0 ({error})",
+            hint="client.chat.completions.create(..., stream=True) reads them as they are",
             address=call.address,
             model=call.model,
-            partial=_said(completion()),
-        ) from None
+        ) from error
     except ValueError as error:  # Pydantic's is one
         said = _said(completion())
         raise e.ConstraintNotEnforced(
@@ -369,8 +389,11 @@ def _context_length(message: str, known: Mapping[str, Any]) -> e.ContextLengthEx
 
 
 def retry_after(response: http.Response | None) -> float | None:
-    """Seconds until the server wants to be asked again, if it says so."""
+    """Seconds until the server wants to be asked again, if it says so, as a number or as a date."""
+    said = response.headers.get("retry-after", "") if response is not None else ""
     try:
-        return float(response.headers["retry-after"]) if response is not None else None
-    except (KeyError, ValueError):
+        date = parsedate_tz(said)
+        seconds = float(said) if date is None else mktime_tz(date) - time.time()
+    except (ValueError, OverflowError):
         return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_adapters import dialect, failures, params_table
 from vllm_adapters._compat import http
 from vllm_adapters._version import __version__
-from vllm_adapters.answers import check_answer, check_vectors, refuse_misshapen
+from vllm_adapters.answers import check_answer, check_vectors, reads_float32, refuse_misshapen
 from vllm_adapters.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -160,6 +160,8 @@ class Speaker:
             merged["model"] = yield from self._served_model()
         version = (yield from self._server_version()) if dialect.needs_version(endpoint, merged) else self.facts.version
         call = Call(self.address, _path_of(options.url), merged.get("model"))
+        if (merged.get("embed_dtype") or merged.get("endianness")) and reads_float32(options.post_parser):
+            merged["encoding_format"] = "float"
         options.json_data = dialect.speak(
             endpoint, merged, version=version, call=call, allow_unknown=self.allow_unknown
         )
@@ -316,13 +318,13 @@ class Speaker:
 
             response.stream = ReadByHand(response.stream, lambda: self.reading(response))
 
-    def _failed(self, failure: openai.OpenAIError) -> VLLMError | None:
+    def _failed(self, failure: openai.OpenAIError | http.RequestError) -> VLLMError | None:
         """The SDK's error as ours; ``None`` for those that are no failure of the server."""
         if isinstance(failure, VLLMError):
             return failure
         deadline = DEADLINE.get()
         call = deadline.call if deadline else Call(self.address)
-        if isinstance(failure, openai.APIConnectionError):
+        if isinstance(failure, openai.APIConnectionError | http.RequestError):  # bare: of an error's own body
             return failures.from_transport(failure.__cause__ or failure, call=call, request=failure.request)
         return None
 
@@ -363,7 +365,7 @@ def _cards(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def is_event_stream(response: http.Response) -> bool:
     """Whether a reply is what a streamed request should get."""
-    return "text/event-stream" in response.headers.get("content-type", "")
+    return "text/event-stream" in response.headers.get("content-type", "").lower()
 
 
 _TASKS = (

@@ -15,7 +15,7 @@ from openai import AsyncStream, Stream
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
-from vllm_adapters.answers import refuse_half_characters, refuse_misshapen
+from vllm_adapters.answers import expected_choices, refuse_half_characters, refuse_misshapen
 from vllm_adapters.calls import CallDeltas
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
@@ -56,7 +56,8 @@ class EventSplitter:
             elif not line and self._data:
                 data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
                 self._data = []
-                yield data
+                if data:
+                    yield data
             elif line.startswith(_BOM + b"data:"):  # gateways on .NET begin with a byte order mark
                 self._data.append(line[8:])
             # Comments, `event:`, `id:` and `retry:` lines carry nothing that vLLM's clients need.
@@ -83,7 +84,7 @@ class ChunkReader:
         self._call = call
         self._endpoint = endpoint_of(call.path)
         self._constraint = constraints.asked_for(body)
-        self._expected = _expected_choices(body)
+        self._expected = expected_choices(body)
         self._texts: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
         self._calls: dict[int, CallDeltas] = {}
@@ -189,6 +190,7 @@ class ChunkReader:
                 choice["text"] = choice.get("text") or ""
             else:
                 choice["delta"] = choice.get("delta") or {}
+                event["object"] = "chat.completion.chunk"  # the SDK's helper skips all others
 
     def _refuse(self, what: str | None, response: http.Response) -> None:
         if what is not None:
@@ -212,6 +214,8 @@ class ChunkReader:
         if text:
             self._texts.setdefault(index, []).append(text)
         if reason := choice.get("finish_reason"):
+            if index in self._finished:
+                choice["finish_reason"] = None  # said once more by a gateway; frameworks would add the two up
             self._open.discard(index)
             self._finished.add(index)
             more = len(self._open) + len(self._finished) > self._expected
@@ -272,14 +276,6 @@ def _split_choice(choice: dict[str, Any], delta: dict[str, Any], calls: list[Any
     for piece in deltas[:-1]:
         yield {"index": choice.get("index", 0), "delta": piece, "finish_reason": None, "logprobs": None}
     yield {**choice, "delta": deltas[-1]}
-
-
-def _expected_choices(body: Mapping[str, Any]) -> int:
-    prompts, embeds = body.get("prompt"), body.get("prompt_embeds")
-    batch = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
-    if embeds:  # prompts as well
-        batch = (batch if prompts else 0) + (len(embeds) if isinstance(embeds, list) else 1)
-    return batch * int(body.get("n") or 1)
 
 
 class _Reading(Generic[T]):

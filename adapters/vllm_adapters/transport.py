@@ -18,6 +18,9 @@ from vllm_adapters import failures
 from vllm_adapters._compat import http, httpcore
 from vllm_adapters.failures import Call
 
+_FOREVER = 1e9
+"""Seconds from which on a limit is none: locks and sockets know no infinity."""
+
 
 @dataclass(frozen=True)
 class Timeouts:
@@ -37,6 +40,12 @@ class Timeouts:
     connect: float | None = 30.0
     idle: float | None = 600.0
     total: float | None = 3600.0
+
+    def __post_init__(self) -> None:
+        for name in ("connect", "idle", "total"):
+            limit = getattr(self, name)
+            if limit is not None and limit > _FOREVER:
+                object.__setattr__(self, name, None)
 
     @classmethod
     def of(cls, limit: object) -> Timeouts:

@@ -117,13 +117,46 @@ def test_a_cut_call_is_invalid_and_earlier_ones_are_whole(llm, fault_server, ask
 
 # Stock: astream_events v3 breaks on a list ("Input should be a valid dictionary").
 @every_way
-@pytest.mark.parametrize("text", ['{"a": 1', "[1]", '"a"', "nonsense"])
+@pytest.mark.parametrize("text", ['{"a": 1', "[1]", '"a"', "nonsense", '{"a": NaN}'])
 def test_malformed_arguments_are_invalid(llm, fault_server, ask, text):
     fault_server.reply(reply(text, '{"a": 1}', finish_reason="tool_calls"))
     message = ask(llm)
     assert [call["args"] for call in message.tool_calls] == [{"a": 1}]
     assert [call["args"] for call in message.invalid_tool_calls] == [text]
     assert "JSON" in message.invalid_tool_calls[0]["error"]
+
+
+@pytest.mark.parametrize("ask", [invoke, stream, astream], ids=lambda f: f.__name__)
+def test_brackets_without_end_are_invalid(llm, fault_server, ask):
+    fault_server.reply(reply('{"a": ' + "[" * 5000, finish_reason="length"))
+    assert len(ask(llm).invalid_tool_calls) == 1
+
+
+def test_a_reply_without_a_finish_reason_has_no_whole_last_call(llm, fault_server):
+    fault_server.reply(reply('{"a": 1}', '{"a": 2}', finish_reason=None))
+    message = llm.invoke("x")
+    assert [call["args"] for call in message.tool_calls] == [{"a": 1}]
+    assert [call["args"] for call in message.invalid_tool_calls] == ['{"a": 2}']
+
+
+# Stock: a HumanMessage, and a ChatMessage of any other role; with usage, an AttributeError.
+@pytest.mark.parametrize("role", ["user", "tool", None])
+@pytest.mark.parametrize("ask", [invoke, stream], ids=lambda f: f.__name__)
+def test_a_reply_is_the_assistants_whatever_its_role_is_called(llm, fault_server, ask, role):
+    async def run(exchange):
+        if exchange.request.json.get("stream"):
+            first, *rest = wire.chat_chunks("Hi")
+            first["choices"][0]["delta"]["role"] = role
+            await faults.sse(first, *rest)(exchange)
+        else:
+            whole = wire.chat("Hi")
+            whole["choices"][0]["message"]["role"] = role
+            await faults.json_reply(whole)(exchange)
+
+    fault_server.reply(run)
+    message = ask(llm)
+    assert isinstance(message, AIMessage)
+    assert message.text == "Hi"
 
 
 @every_way

@@ -59,6 +59,43 @@ def test_truncated_objects_raise(llm, fault_server, method, call):
         structured.invoke("x") if call == "invoke" else list(structured.stream("x"))
 
 
+# LangChain's parsers close the brackets of what there is: Person(name="Ada", age=3) of an age that was to be 36.
+@pytest.mark.parametrize("schema", [Person, Person.model_json_schema()], ids=["class", "dict"])
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [
+        ("repetition", e.TruncatedOutput),
+        ("content_filter", e.FilteredOutput),
+        ("eos", e.ConstraintNotEnforced),
+        ("tool_calls", e.ConstraintNotEnforced),
+    ],
+)
+@pytest.mark.parametrize("call", ["invoke", "stream"])
+def test_no_object_is_made_of_a_reply_that_something_else_cut(llm, fault_server, schema, reason, error, call):
+    fault_server.reply(faults.chat('{"name": "Ada", "age": 3', finish_reason=reason))
+    structured = llm.with_structured_output(schema)
+    with pytest.raises(error) as caught:
+        structured.invoke("x") if call == "invoke" else list(structured.stream("x"))
+    assert '"age": 3' in (caught.value.partial or caught.value.reply)
+
+
+def test_no_object_is_made_of_a_reply_that_does_not_say_that_it_ended(llm, fault_server):
+    fault_server.reply(faults.chat('{"name": "Ada", "age": 3', finish_reason=None))
+    with pytest.raises(e.ConstraintNotEnforced):
+        llm.with_structured_output(Person).invoke("x")
+
+
+def test_brackets_without_end(llm, fault_server):
+    text = '{"name": ' + "[" * 5000
+    fault_server.reply(faults.chat(text))
+    for method in ("json_schema", "json_mode"):
+        with pytest.raises(e.ConstraintNotEnforced, match="not JSON"):
+            llm.with_structured_output(Person, method=method).invoke("x")
+    fault_server.reply(faults.chat(tool_calls=[wire.tool_call("Person", text)]))
+    with pytest.raises(e.ConstraintNotEnforced, match="forced call"):
+        llm.with_structured_output(Person, method="function_calling").invoke("x")
+
+
 # Stock ChatOpenAI yields Person(age=3), then Person(age=33).
 @pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
 def test_no_object_from_half_a_number(llm, fault_server, method):
@@ -74,8 +111,9 @@ def test_no_object_from_half_a_number(llm, fault_server, method):
 
 @pytest.mark.parametrize("method", ["choice", "regex", "grammar", "structural_tag"])
 @pytest.mark.parametrize("call", ["invoke", "stream"])
-def test_truncated_texts_raise(llm, fault_server, method, call):
-    fault_server.reply(faults.chat("ye", finish_reason="length"))
+@pytest.mark.parametrize("reason", ["length", "repetition"])
+def test_truncated_texts_raise(llm, fault_server, method, call, reason):
+    fault_server.reply(faults.chat("ye", finish_reason=reason))
     chain = llm.with_structured_output(["yes", "no"] if method == "choice" else "yes", method=method)
     with pytest.raises(e.TruncatedOutput) as caught:
         chain.invoke("x") if call == "invoke" else list(chain.stream("x"))

@@ -262,14 +262,15 @@ def test_an_ignored_schema(llm, fault_server, streamed):
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("mode", [PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION])
-def test_a_cut_object(fault_server, streamed, mode):
+@pytest.mark.parametrize(("reason", "text"), [("length", "max_tokens"), ("repetition", "repetition_detection cut")])
+def test_a_cut_object(fault_server, streamed, mode, reason, text):
     # Stock: a pydantic error that does not name the limit; streamed, half an object as the last one.
     llm = VLLM(base_url=fault_server.url, pydantic_program_mode=mode)
     call = wire.tool_call("Person", '{"name": "A', index=0 if streamed else None)
     reply = {"tool_calls": [call]} if mode == PydanticProgramMode.FUNCTION else {"content": '{"name": "Ada", "age": 3'}
-    fault_server.reply(faults.chat(**reply, finish_reason="length"))
+    fault_server.reply(faults.chat(**reply, finish_reason=reason))
     predict = llm.stream_structured_predict if streamed else llm.structured_predict
-    with pytest.raises(e.TruncatedOutput, match="max_tokens") as caught:
+    with pytest.raises(e.TruncatedOutput, match=text) as caught:
         list(predict(Person, PromptTemplate("who?")))
     assert caught.value.partial.startswith('{"name": "A')
 

@@ -58,6 +58,7 @@ class Thing(BaseModel):
         ),
         (faults.error(429, "slow down", retry_after=600), e.RateLimited, "slow down"),
         (faults.loading(), e.ServerNotReady, "wait_until_ready"),
+        (faults.error(408, "too slow"), e.ServerFailed, "too slow"),
         (faults.error(500, "EngineCore died"), e.ServerFailed, "EngineCore died"),
         (faults.hang_up(), e.ServerUnreachable, "Is it running"),
         (faults.reset(), e.ServerUnreachable, "Is it running"),

@@ -3,12 +3,14 @@
 import asyncio
 import copy
 import gc
+import math
 import multiprocessing
 import pickle
 import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 
 import openai
 import pytest
@@ -49,6 +51,22 @@ def test_every_limit_ends_a_call(ask, fault_server, behaviour, timeout, kind):
     assert time.monotonic() - started < 3
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_silence_after_a_late_piece_ends_at_the_total_limit(ask, fault_server, stream):
+    async def run(exchange):
+        await exchange.head(200, "text/event-stream" if stream else "application/json")
+        await asyncio.sleep(0.7)
+        await exchange.data(b": \n\n" if stream else b" ")
+        await asyncio.sleep(5)
+
+    fault_server.reply(run)
+    started = time.monotonic()
+    with pytest.raises(e.ServerTimeout) as caught:
+        ask(fault_server.url, stream=stream, client={"timeout": 1})
+    assert caught.value.kind == "total"
+    assert time.monotonic() - started < 1.6  # the idle limit alone would end it at 1.7 s
+
+
 @pytest.mark.parametrize(
     ("stream", "behaviour"),
     [
@@ -70,6 +88,7 @@ def test_a_silence_that_begins_late_ends_with_the_total_limit(ask, fault_server,
     ("given", "limits"),
     [
         (5, Timeouts(5, 5, 5)),
+        (math.inf, Timeouts(30, None, None)),
         (60, Timeouts(30, 60, 60)),
         ((3, 60), Timeouts(3, 60)),
         (openai.Timeout(7, read=8), Timeouts(7, 8)),
@@ -127,6 +146,26 @@ def test_total_limit_covers_the_wait_before_another_attempt(ask, fault_server):
         ask(fault_server.url, client={"timeout": Timeouts(total=2), "max_retries": 5})
     assert caught.value.kind == "total"
     assert time.monotonic() - started < 2.5  # the attempts would be at 0, 0.5, 1.5 and 3.5 s, or a little earlier
+
+
+def test_a_date_to_ask_again_at(ask, fault_server):
+    at = formatdate(time.time() + 30, usegmt=True)
+    fault_server.reply(faults.reply(b"{}", 429, headers={"retry-after": at}))
+    started = time.monotonic()
+    with pytest.raises(e.RateLimited) as caught:
+        ask(fault_server.url, client={"timeout": Timeouts(total=5), "max_retries": 2})
+    assert 25 < caught.value.retry_after <= 30
+    assert time.monotonic() - started < 3
+    assert len(fault_server.posts(CHAT)) == 1
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("-5", 0), ("nan", None), ("inf", None), ("soon", None)])
+def test_what_is_no_time_to_wait(ask, fault_server, said, seconds):
+    fault_server.reply(faults.reply(b"{}", 429, headers={"retry-after": said}))
+    with pytest.raises(e.RateLimited) as caught:
+        ask(fault_server.url, client={"max_retries": 1})
+    assert caught.value.retry_after == seconds
+    assert len(fault_server.posts(CHAT)) == 2
 
 
 def test_no_wait_for_longer_than_the_total_limit(ask, fault_server):

@@ -15,7 +15,7 @@ from haystack.utils import Secret, deserialize_callable, serialize_callable
 
 from vllm_adapters import constraints, dialect
 from vllm_adapters.errors import InvalidRequest
-from vllm_adapters.failures import truncated
+from vllm_adapters.failures import cut_short
 from vllm_adapters.haystack.connected import API_KEY, NAMESPACE, Connected
 from vllm_adapters.haystack.messages import messages_to_wire, tools_to_wire
 from vllm_adapters.haystack.reading import StreamedReply, read_reply
@@ -230,7 +230,7 @@ def _whole(replies: list[ChatMessage], request: Mapping[str, Any]) -> dict[str, 
     constraint = constraints.asked_for({**request, **request.get("extra_body", {})})
     for reply in replies:
         text = reply.text or ""
-        cut = constraint is not None and reply.meta["finish_reason"] == "length" and not reply.tool_calls
-        if cut and constraint is not None and constraint.broken_by(text):
-            raise truncated(text)
+        error = cut_short(reply.meta["finish_reason"], text)
+        if error and constraint is not None and not reply.tool_calls and constraint.broken_by(text):
+            raise error
     return {"replies": replies}

@@ -57,6 +57,8 @@ class ChatReplies(BaseChatOpenAI):
         choice = chunk["choices"][0] if chunk.get("choices") else {}
         if choice and choice.get("delta") is None:
             return None
+        if choice and choice["delta"].get("role"):
+            choice["delta"]["role"] = "assistant"  # whatever `vllm serve --response-role` says
         if issubclass(default_chunk_class, ReplyChunk):
             default_chunk_class = AIMessageChunk  # the name that the base class looks for
         made: ChatGenerationChunk

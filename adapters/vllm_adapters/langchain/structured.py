@@ -18,8 +18,9 @@ from langchain_core.runnables import Runnable, RunnableGenerator, RunnableMap, R
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
+from vllm_adapters import constraints
 from vllm_adapters.errors import ConstraintNotEnforced
-from vllm_adapters.failures import truncated
+from vllm_adapters.failures import Call, cut_short
 
 if TYPE_CHECKING:
     from vllm_adapters.langchain.chat import ChatVLLM
@@ -86,14 +87,20 @@ def _message(result: list[Generation]) -> AIMessage:
 class _Whole:
     """Passes messages on, and raises when one ends that is not whole."""
 
-    def __init__(self, tool_name: str | None) -> None:
-        self.tool_name = tool_name
+    def __init__(self, call: Call, asked: Mapping[str, Any], tool_name: str | None) -> None:
+        self.call, self.constraint, self.tool_name = call, constraints.asked_for(asked), tool_name
 
     def check(self, message: AIMessage) -> None:
         calls = message.tool_calls or message.invalid_tool_calls
-        if message.response_metadata.get("finish_reason") == "length":
-            arguments = [call["args"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
-            raise truncated(str(message.text) or str(arguments[-1] if arguments else ""))
+        arguments = [call["args"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
+        partial = str(message.text) or str(arguments[-1] if arguments else "")
+        reason = message.response_metadata.get("finish_reason")
+        if error := cut_short(reason, partial, call=self.call):
+            raise error
+        if not calls and reason != "stop":  # then the client has judged it
+            # Whatever a gateway calls the end: LangChain's parsers close the brackets of half an object.
+            stop = message.response_metadata.get("stop_reason")
+            constraints.check(self.constraint, partial, finish_reason="stop", stop_reason=stop, call=self.call)
         if self.tool_name and not message.tool_calls:
             said = str(message.text) or str(calls[0]["args"] if calls else "")
             raise ConstraintNotEnforced(
@@ -119,7 +126,7 @@ class _Whole:
 
     def check_if_finished(self, chunk: AIMessage, message: AIMessage) -> None:
         # Before the chunk goes on to the parser, which would report half an object in its own way.
-        if chunk.response_metadata.get("finish_reason"):
+        if chunk.response_metadata.get("finish_reason") or not isinstance(chunk, AIMessageChunk):
             self.check(message)
 
 
@@ -233,7 +240,7 @@ def structured(
     if tools := kwargs.pop("tools", None):
         kwargs["tools"] = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
     bound, parser, tool_name = _asking(llm, schema, method, strict, kwargs)
-    whole = _Whole(tool_name)
+    whole = _Whole(Call(llm.root_client.address, model=llm.model_name or None), bound.kwargs, tool_name)
     read = RunnableGenerator(whole.sync, whole.async_) | parser
     if not include_raw:
         return bound | read  # type: ignore[no-any-return]

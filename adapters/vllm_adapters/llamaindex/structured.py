@@ -66,7 +66,7 @@ class _Plan:
         """The whole object.
 
         Raises:
-            TruncatedOutput: The token limit cut it.
+            TruncatedOutput, FilteredOutput: The reply was cut.
             ConstraintNotEnforced: The forced call did not come, or the object breaks its schema.
             pydantic.ValidationError: It keeps to the schema, but not to what the class checks beyond that.
         """
@@ -74,8 +74,8 @@ class _Plan:
             for call in self.llm.get_tool_calls_from_response(response, error_on_no_tool_call=False):
                 return self._made(json.dumps(call.tool_kwargs))
         text = response.message.content or ""
-        if response.additional_kwargs.get("finish_reason") == "length":
-            raise failures.truncated(text)
+        if error := failures.cut_short(response.additional_kwargs.get("finish_reason"), text):
+            raise error
         if not self.by_call:
             return self._made(text)
         raise ConstraintNotEnforced(

@@ -75,16 +75,14 @@ class ToolCalling(OpenAILike):
                 ToolSelection(tool_id=block.tool_call_id or "", tool_name=block.tool_name, tool_kwargs=arguments)
             )
         if not found and error_on_no_tool_call:
-            if reason == "length":
-                raise failures.truncated(response.message.content or "")
+            if error := failures.cut_short(reason, response.message.content or ""):
+                raise error
             raise ValueError(f"The reply is no tool call: {(response.message.content or '')[:200]!r}")
         return found
 
 
 def _broken(name: str, text: str, error: str, reason: str | None) -> Exception:
-    if reason == "length":
-        return failures.truncated(text)
-    return InvalidResponse(
+    return failures.cut_short(reason, text) or InvalidResponse(
         f"The model's call of `{name}` is broken: {error}; its arguments: {text[:200]!r}",
         hint="Offer the tool with strict=True, or force it with tool_choice: vLLM then enforces its schema",
     )
