@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-WHOLE = frozenset({"stop", "tool_calls", "function_call"})
-"""Finish reasons of replies that ended by themselves; others (``length``, ``abort``, none) cut the last call."""
+WHOLE = frozenset({"stop", "tool_calls", "function_call", None})
+"""Finish reasons of replies that ended by themselves; others (``length``, ``abort``, ...) cut the last call."""
 
 
 @dataclass(frozen=True)

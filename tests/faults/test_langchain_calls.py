@@ -132,13 +132,6 @@ def test_brackets_without_end_are_invalid(llm, fault_server, ask):
     assert len(ask(llm).invalid_tool_calls) == 1
 
 
-def test_a_reply_without_a_finish_reason_has_no_whole_last_call(llm, fault_server):
-    fault_server.reply(reply('{"a": 1}', '{"a": 2}', finish_reason=None))
-    message = llm.invoke("x")
-    assert [call["args"] for call in message.tool_calls] == [{"a": 1}]
-    assert [call["args"] for call in message.invalid_tool_calls] == ['{"a": 2}']
-
-
 # Stock: a HumanMessage, and a ChatMessage of any other role; with usage, an AttributeError.
 @pytest.mark.parametrize("role", ["user", "tool", None])
 @pytest.mark.parametrize("ask", [invoke, stream], ids=lambda f: f.__name__)
