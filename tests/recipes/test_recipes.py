@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vllm_adapters.testing import faults
+from vllm_adapters.testing import faults, wire
 from vllm_adapters.testing.cassette import audit
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
@@ -85,10 +85,10 @@ def test_limit_the_time_of_long_requests(cook, printed, sent):
 
 
 def test_limit_the_time_of_long_requests_keeps_what_had_come(cook, fault_server):
-    fault_server.reply(faults.split(faults.chat("one two three four five six"), size=200, pause=0.2))
-    lines = cook("limit_the_time_of_long_requests", VLLM_BASE_URL=fault_server.url, TIME_LIMIT="1")
-    assert lines[0].startswith("one")
-    assert lines[-1].startswith("out of time: The call was not over within the total limit of 1 s")
+    fault_server.reply(faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="hang"))
+    lines = cook("limit_the_time_of_long_requests", VLLM_BASE_URL=fault_server.url, TIME_LIMIT="2")
+    assert lines[0] == "one two"
+    assert lines[-1].startswith("out of time: The call was not over within the total limit of 2 s")
 
 
 @pytest.mark.vllm("tiny")
