@@ -69,6 +69,7 @@ def test_the_transport_of_this_major():
 
 
 def test_the_connections_of_a_transport():
-    backend = http.HTTPTransport()._pool._network_backend
-    assert isinstance(backend, httpcore.NetworkBackend), "transport.timed() has to find it elsewhere"
+    moved = "transport.timed() has to find it elsewhere"
+    assert isinstance(http.HTTPTransport()._pool._network_backend, httpcore.NetworkBackend), moved
+    assert isinstance(http.AsyncHTTPTransport()._pool._network_backend, httpcore.AsyncNetworkBackend), moved
     assert {"_transport", "_mounts"} <= set(vars(http.Client()))

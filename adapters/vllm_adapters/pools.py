@@ -280,8 +280,7 @@ def make_transports(
         lanes: Any = _AsyncLanes if per_loop else _SyncLanes
 
         def pool() -> Any:
-            made = transport(verify=_ssl_context(), limits=few)
-            return made if per_loop else timed(made)
+            return timed(transport(verify=_ssl_context(), limits=few))
 
         return cast(C, own(transport=lanes(pool, max_connections), verify=_ssl_context(), trust_env=False))
 

@@ -11,7 +11,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-import anyio
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from vllm_adapters import failures
@@ -159,12 +158,16 @@ class _AsyncTimedStream(http.AsyncByteStream):
             while (piece := await self._next(pieces)) is not None:
                 self._deadline.left()
                 yield piece
-        except (http.TimeoutException, TimeoutError) as failure:
+        except http.TimeoutException as failure:
             self._deadline.blame(failure, self._request)
 
     async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
-        with anyio.fail_after(self._deadline.left()):
+        before = DEADLINE.get()
+        DEADLINE.set(self._deadline)
+        try:
             return await anext(pieces, None)
+        finally:
+            DEADLINE.set(before)  # a token would not do: what is collected ends in another context
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -201,6 +204,30 @@ class _TimedNetwork(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
+class _AsyncTimedNetwork(httpcore.AsyncNetworkStream):
+    """``_TimedNetwork`` for the async client; a timer of our own around each read would cost more than the read."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, _sooner(timeout))
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, _sooner(timeout))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._stream.start_tls(ssl_context, server_hostname, _sooner(timeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
 class _TimedBackend(httpcore.NetworkBackend):
     def __init__(self, backend: httpcore.NetworkBackend) -> None:
         self._backend = backend
@@ -224,12 +251,39 @@ class _TimedBackend(httpcore.NetworkBackend):
         self._backend.sleep(seconds)
 
 
+class _AsyncTimedBackend(httpcore.AsyncNetworkBackend):
+    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.AsyncNetworkStream:
+        made = await self._backend.connect_tcp(host, port, _sooner(timeout), local_address, socket_options)
+        return _AsyncTimedNetwork(made)
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Any = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._backend.connect_unix_socket(path, _sooner(timeout), socket_options))
+
+    async def sleep(self, seconds: float) -> None:
+        await self._backend.sleep(seconds)
+
+
 def timed(transport: Any) -> Any:
-    """``transport``, whose connections keep to the deadline of the call that is being sent."""
+    """``transport``, whose connections keep to the deadline of the call that is being sent or read."""
     # httpx has no public way to its connections; a test says when this one moves.
-    backend = getattr(getattr(transport, "_pool", None), "_network_backend", None)
-    if backend is not None:
-        transport._pool._network_backend = _TimedBackend(backend)
+    pool: Any = getattr(transport, "_pool", None)
+    match getattr(pool, "_network_backend", None):
+        case httpcore.NetworkBackend() as backend:
+            pool._network_backend = _TimedBackend(backend)
+        case httpcore.AsyncNetworkBackend() as backend:
+            pool._network_backend = _AsyncTimedBackend(backend)
     return transport
 
 
@@ -304,21 +358,24 @@ class SyncHTTP(DefaultHttpxClient):
 class AsyncHTTP(DefaultAsyncHttpxClient):
     """``SyncHTTP`` for the async client."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for transport in (self._transport, *self._mounts.values()):
+            timed(transport)
+
     async def send(self, request: http.Request, *, stream: bool = False, **options: Any) -> http.Response:
         """Send, following redirects within the origin only, and hold the reply to the call's deadline."""
         options["follow_redirects"] = False
         deadline = _limit(request)
         try:
-            # headers that dribble in would never time out
-            with anyio.fail_after(deadline.left() if deadline else None):
-                response = await super().send(request, stream=True, **options)
-                for _ in range(_MAX_HOPS):
-                    hop = _next_hop(response)
-                    if hop is None:
-                        break
-                    await response.aclose()
-                    response = await super().send(hop, stream=True, **options)
-        except (http.TimeoutException, TimeoutError) as failure:
+            response = await super().send(request, stream=True, **options)
+            for _ in range(_MAX_HOPS):
+                hop = _next_hop(response)
+                if hop is None:
+                    break
+                await response.aclose()
+                response = await super().send(hop, stream=True, **options)
+        except http.TimeoutException as failure:
             if deadline is None:
                 raise
             deadline.blame(failure, request)
