@@ -113,7 +113,7 @@ def test_a_chunk_is_whole_or_refused(call, data):
 def test_what_a_chunk_may_leave_out_is_filled_in(call, chunk):
     read = list(ChunkReader({}, call).feed(b"data: " + json.dumps(chunk).encode() + b"\n\n", RESPONSE))
     said = {"text": ""} if call is TEXT else {"delta": {}}
-    assert read == [{"choices": [{"index": 0, **said}] if chunk.get("choices") else []}]
+    assert [found["choices"] for found in read] == [[{"index": 0, **said}] if chunk.get("choices") else []]
 
 
 def test_a_chunk_of_another_shape_is_named():

@@ -184,13 +184,14 @@ class ChunkReader:
     def _fill(self, event: dict[str, Any]) -> None:
         """What a chunk may leave out and readers reach for without asking."""
         event["choices"] = event.get("choices") or []  # gateways in Go write an empty list as null
+        if self._endpoint == "chat":
+            event["object"] = "chat.completion.chunk"  # the SDK's helper skips all others
         for choice in event["choices"]:
             choice["index"] = choice.get("index") or 0
             if self._endpoint == "completions":
                 choice["text"] = choice.get("text") or ""
             else:
                 choice["delta"] = choice.get("delta") or {}
-                event["object"] = "chat.completion.chunk"  # the SDK's helper skips all others
 
     def _refuse(self, what: str | None, response: http.Response) -> None:
         if what is not None:
