@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import openai
 from openai import AsyncStream, Stream
+from pydantic_core import from_json
 
 from vllm_adapters import constraints, failures
 from vllm_adapters._compat import http
-from vllm_adapters.answers import expected_choices, refuse_half_characters, refuse_misshapen
+from vllm_adapters.answers import expected_choices, refuse_misshapen
 from vllm_adapters.calls import CallDeltas
 from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
 from vllm_adapters.failures import Call
@@ -119,9 +119,8 @@ class ChunkReader:
                 self.done = True
                 return
             try:
-                event = json.loads(data.decode())
-                refuse_half_characters(data, event)
-            except (ValueError, RecursionError) as error:
+                event = from_json(data)  # a third of the cost of json's, and no half characters
+            except ValueError as error:
                 raise failures.not_an_answer(
                     f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
                 ) from None
@@ -211,7 +210,8 @@ class ChunkReader:
                 self._reasoning.append(thought)
         else:
             text = choice.get("text")
-        self._refuse("a whole message, not a piece of one" if choice.get("message") else None, response)
+        if choice.get("message"):
+            self._refuse("a whole message, not a piece of one", response)
         if text:
             self._texts.setdefault(index, []).append(text)
         if reason := choice.get("finish_reason"):

@@ -214,7 +214,7 @@ ARGUMENTS = {"index": 0, "id": "x", "function": {"name": "add", "arguments": {"a
         ([wire.chunk({"tool_calls": [call]}) for call in TWO_TOOLS], "look and add"),
         ([wire.chat("one")], "a whole message"),
         ([{**wire.chunk({}), "choices": [{"index": n, "delta": {"content": "x"}} for n in (0, 1)]}], "more choices"),
-        (['data: {"choices": [{"index": 0, "delta": {"content": "\\ud83d"}}]}'], "surrogates"),
+        (['data: {"choices": [{"index": 0, "delta": {"content": "\\ud83d"}}]}'], "is not JSON"),
     ],
 )
 def test_what_would_be_misread_is_no_chunk(ask, fault_server, chunks, reason):
