@@ -212,7 +212,7 @@ class Speaker:
             self.facts.answers.clear()
             if not error.served and error.status_code == 404:
                 served = tuple(str(card.get("id")) for card in _cards((yield f"{self.address}/models")))
-                return self._again(error, f"It serves: {', '.join(served)}", served=served)
+                return self._again(error, f"It serves: {', '.join(served)}", served=served) if served else error
         if type(error) is WrongAddress and error.status_code == 404:
             version = (yield f"{self.root}/version").get("version")
             paths = (yield f"{self.root}/openapi.json").get("paths")
@@ -360,7 +360,8 @@ def as_answer(reply: object) -> dict[str, Any]:
 
 def _cards(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The model cards of ``/v1/models``; a gateway's may be of any shape."""
-    return [card for card in reply.get("data") or () if isinstance(card, Mapping)]
+    cards = reply.get("data")
+    return [card for card in cards if isinstance(card, Mapping) and card.get("id")] if isinstance(cards, list) else []
 
 
 def is_event_stream(response: http.Response) -> bool:

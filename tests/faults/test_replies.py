@@ -195,6 +195,13 @@ def test_a_gateways_own_cards_do_not_hide_the_error(ask, fault_server):
         ask(fault_server.url)
 
 
+@pytest.mark.parametrize("cards", [5, "x", {"id": "x"}, [5], [{"name": "x"}], [{"id": None}]], ids=repr)
+def test_a_list_of_models_of_another_shape_names_none(ask, fault_server, cards):
+    fault_server.reply(faults.json_reply({"data": cards}), "/v1/models")
+    with pytest.raises(e.ModelNotServed, match="it serves none"):
+        ask(fault_server.url, model="")
+
+
 def test_a_missing_route_tells_what_there_is(ask, make_fault_server):
     server = make_fault_server(routes=["/version", "/openapi.json", "/v1/models", "/v1/embeddings"])
     with pytest.raises(e.WrongAddress, match=r"vLLM 0\.32\.0.*offers /v1/embeddings"):
