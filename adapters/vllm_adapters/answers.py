@@ -77,7 +77,7 @@ def _check_choices(choices: Sequence[Any] | None, body: Mapping[str, Any], call:
     if not choices:
         raise failures.not_an_answer("The reply has no choices", call=call, response=response)
     prompts, each = count_inputs(body.get("prompt")) or 1, body.get("n") or 1
-    if isinstance(each, int) and len(choices) < each:  # else the server has a word to say
+    if isinstance(each, int) and len(choices) < each:  # what is no number is the server's to refuse
         reason = f"{len(choices)} choices, not the {each} that were asked for"
         raise failures.not_an_answer(reason, call=call, response=response)
     if prompts > 1 and isinstance(choices, list) and not body.get("prompt_embeds"):  # which are prompts, too
@@ -133,7 +133,7 @@ def count_inputs(value: object) -> int | None:
 def expected_choices(body: Mapping[str, Any]) -> int:
     """How many choices a completion must have."""
     prompts, embeds = body.get("prompt"), body.get("prompt_embeds")
-    batch = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    batch = count_inputs(prompts) or 1
     if embeds:  # prompts as well
         batch = (batch if prompts else 0) + (len(embeds) if isinstance(embeds, list) else 1)
     return batch * int(body.get("n") or 1)

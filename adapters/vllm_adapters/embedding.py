@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from threading import Lock
@@ -243,8 +244,9 @@ class _Work:
             failed = [(start, end)]
             self.in_a_row = self.in_a_row + 1 if isinstance(error, _OF_NO_TEXT) else 0
             if self.in_a_row == _ENOUGH:
-                failed += self.pending
-                self.pending.clear()
+                with suppress(IndexError):  # others take from it meanwhile
+                    while True:
+                        failed.append(self.pending.popleft())
             for first, last in failed:
                 self.failures.update(dict.fromkeys(range(first, last), error))
                 self.bar.update(last - first)

@@ -180,6 +180,10 @@ def _sooner(timeout: float | None) -> float | None:
     return min((limit for limit in (timeout, left) if limit is not None), default=None)
 
 
+def _bounded(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "timeout": _sooner(options.get("timeout"))}
+
+
 class _TimedNetwork(httpcore.NetworkStream):
     """A connection that waits no longer than the call: headers that dribble in would else never time out."""
 
@@ -195,10 +199,8 @@ class _TimedNetwork(httpcore.NetworkStream):
     def close(self) -> None:
         self._stream.close()
 
-    def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._stream.start_tls(ssl_context, server_hostname, _sooner(timeout)))
+    def start_tls(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._stream.start_tls(*given, **_bounded(options)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -219,10 +221,8 @@ class _AsyncTimedNetwork(httpcore.AsyncNetworkStream):
     async def aclose(self) -> None:
         await self._stream.aclose()
 
-    async def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        return _AsyncTimedNetwork(await self._stream.start_tls(ssl_context, server_hostname, _sooner(timeout)))
+    async def start_tls(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._stream.start_tls(*given, **_bounded(options)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -232,20 +232,11 @@ class _TimedBackend(httpcore.NetworkBackend):
     def __init__(self, backend: httpcore.NetworkBackend) -> None:
         self._backend = backend
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Any = None,
-    ) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._backend.connect_tcp(host, port, _sooner(timeout), local_address, socket_options))
+    def connect_tcp(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._backend.connect_tcp(*given, **_bounded(options)))
 
-    def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Any = None
-    ) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._backend.connect_unix_socket(path, _sooner(timeout), socket_options))
+    def connect_unix_socket(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._backend.connect_unix_socket(*given, **_bounded(options)))
 
     def sleep(self, seconds: float) -> None:
         self._backend.sleep(seconds)
@@ -255,21 +246,11 @@ class _AsyncTimedBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
         self._backend = backend
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Any = None,
-    ) -> httpcore.AsyncNetworkStream:
-        made = await self._backend.connect_tcp(host, port, _sooner(timeout), local_address, socket_options)
-        return _AsyncTimedNetwork(made)
+    async def connect_tcp(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._backend.connect_tcp(*given, **_bounded(options)))
 
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Any = None
-    ) -> httpcore.AsyncNetworkStream:
-        return _AsyncTimedNetwork(await self._backend.connect_unix_socket(path, _sooner(timeout), socket_options))
+    async def connect_unix_socket(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._backend.connect_unix_socket(*given, **_bounded(options)))
 
     async def sleep(self, seconds: float) -> None:
         await self._backend.sleep(seconds)
