@@ -54,13 +54,13 @@ soak: $(VENV)/.installed ## An hour's worth of mixed calls over a line that brea
 
 params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }
-	$(RUN) adapters/scripts/make_params_table.py $(SPEC) $(ARGS)
+	$(RUN) scripts/make_availability.py $(SPEC) $(ARGS)
 
 readme: $(VENV)/.installed ## Make the README's tables anew
-	$(RUN) adapters/scripts/make_readme.py
+	$(RUN) scripts/make_readme.py
 
 pictures: $(VENV)/.installed ## Take the README's terminal pictures anew, of servers started here
-	$(RUN) adapters/scripts/make_pictures.py
+	$(RUN) scripts/make_pictures.py
 
 bench: $(VENV)/.installed ## Side by side with the frameworks' stock classes
 	$(RUN) benchmarks/run.py $(ARGS)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_adapters.calls import StreamedCalls, read_calls
+from vllm_adapters._response.tool_calls import ToolCallAccumulator, parse_tool_calls
 
 
 def call(arguments, name="delete_files", id="call-1"):
@@ -15,14 +15,14 @@ def call(arguments, name="delete_files", id="call-1"):
 
 @pytest.mark.parametrize("finish_reason", ["stop", "tool_calls"])
 def test_whole_calls(finish_reason):
-    first, second = read_calls([call('{"path": "/home"}'), call("", "now", "call-2")], finish_reason)
+    first, second = parse_tool_calls([call('{"path": "/home"}'), call("", "now", "call-2")], finish_reason)
     assert (first.name, first.arguments, first.error) == ("delete_files", {"path": "/home"}, None)
     assert (second.id, second.index, second.arguments) == ("call-2", 1, {}), "no arguments at all"
 
 
 @pytest.mark.parametrize("finish_reason", ["length", "abort"])
 def test_the_last_call_of_a_cut_reply_is_broken_even_if_it_reads_as_json(finish_reason):
-    first, last = read_calls([call('{"path": "/tmp"}'), call('{"path": "/home/u"}')], finish_reason)
+    first, last = parse_tool_calls([call('{"path": "/tmp"}'), call('{"path": "/home/u"}')], finish_reason)
     assert first.error is None
     assert last.arguments is None
     assert "cut short" in last.error
@@ -41,18 +41,18 @@ def test_the_last_call_of_a_cut_reply_is_broken_even_if_it_reads_as_json(finish_
     ids=["cut", "list", "null", "nan", "deep"],
 )
 def test_malformed_arguments_are_kept_as_they_came(arguments, error):
-    (broken,) = read_calls([call(arguments)], "tool_calls")
+    (broken,) = parse_tool_calls([call(arguments)], "tool_calls")
     assert broken.arguments is None
     assert error in broken.error
     assert broken.text == arguments
 
 
 def test_a_call_without_a_name():
-    assert "names no tool" in read_calls([call("{}", name=None)], "stop")[0].error
+    assert "names no tool" in parse_tool_calls([call("{}", name=None)], "stop")[0].error
 
 
 def test_interleaved_deltas_go_to_their_own_calls():
-    calls = StreamedCalls()
+    calls = ToolCallAccumulator()
     assert not calls
     calls.add([{"index": 0, "id": "a", "function": {"name": "add", "arguments": ""}}, {"index": 1, "id": "b"}])
     calls.add([{"index": 1, "function": {"name": "sub", "arguments": '{"y": '}}])
@@ -68,7 +68,7 @@ def test_interleaved_deltas_go_to_their_own_calls():
 
 def test_arguments_split_at_every_character():
     text = json.dumps({"path": "/home/ü/\u2028 \N{GRINNING FACE}"}, ensure_ascii=False)
-    calls = StreamedCalls()
+    calls = ToolCallAccumulator()
     calls.add([{"index": 0, "id": "a", "function": {"name": "f"}}])
     for character in text:
         calls.add([{"index": 0, "function": {"arguments": character}}])
@@ -96,7 +96,7 @@ def interleaved(draw):
 @given(interleaved(), st.integers(1, 5))
 def test_any_interleaving_of_deltas_loses_nothing(story, size):
     deltas, made = story
-    calls = StreamedCalls()
+    calls = ToolCallAccumulator()
     for at in range(0, len(deltas), size):
         calls.add(deltas[at : at + size])
     found = calls.read("tool_calls")
@@ -109,7 +109,7 @@ def test_any_interleaving_of_deltas_loses_nothing(story, size):
 def test_no_cut_reply_has_a_whole_last_call(story):
     deltas, _ = story
     for end in range(1, len(deltas) + 1):
-        calls = StreamedCalls()
+        calls = ToolCallAccumulator()
         calls.add(deltas[:end])
         *_, last = calls.read("length")
         assert last.arguments is None

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from vllm_adapters import __version__
-from vllm_adapters.cli import main
-from vllm_adapters.demo import show
+from vllm_adapters._cli.main import main
+from vllm_adapters._demo import show
 from vllm_adapters.errors import ServerUnreachable
 from vllm_adapters.testing import faults
 

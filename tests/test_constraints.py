@@ -3,10 +3,10 @@ import logging
 import pytest
 
 from vllm_adapters import errors as e
-from vllm_adapters.constraints import Constraint, asked_for, check
-from vllm_adapters.failures import Call
+from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters._response.structured import Constraint, check_constraint, requested_constraint
 
-CALL = Call("http://h:8000/v1")
+CALL = RequestContext("http://h:8000/v1")
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
 
 
@@ -29,7 +29,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1
     ],
 )
 def test_asked_for(body, constraint):
-    assert asked_for(body) == constraint
+    assert requested_constraint(body) == constraint
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_a_regex_that_python_cannot_read_is_passed_on_with_a_warning(caplog):
 )
 def test_the_error_says_why(constraint, reply, stop_reason, cause):
     with pytest.raises(e.ConstraintNotEnforced, match=cause) as caught:
-        check(constraint, reply, finish_reason="stop", stop_reason=stop_reason, call=CALL)
+        check_constraint(constraint, reply, finish_reason="stop", stop_reason=stop_reason, call=CALL)
     assert caught.value.reply == reply
 
 
 @pytest.mark.parametrize("reason", ["length", "abort", "tool_calls", None])
 def test_only_finished_replies_are_judged(reason):
-    check(Constraint("choice", ["a"]), "b", finish_reason=reason, stop_reason=None, call=CALL)
+    check_constraint(Constraint("choice", ["a"]), "b", finish_reason=reason, stop_reason=None, call=CALL)

@@ -6,16 +6,16 @@ from pydantic import BaseModel
 
 from vllm_adapters import VLLMClient, params
 from vllm_adapters import errors as e
-from vllm_adapters.dialect import checked, needs_version, parse_version, speak
-from vllm_adapters.failures import Call
+from vllm_adapters._request.compat import needs_version, parse_version, translate, validate_params
+from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters.testing import FaultServer
 
-CALL = Call("http://h:8000/v1", "/v1/chat/completions", "m")
+CALL = RequestContext("http://h:8000/v1", "/v1/chat/completions", "m")
 CHAT = "/v1/chat/completions"
 
 
 def say(body, version="0.32.0", endpoint="chat", **how):
-    return speak(endpoint, body, version=Version(version) if version else None, call=CALL, **how)
+    return translate(endpoint, body, version=Version(version) if version else None, call=CALL, **how)
 
 
 class Person(BaseModel):
@@ -183,14 +183,14 @@ def test_only_some_requests_need_the_version():
 
 
 def test_parameters_of_one_call_are_checked():
-    assert checked(params.RerankParams, {"truncate_prompt_tokens": -1, "user": None}, endpoint="rerank") == {
+    assert validate_params(params.RerankParams, {"truncate_prompt_tokens": -1, "user": None}, endpoint="rerank") == {
         "truncate_prompt_tokens": -1
     }
     with pytest.raises(e.InvalidRequest, match="truncate_prompt_tokens") as caught:
-        checked(params.RerankParams, {"truncate_prompt_tokens": -2}, endpoint="rerank")
+        validate_params(params.RerankParams, {"truncate_prompt_tokens": -2}, endpoint="rerank")
     assert caught.value.param == "truncate_prompt_tokens"
     with pytest.raises(e.UnknownParameter):
-        checked(params.RerankParams, {"top": 1}, endpoint="rerank")
+        validate_params(params.RerankParams, {"top": 1}, endpoint="rerank")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def examples():
     """Docstrings with an example, read without importing them: not every framework is installed everywhere."""
     for file in sorted(PACKAGE.rglob("*.py")):
         module = file.relative_to(PACKAGE).with_suffix("").parts
-        if module[0] in ("local", "testing", "demo", "__main__", "cli"):
+        if module[0] in ("local", "testing", "_demo", "__main__", "_cli"):
             continue  # these have no server to talk to: their own tests run them
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             documented = isinstance(node, ast.ClassDef | ast.FunctionDef)

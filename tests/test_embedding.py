@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vllm_adapters import VLLMServer
-from vllm_adapters.embedding import Embedder
+from vllm_adapters.embedder import Embedder
 from vllm_adapters.errors import ContextLengthExceeded
 
 TEXTS = [f"text number {n}" for n in range(7)]

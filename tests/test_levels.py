@@ -4,7 +4,7 @@ import pytest
 
 from vllm_adapters import errors as e
 from vllm_adapters import params
-from vllm_adapters.levels import sdk_and_body
+from vllm_adapters._request.body import sdk_and_body
 
 
 def test_flat_parameters_in_two():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_adapters.merging import merged, settled
+from vllm_adapters._request.body import deep_merge, merge_and_drop_none
 
 
 @pytest.mark.parametrize(
@@ -21,18 +21,18 @@ from vllm_adapters.merging import merged, settled
     ],
 )
 def test_merged(levels, result):
-    assert merged(*levels) == result
+    assert deep_merge(*levels) == result
 
 
 def test_nothing_given_is_changed():
     low, high = {"d": {"x": 1}}, {"d": {"y": 2}}
-    merged(low, high)["d"]["z"] = 3
+    deep_merge(low, high)["d"]["z"] = 3
     assert (low, high) == ({"d": {"x": 1}}, {"d": {"y": 2}})
 
 
 def test_settled():
-    assert settled({"top_k": 5, "min_p": 0}, {"top_k": None}) == {"min_p": 0}
-    assert settled({"a": {"b": 1}}, {"a": {"b": None}}) == {"a": {"b": None}}
+    assert merge_and_drop_none({"top_k": 5, "min_p": 0}, {"top_k": None}) == {"min_p": 0}
+    assert merge_and_drop_none({"a": {"b": 1}}, {"a": {"b": None}}) == {"a": {"b": None}}
 
 
 NAMES = st.sampled_from(["a", "b", "structured_outputs", "chat_template_kwargs"])
@@ -44,15 +44,15 @@ LEVELS = st.dictionaries(
 
 @given(LEVELS, LEVELS, LEVELS)
 def test_which_levels_are_merged_first_makes_no_difference(low, middle, high):
-    at_once = merged(low, middle, high)
-    assert merged(merged(low, middle), high) == at_once
-    assert merged(low, merged(middle, high)) == at_once
+    at_once = deep_merge(low, middle, high)
+    assert deep_merge(deep_merge(low, middle), high) == at_once
+    assert deep_merge(low, deep_merge(middle, high)) == at_once
 
 
 @given(LEVELS, LEVELS)
 def test_the_call_wins(low, high):
     before = json.dumps([low, high])
-    result = merged(low, high)
+    result = deep_merge(low, high)
     assert json.dumps([low, high]) == before
 
     def holds(result, level):
@@ -67,5 +67,5 @@ def test_the_call_wins(low, high):
 
 
 def test_taken_back_in_between():
-    bound = merged({"chat_template_kwargs": None}, {"chat_template_kwargs": {"b": 2}})
-    assert merged({"chat_template_kwargs": {"a": 1}}, bound) == {"chat_template_kwargs": {"b": 2}}
+    bound = deep_merge({"chat_template_kwargs": None}, {"chat_template_kwargs": {"b": 2}})
+    assert deep_merge({"chat_template_kwargs": {"a": 1}}, bound) == {"chat_template_kwargs": {"b": 2}}

@@ -1,4 +1,4 @@
-"""params.py, params_table.py and the table's generator agree with each other and with what vLLM accepts."""
+"""params.py, _request/availability.py and the table's generator agree with each other and with what vLLM accepts."""
 
 import importlib.util
 import json
@@ -9,7 +9,17 @@ import pytest
 from packaging.version import Version
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
-from vllm_adapters import params_table
+from vllm_adapters._request.availability import _FOREIGN as FOREIGN
+from vllm_adapters._request.availability import (
+    additions,
+    availability,
+    endpoint_of,
+    fields,
+    names,
+    newest,
+    oldest,
+    suggest,
+)
 from vllm_adapters.params import (
     CONSTRAINTS,
     MODELS,
@@ -24,20 +34,10 @@ from vllm_adapters.params import (
     wire,
     wire_value,
 )
-from vllm_adapters.params_table import (
-    additions,
-    availability,
-    endpoint_of,
-    fields,
-    names,
-    newest,
-    oldest,
-    suggest,
-)
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "adapters" / "scripts" / "make_params_table.py"
-TABLE = json.loads((ROOT / "adapters" / "vllm_adapters" / "params_table.json").read_text())
+SCRIPT = ROOT / "scripts" / "make_availability.py"
+TABLE = json.loads((ROOT / "adapters" / "vllm_adapters" / "_request" / "availability.json").read_text())
 
 # What a request is about, not how it is answered: arguments of our methods, so no fields.
 PAYLOAD = {
@@ -376,7 +376,7 @@ def test_suggests_nothing_the_endpoint_does_not_take(endpoint, name):
 
 def test_every_suggestion_is_a_name_of_some_endpoint():
     known = frozenset[str]().union(*(names(endpoint) for endpoint in TABLE["endpoints"]))
-    for meant in params_table._FOREIGN.values():
+    for meant in FOREIGN.values():
         assert TypeAdapter(str).validate_python(meant).split("=")[0] in known, meant
 
 
@@ -385,7 +385,7 @@ def test_every_suggestion_is_a_name_of_some_endpoint():
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("make_params_table", SCRIPT)
+    spec = importlib.util.spec_from_file_location("make_availability", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

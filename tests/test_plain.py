@@ -3,11 +3,11 @@
 import pytest
 
 from vllm_adapters._compat import http
-from vllm_adapters.answers import check_answer
+from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters._response.validate import validate_response
 from vllm_adapters.errors import ConstraintNotEnforced, InvalidResponse, VLLMError
-from vllm_adapters.failures import Call
 
-CALL = Call("http://gpu:8000/v1", "/v1/chat/completions", "tiny")
+CALL = RequestContext("http://gpu:8000/v1", "/v1/chat/completions", "tiny")
 RESPONSE = http.Response(200, json={}, request=http.Request("POST", "http://gpu:8000/v1/chat/completions"))
 
 
@@ -17,7 +17,7 @@ def reply(content, **message):
 
 
 def check(answer, body=None):
-    check_answer(answer, body or {}, call=CALL, response=RESPONSE)
+    validate_response(answer, body or {}, call=CALL, response=RESPONSE)
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"choices": None}, {"choices": []}, {"choices": ["Paris"]}, "Paris", None])

@@ -71,7 +71,7 @@ def test_embedding_examples(block):
 
 
 def test_tables_are_as_made():
-    script = TESTS.parent / "adapters" / "scripts" / "make_readme.py"
+    script = TESTS.parent / "scripts" / "make_readme.py"
     spec = importlib.util.spec_from_file_location("make_readme", script)
     maker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(maker)

@@ -8,14 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_adapters._compat import http
-from vllm_adapters.answers import check_answer
+from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters._response.stream import ChunkReader
+from vllm_adapters._response.validate import shape_error, validate_response
 from vllm_adapters.errors import InvalidResponse, VLLMError
-from vllm_adapters.failures import Call
-from vllm_adapters.shapes import misshapen
-from vllm_adapters.streaming import ChunkReader
 from vllm_adapters.testing import wire
 
-CHAT, TEXT = Call("http://stub/v1", "/v1/chat/completions"), Call("http://stub/v1", "/v1/completions")
+CHAT, TEXT = (
+    RequestContext("http://stub/v1", "/v1/chat/completions"),
+    RequestContext("http://stub/v1", "/v1/completions"),
+)
 RESPONSE = http.Response(200, request=http.Request("POST", "http://stub/v1/chat/completions"), content=b"")
 CALLS = [wire.tool_call("add", '{"a": 1}')]
 SAID = wire.chat("hi", reasoning="hm", tool_calls=CALLS, finish_reason="tool_calls")
@@ -65,20 +67,20 @@ def with_part(whole, place, part):
     ],
 )
 def test_the_place_is_told(place, part):
-    fault = misshapen(with_part(SAID, place, part))
+    fault = shape_error(with_part(SAID, place, part))
     assert fault is not None
     assert fault.startswith("".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).lstrip("."))
-    assert misshapen(SAID) is None
+    assert shape_error(SAID) is None
 
 
 @given(place=st.sampled_from(list(places(SAID))), part=ANYTHING)
 def test_a_reply_is_whole_or_refused(place, part):
     reply = with_part(SAID, place, part)
     try:
-        check_answer(reply, {}, call=CHAT, response=RESPONSE)
+        validate_response(reply, {}, call=CHAT, response=RESPONSE)
     except VLLMError:
         return
-    assert misshapen(reply) is None
+    assert shape_error(reply) is None
     assert all(choice["message"] is not None for choice in reply["choices"])
 
 
@@ -102,7 +104,7 @@ def test_a_chunk_is_whole_or_refused(call, data):
     except VLLMError:
         pass
     for chunk in read:
-        assert misshapen(chunk) is None
+        assert shape_error(chunk) is None
         for choice in chunk["choices"]:
             assert isinstance(choice["index"], int)
             assert isinstance(choice["delta"], dict) if call is CHAT else isinstance(choice["text"], str)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from vllm_adapters import AsyncVLLMClient, VLLMClient
 from vllm_adapters._compat import http
+from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters._response.stream import ChunkReader, split_chunk
 from vllm_adapters.errors import VLLMError
-from vllm_adapters.failures import Call
-from vllm_adapters.streaming import ChunkReader, one_kind_each
 from vllm_adapters.testing.cassette import load
 
 CASSETTES = Path(__file__).parents[1] / "cassettes"
-CALL = Call("http://localhost:8000/v1")
+CALL = RequestContext("http://localhost:8000/v1")
 CHAT = "/v1/chat/completions"
 
 
@@ -208,7 +208,7 @@ def once(fields, name):
 @example({"choices": [], "usage": {"total_tokens": 3}})
 def test_one_kind_each_loses_and_doubles_nothing(chunk):
     was = json.loads(json.dumps(chunk))
-    pieces = one_kind_each(chunk)
+    pieces = split_chunk(chunk)
     assert [piece["usage"] for piece in pieces if "usage" in piece] == once(was, "usage")
     for choice in was["choices"]:
         said = [c for piece in pieces for c in piece["choices"] if c["index"] == choice["index"]]

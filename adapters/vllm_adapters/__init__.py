@@ -13,14 +13,16 @@ from vllm_adapters._version import __version__
 
 if TYPE_CHECKING:
     from vllm_adapters.client import AsyncVLLMClient, VLLMClient
+    from vllm_adapters.embedder import Embedder
     from vllm_adapters.errors import VLLMError
     from vllm_adapters.local import LocalVLLM
     from vllm_adapters.server import VLLMServer
-    from vllm_adapters.tokens import VLLMTokenizer
-    from vllm_adapters.transport import Timeouts
+    from vllm_adapters.timeouts import Timeouts
+    from vllm_adapters.tokenizer import VLLMTokenizer
 
 __all__ = [
     "AsyncVLLMClient",
+    "Embedder",
     "LocalVLLM",
     "Timeouts",
     "VLLMClient",
@@ -32,12 +34,13 @@ __all__ = [
 
 _HOME = {
     "AsyncVLLMClient": "client",
+    "Embedder": "embedder",
     "LocalVLLM": "local",
-    "Timeouts": "transport",
+    "Timeouts": "timeouts",
     "VLLMClient": "client",
     "VLLMError": "errors",
     "VLLMServer": "server",
-    "VLLMTokenizer": "tokens",
+    "VLLMTokenizer": "tokenizer",
 }
 
 

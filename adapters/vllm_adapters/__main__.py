@@ -2,6 +2,6 @@
 
 import sys
 
-from vllm_adapters.cli import main
+from vllm_adapters._cli.main import main
 
 sys.exit(main())

@@ -21,32 +21,25 @@ from openai._response import APIResponse, AsyncAPIResponse
 from packaging.version import Version
 from pydantic import BaseModel, SecretStr
 
-from vllm_adapters import params_table
+from vllm_adapters._client.base import BaseVLLMClient, R, as_answer, is_event_stream
+from vllm_adapters._client.discovery import Discovery, ServerInfo, make_server_info
 from vllm_adapters._compat import http
+from vllm_adapters._request import availability
+from vllm_adapters._request.encode import encoding_error
+from vllm_adapters._response.error_mapping import retry_after
+from vllm_adapters._response.stream import AsyncCheckedStream, CheckedStream
+from vllm_adapters._transport.credentials import normalize_api_key, normalize_base_url, normalize_headers
+from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, Deadline, SyncHTTP
+from vllm_adapters._transport.pool import make_http_clients
 from vllm_adapters.errors import VLLMError
-from vllm_adapters.failures import retry_after
-from vllm_adapters.keys import clean_headers, clean_key
-from vllm_adapters.pools import make_transports
-from vllm_adapters.sendable import unsendable
-from vllm_adapters.speaker import (
-    R,
-    ServerFacts,
-    Speaker,
-    Steps,
-    as_answer,
-    is_event_stream,
-    normal_address,
-    settle_facts,
-)
-from vllm_adapters.streaming import AsyncWholeStream, WholeStream
-from vllm_adapters.transport import DEADLINE, AsyncHTTP, Deadline, SyncHTTP, Timeouts
+from vllm_adapters.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from openai.resources.beta import AsyncBeta, Beta
     from openai.resources.chat import AsyncChat, Chat
 
 
-class _Connected(Speaker):
+class _Connected(BaseVLLMClient):
     """How both clients are made and copied."""
 
     _http_class: type[SyncHTTP] | type[AsyncHTTP]
@@ -65,19 +58,19 @@ class _Connected(Speaker):
         default_query: Mapping[str, object] | None = None,
         http_client: Any = None,
         http_options: Mapping[str, Any] | None = None,
-        facts: ServerFacts | None = None,
+        facts: ServerInfo | None = None,
         transports: Any = None,
     ) -> None:
-        address, self.facts = normal_address(base_url), settle_facts(server_version, facts)
+        address, self.facts = normalize_base_url(base_url), make_server_info(server_version, facts)
         self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
         self.allow_unknown, self._http_options = allow_unknown, http_options
-        self._transports = transports or make_transports(
+        self._transports = transports or make_http_clients(
             self._http_class, http.URL(address).host, max_connections, http_options
         )
         self._own_http = http_client
         sdk: Any = super()
         sdk.__init__(
-            api_key=clean_key(api_key),
+            api_key=normalize_api_key(api_key),
             base_url=address,
             timeout=self.time_limits.transport(),
             max_retries=max_retries,
@@ -101,7 +94,7 @@ class _Connected(Speaker):
         try:
             return cast(http.Request, parent._build_request(options, **how))
         except (TypeError, ValueError) as error:
-            raise unsendable(options.json_data, error, call=self.call_of(options)) from error
+            raise encoding_error(options.json_data, error, call=self.call_of(options)) from error
 
     def _deadline(self) -> Deadline:
         return DEADLINE.get() or Deadline.start(self.time_limits, self.call_of(None))
@@ -167,9 +160,9 @@ class VLLMClient(_Connected, OpenAI):
     @cached_property
     def chat(self) -> Chat:
         """The SDK's resource: ``chat.completions.create``, ``.parse``, ``.stream``."""
-        from vllm_adapters.helpers import HelpfulChat  # takes time, as the SDK's own resources do
+        from vllm_adapters._client.sdk_helpers import CheckedChat  # takes time, as the SDK's own resources do
 
-        return HelpfulChat(self)
+        return CheckedChat(self)
 
     @cached_property
     def beta(self) -> Beta:
@@ -178,7 +171,7 @@ class VLLMClient(_Connected, OpenAI):
         vars(beta)["chat"] = self.chat  # the helpers were there once, and still are
         return beta
 
-    def _run(self, steps: Steps[R]) -> R:
+    def _run(self, steps: Discovery[R]) -> R:
         try:
             url = next(steps)
             while True:
@@ -207,7 +200,7 @@ class VLLMClient(_Connected, OpenAI):
         """The SDK's one door of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._begin(options))
         try:
-            return super().request(cast_to, options, stream=stream, stream_cls=_whole(stream_cls, WholeStream))
+            return super().request(cast_to, options, stream=stream, stream_cls=_whole(stream_cls, CheckedStream))
         except (openai.OpenAIError, http.RequestError) as failure:
             error = self._failed(failure)
             if error is None:
@@ -255,9 +248,9 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
     @cached_property
     def chat(self) -> AsyncChat:
         """The SDK's resource: ``chat.completions.create``, ``.parse``, ``.stream``."""
-        from vllm_adapters.helpers import AsyncHelpfulChat
+        from vllm_adapters._client.sdk_helpers import AsyncCheckedChat
 
-        return AsyncHelpfulChat(self)
+        return AsyncCheckedChat(self)
 
     @cached_property
     def beta(self) -> AsyncBeta:
@@ -266,7 +259,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
         vars(beta)["chat"] = self.chat  # the helpers were there once, and still are
         return beta
 
-    async def _run(self, steps: Steps[R]) -> R:
+    async def _run(self, steps: Discovery[R]) -> R:
         try:
             url = next(steps)
             while True:
@@ -291,7 +284,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
         """The SDK's one door of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._begin(options))
         try:
-            stream_cls = _whole(stream_cls, AsyncWholeStream)
+            stream_cls = _whole(stream_cls, AsyncCheckedStream)
             return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
             error = self._failed(failure)
@@ -329,7 +322,7 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
 def _is_checked(url: str, cast_to: Any) -> bool:
     """Whether what comes from ``url`` must be an answer; not so texts, files and what users ask for by ``post``."""
     return cast_to is not str and bool(
-        params_table.endpoint_of(url) or (isinstance(cast_to, type) and issubclass(cast_to, BaseModel))
+        availability.endpoint_of(url) or (isinstance(cast_to, type) and issubclass(cast_to, BaseModel))
     )
 
 
@@ -344,7 +337,7 @@ def _forget_environment(
 ) -> None:
     """Undo what the SDK's constructor took from the environment's ``OPENAI_*``: none of it is vLLM's."""
     client.organization = client.project = client.webhook_secret = client.admin_api_key = None
-    client._custom_headers = clean_headers(default_headers)
+    client._custom_headers = normalize_headers(default_headers)
     client._custom_query = dict(default_query or {})
 
 

@@ -3,7 +3,7 @@
 The models mix into a framework's class, ``class ChatVLLM(ChatParams, BaseChatOpenAI)``, and check dicts of
 per-call parameters (``validated``). None means: not sent, the server's default holds. What OpenAI's API has
 too is not here: the SDK and the framework declare that. Which server version knows which name is data, in
-``params_table``; a name that vLLM has removed is still here, to be translated or refused.
+``_request.availability``; a name that vLLM has removed is still here, to be translated or refused.
 """
 
 from __future__ import annotations

@@ -8,23 +8,39 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from vllm_adapters import params, replies
+from vllm_adapters import params
+from vllm_adapters._client import endpoint
+from vllm_adapters._client.endpoint import EndpointCall, async_method, sync_method
 from vllm_adapters._optional import require
-from vllm_adapters.asking import Ask, in_async, in_sync
-from vllm_adapters.dialect import checked
+from vllm_adapters._request.compat import validate_params
 from vllm_adapters.errors import InvalidRequest
-from vllm_adapters.reachable import Reachable
-from vllm_adapters.replies import Capabilities, Classified, ModelCard, Ranked, Tokens
+from vllm_adapters.types import Capabilities, Classified, ModelCard, Ranked, Tokens
 
 if TYPE_CHECKING:
     import numpy as np
     from prometheus_client import Metric
 
 
+import asyncio
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Self
+
+from pydantic import SecretStr
+
+from vllm_adapters._transport.credentials import normalize_base_url
+from vllm_adapters.client import AsyncVLLMClient, VLLMClient
+from vllm_adapters.errors import ServerTimeout, ServerUnreachable, VLLMError
+from vllm_adapters.timeouts import Timeouts
+
+_QUICK = {"timeout": Timeouts(connect=5, idle=10, total=10), "max_retries": 0}
+
+
 Messages = Sequence[Mapping[str, Any]]
 
 
-class VLLMServer(Reachable):
+class VLLMServer:
     """One vLLM server: what it serves, and the endpoints that OpenAI's API does not have.
 
     >>> from vllm_adapters import VLLMServer
@@ -48,33 +64,161 @@ class VLLMServer(Reachable):
         VLLMError: Every method raises the errors of ``vllm_adapters.errors``; the constructor sends nothing.
     """
 
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | SecretStr | None = None,
+        model: str | None = None,
+        async_http_client: Any = None,
+        **options: Any,
+    ) -> None:
+        self.model = model
+        self.client = VLLMClient(base_url, api_key=api_key, **options)
+        headers = self.client._custom_headers
+        self._options = {**options, "default_headers": headers, "http_client": async_http_client}
+
+    @cached_property
+    def async_client(self) -> AsyncVLLMClient:
+        """The async client of this server; what one client learns of the server, the other knows."""
+        options = {**self._options, "server_version": None, "facts": self.client.facts}
+        return AsyncVLLMClient(self.client.address, api_key=self.client.api_key, **options)
+
+    @property
+    def base_url(self) -> str:
+        """The server's base URL, ending in ``/v1``."""
+        return self.client.address
+
+    def __repr__(self) -> str:
+        address = self.base_url if "client" in vars(self) else "..."  # a traceback shows half-made objects too
+        return f"{type(self).__name__}({address!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As for the client: a pickle holds no key, no headers, no connection.
+        kept = ("timeout", "max_retries", "max_connections", "server_version", "allow_unknown")
+        options = {name: self._options[name] for name in kept if name in self._options}
+        return partial(type(self), model=self.model, **options), (self.base_url,)
+
+    def __copy__(self) -> Self:
+        return self  # not by way of __reduce__, which leaves the key behind
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def serving(self, model: str) -> Self:
+        """The same server, asked for another of its models or LoRA adapters."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, model=model)
+        return twin
+
+    def at_root(self, path: str) -> str:
+        """The URL of a path beside ``/v1``, where vLLM has its own endpoints."""
+        return f"{self.client.root}{path}"
+
+    def _health(self, /) -> EndpointCall[bool]:
+        return EndpointCall(self.at_root("/health"), lambda *reply: True, cast_to=str, how=_QUICK)
+
+    def is_ready(self) -> bool:
+        """Whether the server answers requests now; ``False`` while it loads and when nothing listens."""
+        try:
+            return self._health().send(self.client)
+        except VLLMError as error:
+            return _not_ready(error)
+
+    async def ais_ready(self) -> bool:
+        """``is_ready``, to await."""
+        try:
+            return await self._health().asend(self.async_client)
+        except VLLMError as error:
+            return _not_ready(error)
+
+    def wait_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
+        """Wait for the server to answer.
+
+        Args:
+            timeout: How long to wait, in seconds. Loading a large model takes minutes.
+            every: Seconds between two looks.
+
+        Raises:
+            ServerTimeout: It is still not ready.
+        """
+        for _ in self._patience(timeout, every):
+            if self.is_ready():
+                return self
+            time.sleep(every)
+        raise self._too_long(timeout)
+
+    async def await_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
+        """``wait_until_ready``, to await."""
+        for _ in self._patience(timeout, every):
+            if await self.ais_ready():
+                return self
+            await asyncio.sleep(every)
+        raise self._too_long(timeout)
+
+    @staticmethod
+    def _patience(timeout: float, every: float) -> Iterator[None]:
+        end = time.monotonic() + timeout
+        yield
+        while time.monotonic() + every < end:
+            yield
+
+    def _too_long(self, timeout: float) -> ServerTimeout:
+        return ServerTimeout(
+            f"The server was not ready within {timeout:g} s",
+            hint="Look at its log: it may still load the model, or have died",
+            address=self.base_url,
+            kind="total",
+            seconds=timeout,
+        )
+
+    def close(self) -> None:
+        """Close the connections of the sync client."""
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of the async client that were opened in this event loop."""
+        await self.async_client.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
     def _body(
         self, endpoint: str, model: type[BaseModel], fields: Mapping[str, Any], given: Mapping[str, Any]
     ) -> dict[str, Any]:
         named = {"model": self.model} if self.model else {}
-        return {**named, **fields, **checked(model, given, endpoint=endpoint)}
+        return {**named, **fields, **validate_params(model, given, endpoint=endpoint)}
 
     # What it serves
 
-    def _models(self, /) -> Ask[list[ModelCard]]:
+    def _models(self, /) -> EndpointCall[list[ModelCard]]:
         """The served models: base models, their aliases and LoRA adapters."""
-        return Ask("/models", replies.read_models)
+        return EndpointCall("/models", endpoint.parse_models)
 
-    models, amodels = in_sync(_models), in_async(_models)
+    models, amodels = sync_method(_models), async_method(_models)
 
-    def _read_version(self, /) -> Ask[str]:
+    def _read_version(self, /) -> EndpointCall[str]:
         """The server's vLLM version, such as ``"0.32.0"``."""
-        return Ask(self.at_root("/version"), lambda reply, call, response: str(reply["version"]))
+        return EndpointCall(self.at_root("/version"), lambda reply, call, response: str(reply["version"]))
 
-    aversion = in_async(_read_version)
+    aversion = async_method(_read_version)
 
     @cached_property
     def version(self) -> str:
         """The server's vLLM version, such as ``"0.32.0"``; asked once."""
         return self._read_version().send(self.client)
 
-    def _routes(self, /) -> Ask[dict[str, Any]]:
-        return Ask(self.at_root("/openapi.json"), lambda reply, call, response: dict(reply.get("paths") or {}))
+    def _routes(self, /) -> EndpointCall[dict[str, Any]]:
+        return EndpointCall(self.at_root("/openapi.json"), lambda reply, call, response: dict(reply.get("paths") or {}))
 
     def capabilities(self) -> Capabilities:
         """What the server can do: version, models, context length, tasks and routes.
@@ -100,7 +244,7 @@ class VLLMServer(Reachable):
         messages: Messages | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         **parameters: Any,
-    ) -> Ask[Tokens]:
+    ) -> EndpointCall[Tokens]:
         """The model's own tokens of a prompt, or of messages as its chat template renders them.
 
         Args:
@@ -115,23 +259,23 @@ class VLLMServer(Reachable):
         if tools:
             fields["tools"] = list(tools)
         body = self._body("tokenize", params.TokenizeParams, fields, parameters)
-        return Ask(self.at_root("/tokenize"), replies.read_tokens, body)
+        return EndpointCall(self.at_root("/tokenize"), endpoint.parse_tokens, body)
 
-    tokenize, atokenize = in_sync(_tokenize), in_async(_tokenize)
+    tokenize, atokenize = sync_method(_tokenize), async_method(_tokenize)
 
-    def _count_tokens(self, /, prompt: str | None = None, **given: Any) -> Ask[int]:
+    def _count_tokens(self, /, prompt: str | None = None, **given: Any) -> EndpointCall[int]:
         """How many tokens a prompt or messages take; arguments are those of ``tokenize``."""
         ask = self._tokenize(prompt, **given)
-        return Ask(ask.path, lambda *reply: ask.read(*reply).count, ask.body)
+        return EndpointCall(ask.path, lambda *reply: ask.read(*reply).count, ask.body)
 
-    count_tokens, acount_tokens = in_sync(_count_tokens), in_async(_count_tokens)
+    count_tokens, acount_tokens = sync_method(_count_tokens), async_method(_count_tokens)
 
-    def _detokenize(self, /, ids: Sequence[int]) -> Ask[str]:
+    def _detokenize(self, /, ids: Sequence[int]) -> EndpointCall[str]:
         """The text of token ids. vLLM gives nothing for ids that are not in the vocabulary."""
         body = {**({"model": self.model} if self.model else {}), "tokens": list(ids)}
-        return Ask(self.at_root("/detokenize"), lambda reply, call, response: str(reply["prompt"]), body)
+        return EndpointCall(self.at_root("/detokenize"), lambda reply, call, response: str(reply["prompt"]), body)
 
-    detokenize, adetokenize = in_sync(_detokenize), in_async(_detokenize)
+    detokenize, adetokenize = sync_method(_detokenize), async_method(_detokenize)
 
     # Vectors and scores
 
@@ -142,7 +286,7 @@ class VLLMServer(Reachable):
         *,
         dimensions: int | None = None,
         **parameters: Any,
-    ) -> Ask[np.ndarray[Any, Any]]:
+    ) -> EndpointCall[np.ndarray[Any, Any]]:
         """Embeddings of texts (or of lists of the model's own token ids), in one request.
 
         Args:
@@ -169,13 +313,13 @@ class VLLMServer(Reachable):
         if dimensions is not None:
             fields["dimensions"] = dimensions
         body = self._body("embeddings", params.EmbeddingParams, fields, parameters)
-        return Ask("/embeddings", replies.vectors_reader(len(inputs), dimensions), body)
+        return EndpointCall("/embeddings", endpoint.vectors_parser(len(inputs), dimensions), body)
 
-    embed, aembed = in_sync(_embed), in_async(_embed)
+    embed, aembed = sync_method(_embed), async_method(_embed)
 
     def _pooling(
         self, /, texts: str | Sequence[str], *, task: str | None = None, **parameters: Any
-    ) -> Ask[list[np.ndarray[Any, Any]]]:
+    ) -> EndpointCall[list[np.ndarray[Any, Any]]]:
         """The pooler's output for each text: a vector, or for token tasks one vector per token.
 
         Args:
@@ -188,21 +332,21 @@ class VLLMServer(Reachable):
         """
         inputs = [texts] if isinstance(texts, str) else list(texts)
         body = self._body("pooling", params.PoolingParams, {"input": inputs}, {"task": task, **parameters})
-        return Ask(self.at_root("/pooling"), replies.pooled_reader(len(inputs)), body)
+        return EndpointCall(self.at_root("/pooling"), endpoint.pooled_parser(len(inputs)), body)
 
-    pooling, apooling = in_sync(_pooling), in_async(_pooling)
+    pooling, apooling = sync_method(_pooling), async_method(_pooling)
 
-    def _classify(self, /, texts: str | Sequence[str], **parameters: Any) -> Ask[list[Classified]]:
+    def _classify(self, /, texts: str | Sequence[str], **parameters: Any) -> EndpointCall[list[Classified]]:
         """Label and probabilities of each text, from a classification model."""
         inputs = [texts] if isinstance(texts, str) else list(texts)
         body = self._body("classify", params.ClassifyParams, {"input": inputs}, parameters)
-        return Ask(self.at_root("/classify"), replies.classes_reader(len(inputs)), body)
+        return EndpointCall(self.at_root("/classify"), endpoint.classes_parser(len(inputs)), body)
 
-    classify, aclassify = in_sync(_classify), in_async(_classify)
+    classify, aclassify = sync_method(_classify), async_method(_classify)
 
     def _score(
         self, /, text_1: str | Sequence[str], text_2: str | Sequence[str], **parameters: Any
-    ) -> Ask[list[float]]:
+    ) -> EndpointCall[list[float]]:
         """How well texts go together, from a cross-encoder, or as cosine from an embedding model.
 
         Args:
@@ -221,13 +365,13 @@ class VLLMServer(Reachable):
             "text_2": text_2 if isinstance(text_2, str) else list(text_2),
         }
         body = self._body("score", params.ScoreParams, fields, parameters)
-        return Ask("/score", replies.scores_reader(max(left, right)), body)
+        return EndpointCall("/score", endpoint.scores_parser(max(left, right)), body)
 
-    score, ascore = in_sync(_score), in_async(_score)
+    score, ascore = sync_method(_score), async_method(_score)
 
     def _rerank(
         self, /, query: str, documents: Sequence[str], *, top_n: int | None = None, **parameters: Any
-    ) -> Ask[list[Ranked]]:
+    ) -> EndpointCall[list[Ranked]]:
         """Documents by their relevance to a query, best first.
 
         Args:
@@ -243,13 +387,13 @@ class VLLMServer(Reachable):
         if top_n is not None:
             fields["top_n"] = top_n
         body = self._body("rerank", params.RerankParams, fields, parameters)
-        return Ask("/rerank", replies.ranking_reader(list(documents), top_n), body)
+        return EndpointCall("/rerank", endpoint.ranking_parser(list(documents), top_n), body)
 
-    rerank, arerank = in_sync(_rerank), in_async(_rerank)
+    rerank, arerank = sync_method(_rerank), async_method(_rerank)
 
     # LoRA adapters and metrics
 
-    def _load_lora(self, /, name: str, path: str, *, load_inplace: bool | None = None) -> Ask[str]:
+    def _load_lora(self, /, name: str, path: str, *, load_inplace: bool | None = None) -> EndpointCall[str]:
         """Load a LoRA adapter from a path on the server; it is then served as the model ``name``.
 
         Needs ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve ... --enable-lora``.
@@ -261,23 +405,50 @@ class VLLMServer(Reachable):
         """
         body = {"lora_name": name, "lora_path": path}
         extra = {} if load_inplace is None else {"load_inplace": load_inplace}
-        return Ask("/load_lora_adapter", replies.read_text, {**body, **extra}, str)
+        return EndpointCall("/load_lora_adapter", endpoint.parse_text, {**body, **extra}, str)
 
-    load_lora, aload_lora = in_sync(_load_lora), in_async(_load_lora)
+    load_lora, aload_lora = sync_method(_load_lora), async_method(_load_lora)
 
-    def _unload_lora(self, /, name: str) -> Ask[str]:
+    def _unload_lora(self, /, name: str) -> EndpointCall[str]:
         """Stop serving a LoRA adapter. Needs what ``load_lora`` needs."""
-        return Ask("/unload_lora_adapter", replies.read_text, {"lora_name": name}, str)
+        return EndpointCall("/unload_lora_adapter", endpoint.parse_text, {"lora_name": name}, str)
 
-    unload_lora, aunload_lora = in_sync(_unload_lora), in_async(_unload_lora)
+    unload_lora, aunload_lora = sync_method(_unload_lora), async_method(_unload_lora)
 
-    def _metrics(self, /) -> Ask[list[Metric]]:
+    def _metrics(self, /) -> EndpointCall[list[Metric]]:
         """The server's Prometheus metrics, parsed. Needs ``pip install 'vllm-adapters[metrics]'``."""
         parser = require("prometheus_client.parser", "metrics")
-        return Ask(
+        return EndpointCall(
             self.at_root("/metrics"),
             lambda reply, call, response: list(parser.text_string_to_metric_families(reply)),
             cast_to=str,
         )
 
-    metrics, ametrics = in_sync(_metrics), in_async(_metrics)
+    metrics, ametrics = sync_method(_metrics), async_method(_metrics)
+
+
+def _not_ready(error: VLLMError) -> bool:
+    if isinstance(error, ServerUnreachable | ServerTimeout) or error.status_code >= 500:
+        return False
+    raise error
+
+
+_SETTINGS = ("default_headers", "default_query", "server_version", "http_client", "async_http_client")
+
+
+def reject_conflicts(server: VLLMServer, base_url: str | None, settings: Mapping[str, Any]) -> None:
+    """Raise for what is given beside a server object, and would be lost without a word.
+
+    Args:
+        server: The server object.
+        base_url: Another address, if one was given.
+        settings: Further arguments of ``VLLMServer`` that were given.
+
+    Raises:
+        ValueError: The address is another one, or there are settings that only a new server could have.
+    """
+    if base_url and normalize_base_url(base_url) != server.base_url:
+        raise ValueError(f"Give either server or an address: {server.base_url} and {base_url} are two addresses.")
+    for name in _SETTINGS:
+        if settings.get(name):
+            raise ValueError(f"Give either server or {name}: a server that is there already has its own.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from soak.ways import ASKED, QUERY, Left, Line, Way, cancelled
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
-from vllm_adapters.replies import Ranked
+from vllm_adapters.types import Ranked
 
 
 def _request(prompt: str) -> dict[str, Any]:

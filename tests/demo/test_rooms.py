@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_adapters.demo.jobs import JOBS, Job
-from vllm_adapters.demo.servers import Place
-from vllm_adapters.demo.show import ROOMS, Room, visit
+from vllm_adapters._demo.jobs import JOBS, Job
+from vllm_adapters._demo.servers import Place
+from vllm_adapters._demo.show import ROOMS, Room, visit
 
 CHAT = [job for job in JOBS if job.task == "chat"]
 POOLING = [job for job in JOBS if job.task != "chat"]

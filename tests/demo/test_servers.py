@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from vllm_adapters._compat import http
-from vllm_adapters.demo import servers as module
-from vllm_adapters.demo.servers import CHAT, POOLING, by_task, look, servers
+from vllm_adapters._demo import servers as module
+from vllm_adapters._demo.servers import CHAT, POOLING, by_task, look, servers
 from vllm_adapters.server import VLLMServer
 
 PATHS = {"/v1/chat/completions": {}, "/v1/embeddings": {}, "/rerank": {}}

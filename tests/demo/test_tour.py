@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from vllm_adapters._compat import http
-from vllm_adapters.demo import jobs, on_client, show
-from vllm_adapters.demo.jobs import City, Column, NotThere
-from vllm_adapters.demo.servers import Place, by_task
-from vllm_adapters.demo.show import Room
-from vllm_adapters.demo.tape import TapedServer
+from vllm_adapters._demo import jobs, on_client, show
+from vllm_adapters._demo.jobs import City, Column, NotThere
+from vllm_adapters._demo.servers import Place, by_task
+from vllm_adapters._demo.show import Room
+from vllm_adapters._demo.tape import TapedServer
 from vllm_adapters.errors import FeatureNotEnabled
 
 CHAT = Place("http://gpu:8000/v1", "VLLM_BASE_URL", "tiny", "0.32.0", frozenset({"chat"}), known=True)
@@ -52,7 +52,7 @@ class Right(Column):
         return [(1, 0.9), (0, 0.2), (2, 0.1)]
 
 
-ROOM = Room("Right", "vllm_adapters.demo.on_client", "openai", "")
+ROOM = Room("Right", "vllm_adapters._demo.on_client", "openai", "")
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_what_is_not_there_is_no_failure(tour):
         def chat(self, server, prompt):
             return "Tokyo"
 
-    missing = Room("Haystack", "vllm_adapters.demo.on_haystack", "no_such_framework.of_any_kind", "haystack")
+    missing = Room("Haystack", "vllm_adapters._demo.on_haystack", "no_such_framework.of_any_kind", "haystack")
     code, printed = tour(Little(), [CHAT], (ROOM, missing))
     assert code == 0
     assert "—" in printed
@@ -127,7 +127,7 @@ def test_a_tour_of_nothing_is_a_failure(tour):
 
 
 def test_a_room_that_does_not_load_is_a_failure(visit):
-    broken = Room("Broken", "vllm_adapters.demo.no_such_module", "openai", "")
+    broken = Room("Broken", "vllm_adapters._demo.no_such_module", "openai", "")
     assert visit("chat", Right(), room=broken).text == "ModuleNotFoundError"
 
 

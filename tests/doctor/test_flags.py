@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import vllm_adapters
-from vllm_adapters import cli
+from vllm_adapters._cli import main
 from vllm_adapters.doctor.parsers import _BY_NAME, _BY_TOKEN
 from vllm_adapters.local.environment import prepare_environment
 from vllm_adapters.local.progress import Progress
@@ -42,7 +42,7 @@ def flags_told():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    return {flag for text in texts for flag in FLAG.findall(text)} - flags_of(cli._parser()) - OUR_PYTEST_OPTIONS
+    return {flag for text in texts for flag in FLAG.findall(text)} - flags_of(main._parser()) - OUR_PYTEST_OPTIONS
 
 
 def flags_of(parser):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from packaging.version import Version
 
-from vllm_adapters import params_table
+from vllm_adapters._request import availability
 from vllm_adapters.doctor.schema import described, differences, properties, request_forms
 
 DOCUMENT = {
@@ -76,5 +76,5 @@ def test_an_older_server_is_held_to_its_own_version():
 
 def test_a_newer_server_is_compared_with_the_newest_we_know():
     newer = Version("99")
-    ours = {name for name in params_table.names("chat") if params_table.availability("chat", name).last is None}
+    ours = {name for name in availability.names("chat") if availability.availability("chat", name).last is None}
     assert differences({"chat": frozenset(ours | {"teleport"})}, newer) == ({"chat": ["teleport"]}, {})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vllm_adapters import VLLMServer
-from vllm_adapters.embedding import Embedder
+from vllm_adapters.embedder import Embedder
 from vllm_adapters.errors import InvalidRequest, InvalidResponse, ServerFailed
 from vllm_adapters.testing import faults, wire
 from vllm_adapters.testing.replies import healthy

@@ -6,7 +6,7 @@ import pytest
 
 from vllm_adapters import VLLMClient
 from vllm_adapters import errors as e
-from vllm_adapters.plain import PlainCompletions
+from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters.testing import faults, wire
 
 HELLO = {"model": "stub", "messages": [{"role": "user", "content": "x"}]}
@@ -148,7 +148,7 @@ def test_json_of_another_form_is_no_answer(fault_server, part, value, plain):
     part_of.get(part, choice["message"])[part] = value
     fault_server.reply(faults.json_reply(whole))
     with VLLMClient(fault_server.url, max_retries=0) as client:
-        completions = PlainCompletions(client) if plain else client.chat.completions
+        completions = RawCompletions(client) if plain else client.chat.completions
         with pytest.raises(e.InvalidResponse):
             completions.create(**HELLO)
 

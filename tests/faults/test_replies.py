@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from vllm_adapters import VLLMClient, VLLMServer
 from vllm_adapters import errors as e
+from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._compat import http
-from vllm_adapters.plain import PlainCompletions
 from vllm_adapters.testing import faults, wire
 
 CHAT = "/v1/chat/completions"
@@ -303,7 +303,7 @@ def test_own_http_clients_of_both_kinds(fault_server):
 
 
 def test_plain_completions(fault_server):
-    plain = PlainCompletions(VLLMServer(fault_server.url).client, path="/completions")
+    plain = RawCompletions(VLLMServer(fault_server.url).client, path="/completions")
     assert plain.create(model="", prompt="one two")["choices"][0]["text"] == "one two"
     chunks = list(plain.create(model="", prompt="one two", stream=True))
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"]) == "one two"

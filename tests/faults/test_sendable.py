@@ -6,7 +6,7 @@ import pytest
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
-from vllm_adapters.embedding import Embedder
+from vllm_adapters.embedder import Embedder
 
 HALF = "an emoji cut in two: \ud83d"
 

@@ -9,7 +9,7 @@ import pytest
 
 from vllm_adapters import AsyncVLLMClient, Timeouts, VLLMClient
 from vllm_adapters import errors as e
-from vllm_adapters.calls import StreamedCalls
+from vllm_adapters._response.tool_calls import ToolCallAccumulator
 from vllm_adapters.testing import faults, wire
 
 CHAT = "/v1/chat/completions"
@@ -188,7 +188,7 @@ def parts(*calls):
 def test_calls_without_an_index_are_kept_apart(ask, fault_server, said):
     # Put together they would be a call of `look` with the arguments of `add`.
     fault_server.reply(faults.sse(*parts(*said)))
-    calls = StreamedCalls()
+    calls = ToolCallAccumulator()
     for chunk in ask(fault_server.url, stream=True):
         calls.add(chunk.choices[0].delta.tool_calls)
     found = [(call.name, call.arguments) for call in calls.read("tool_calls")]

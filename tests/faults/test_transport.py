@@ -18,7 +18,7 @@ import pytest
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.testing import faults, wire
-from vllm_adapters.transport import Timeouts
+from vllm_adapters.timeouts import Timeouts
 
 CHAT = "/v1/chat/completions"
 

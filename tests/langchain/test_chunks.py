@@ -7,7 +7,7 @@ pytest.importorskip("langchain_openai")
 from langchain_core.messages import AIMessageChunk, HumanMessageChunk
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from vllm_adapters.langchain import ChatVLLM, chunks
+from vllm_adapters.langchain import ChatVLLM, _chunks
 from vllm_adapters.langchain.calls import ReplyChunk
 
 
@@ -64,4 +64,4 @@ def test_reasoning_is_copied_too():
     ],
 )
 def test_whatever_says_more_than_text_is_langchains_to_convert(chunk, cls):
-    assert not chunks.is_text_only(chunk, chunk["choices"][0], cls)
+    assert not _chunks.is_text_only(chunk, chunk["choices"][0], cls)

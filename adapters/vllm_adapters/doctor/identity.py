@@ -6,11 +6,11 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from vllm_adapters import errors
+from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters._compat import http
+from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters.doctor.findings import Check, Finding, Unusable, works
 from vllm_adapters.doctor.visit import GONE, Visit, json_of
-from vllm_adapters.failures import Call
-from vllm_adapters.replies import read_models
 
 _NOT_READY = ("it answers HTTP 503: it may still be loading the model", "Try again in a minute")
 _OTHER_KEY = "Set VLLM_API_KEY, or name the variable that holds the key with --api-key-env NAME"
@@ -79,7 +79,7 @@ def _vllm(visit: Visit) -> Finding:
             f"this speaks OpenAI's API, but nothing in it says vLLM (its models are owned by {owners})",
             "Give the address of the vLLM itself, not of a gateway before it",
         )
-    visit.serves(read_models(answer, Call(visit.server.base_url), reply))
+    visit.serves(parse_models(answer, RequestContext(visit.server.base_url), reply))
     return works("its models are vLLM's")
 
 

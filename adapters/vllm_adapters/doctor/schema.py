@@ -7,7 +7,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from vllm_adapters import params_table
+from vllm_adapters._request import availability
 from vllm_adapters.doctor.findings import Check, Finding, Verdict, untried, works
 from vllm_adapters.doctor.visit import Visit
 
@@ -52,8 +52,8 @@ def described(document: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     """The fields of each endpoint of our table, and of the parameters that are objects, as the server has them."""
     found: dict[str, set[str]] = {}
     for path in document.get("paths", {}):
-        endpoint = params_table.endpoint_of(path)
-        fields = _request_fields(document, path) if endpoint and path in params_table.paths(endpoint) else {}
+        endpoint = availability.endpoint_of(path)
+        fields = _request_fields(document, path) if endpoint and path in availability.paths(endpoint) else {}
         if endpoint and fields:
             found.setdefault(endpoint, set()).update(fields)
         for name in _OBJECTS:
@@ -72,17 +72,17 @@ def differences(
         theirs: Fields by endpoint, as ``described`` gives them.
         version: The server's version; one newer than the table is compared with its newest.
     """
-    version = min(version, params_table.newest())
+    version = min(version, availability.newest())
     unknown, gone = {}, {}
     for endpoint, names in sorted(theirs.items()):
-        ours = {name for name in params_table.names(endpoint) if _known(endpoint, name, version)}
-        unknown[endpoint] = sorted(names - params_table.names(endpoint))
+        ours = {name for name in availability.names(endpoint) if _known(endpoint, name, version)}
+        unknown[endpoint] = sorted(names - availability.names(endpoint))
         gone[endpoint] = sorted(ours - names)
     return {k: v for k, v in unknown.items() if v}, {k: v for k, v in gone.items() if v}
 
 
 def _known(endpoint: str, name: str, version: Version) -> bool:
-    found = params_table.availability(endpoint, name)
+    found = availability.availability(endpoint, name)
     return found is not None and found.first <= version and (found.last is None or version <= found.last)
 
 
@@ -97,7 +97,7 @@ def _schema(visit: Visit) -> Finding:
     if not unknown and not gone:
         return works(f"all {sum(map(len, theirs.values()))} parameters of {len(theirs)} requests are known", **data)
     parts = [f"it has {_told(unknown)}, which this package does not know"] if unknown else []
-    parts += [f"it has no {_told(gone)}, which vLLM {min(visit.version, params_table.newest())} has"] if gone else []
+    parts += [f"it has no {_told(gone)}, which vLLM {min(visit.version, availability.newest())} has"] if gone else []
     advice = "pip install -U vllm-adapters; until then allow_unknown=True lets them pass" if unknown else ""
     return Finding(Verdict.LACKS, "; ".join(parts), advice=advice, data=data)
 

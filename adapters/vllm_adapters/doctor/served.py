@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from vllm_adapters import errors, params_table
+from vllm_adapters import errors
+from vllm_adapters._request import availability
 from vllm_adapters.doctor.findings import Check, Finding, absent, unclear, untried, works
 from vllm_adapters.doctor.visit import CHAT, GONE, Visit, json_of
-from vllm_adapters.replies import Capabilities
+from vllm_adapters.types import Capabilities
 
 
 def _version(visit: Visit) -> Finding:
@@ -15,7 +16,7 @@ def _version(visit: Visit) -> Finding:
             f"{told}: there may be a gateway before it",
             "Give server_version= to the clients: without it they take the server for the newest",
         )
-    newest = params_table.newest()
+    newest = availability.newest()
     if visit.version > newest:
         return works(f"{visit.version}, newer than {newest}, the newest this package knows")
     return works(str(visit.version))

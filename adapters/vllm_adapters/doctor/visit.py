@@ -13,15 +13,16 @@ from openai.types.completion_usage import CompletionUsage
 from packaging.version import Version
 from pydantic import SecretStr
 
-from vllm_adapters import dialect
 from vllm_adapters._compat import http
+from vllm_adapters._request import compat
+from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters._transport.credentials import PLACEHOLDER_KEY
+from vllm_adapters._transport.http import DEADLINE, Deadline
 from vllm_adapters.doctor import parsers
 from vllm_adapters.errors import FeatureNotEnabled, ServerTimeout, ServerUnreachable, VLLMError
-from vllm_adapters.failures import Call
-from vllm_adapters.keys import NO_KEY
-from vllm_adapters.replies import ModelCard
 from vllm_adapters.server import VLLMServer
-from vllm_adapters.transport import DEADLINE, Deadline, Timeouts
+from vllm_adapters.timeouts import Timeouts
+from vllm_adapters.types import ModelCard
 
 CAPITAL = "What is the capital of Japan?"
 CHAT = "/v1/chat/completions"
@@ -63,7 +64,7 @@ class Visit:
         self.time_limit = time_limit
         options: dict[str, Any] = {"max_retries": 0, "http_options": {"event_hooks": {"request": [self._count]}}}
         self.server = VLLMServer(base_url, api_key=api_key, model=model, **options)
-        self.anonymous = VLLMServer(self.server.base_url, api_key=NO_KEY, **options)
+        self.anonymous = VLLMServer(self.server.base_url, api_key=PLACEHOLDER_KEY, **options)
         self.told_version: str | None = None
         self.cards: list[ModelCard] = []
         self.document: dict[str, Any] = {}
@@ -74,7 +75,7 @@ class Visit:
     def __enter__(self) -> Visit:
         limits = Timeouts(connect=_CONNECT, idle=_IDLE, total=self.time_limit)
         self._end = time.monotonic() + self.time_limit
-        self._token = DEADLINE.set(Deadline(limits, Call(self.server.base_url), self._end))
+        self._token = DEADLINE.set(Deadline(limits, RequestContext(self.server.base_url), self._end))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,12 +99,12 @@ class Visit:
     def key(self) -> str | None:
         """The key that is sent; None for the placeholder."""
         key = self.server.client.api_key
-        return None if key == NO_KEY else key
+        return None if key == PLACEHOLDER_KEY else key
 
     @property
     def version(self) -> Version | None:
         """Its vLLM version, as far as it tells."""
-        return dialect.parse_version(self.told_version or "")
+        return compat.parse_version(self.told_version or "")
 
     def older_than(self, version: str) -> bool:
         """Whether the server is known to be older."""

@@ -4,9 +4,9 @@ from vllm_adapters._optional import require
 
 require("haystack", "haystack")
 
-from vllm_adapters.haystack.chat import VLLMChatGenerator  # noqa: E402  # after the one clear line
-from vllm_adapters.haystack.counter import VLLMTokenCounter  # noqa: E402
+from vllm_adapters.haystack.chat_generator import VLLMChatGenerator  # noqa: E402  # after the one clear line
 from vllm_adapters.haystack.embedders import VLLMDocumentEmbedder, VLLMTextEmbedder  # noqa: E402
 from vllm_adapters.haystack.ranker import VLLMRanker  # noqa: E402
+from vllm_adapters.haystack.token_counter import VLLMTokenCounter  # noqa: E402
 
 __all__ = ["VLLMChatGenerator", "VLLMDocumentEmbedder", "VLLMRanker", "VLLMTextEmbedder", "VLLMTokenCounter"]

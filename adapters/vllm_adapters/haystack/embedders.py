@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 from haystack import Document, component
 from haystack.utils import Secret
 
-from vllm_adapters.embedding import Embedded, Embedder
+from vllm_adapters.embedder import Embedder
 from vllm_adapters.errors import ContextLengthExceeded
-from vllm_adapters.haystack.connected import API_KEY, NAMESPACE, Connected, refuse_own, with_meta
+from vllm_adapters.haystack._component import API_KEY, NAMESPACE, Connected, refuse_own, with_meta
 from vllm_adapters.server import VLLMServer
+from vllm_adapters.types import Embedded
 
 log = logging.getLogger("vllm_adapters")
 

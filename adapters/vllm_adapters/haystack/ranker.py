@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from haystack import Document, component
 from haystack.utils import Secret
 
-from vllm_adapters.asking import Ask
-from vllm_adapters.haystack.connected import API_KEY, NAMESPACE, Connected, refuse_own, with_meta
-from vllm_adapters.replies import Ranked
+from vllm_adapters._client.endpoint import EndpointCall
+from vllm_adapters.haystack._component import API_KEY, NAMESPACE, Connected, refuse_own, with_meta
 from vllm_adapters.server import VLLMServer
+from vllm_adapters.types import Ranked
 
 _OWN = ("model", "query", "documents", "top_n")
 
@@ -107,7 +107,7 @@ class VLLMRanker(Connected):
 
     def _ask(
         self, query: str, documents: Sequence[Document], top_k: int | None
-    ) -> Ask[tuple[list[Ranked], dict[str, Any]]]:
+    ) -> EndpointCall[tuple[list[Ranked], dict[str, Any]]]:
         return (
             self._connect()
             ._rerank(

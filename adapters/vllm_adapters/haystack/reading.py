@@ -11,9 +11,9 @@ from uuid import uuid4
 from haystack.dataclasses import ChatMessage, ComponentInfo, ReasoningContent, StreamingChunk, ToolCall, ToolCallDelta
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from vllm_adapters import calls
-from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
-from vllm_adapters.calls import StreamedCalls, read_calls
+from vllm_adapters import types
+from vllm_adapters._response.tool_calls import ToolCallAccumulator, parse_tool_calls
+from vllm_adapters._response.validate import CHOICE_FIELDS, REPLY_FIELDS, pick_fields
 
 log = logging.getLogger("vllm_adapters")
 
@@ -34,10 +34,10 @@ def _read_choice(reply: Mapping[str, Any], choice: Mapping[str, Any]) -> ChatMes
         "index": choice.get("index", 0),
         "finish_reason": reason,
         "usage": reply.get("usage"),
-        **added_fields(choice, _CHOICE),
-        **added_fields(reply, _REPLY),
+        **pick_fields(choice, _CHOICE),
+        **pick_fields(reply, _REPLY),
     }
-    tool_calls = read_calls(message.get("tool_calls"), reason)
+    tool_calls = parse_tool_calls(message.get("tool_calls"), reason)
     return _message(message.get("content"), message.get("reasoning"), tool_calls, meta)
 
 
@@ -46,7 +46,7 @@ def _plain(said: ChatCompletion | ChatCompletionChunk) -> dict[str, Any]:
 
 
 def _message(
-    text: str | None, thought: str | None, made: Sequence[calls.ToolCall], meta: dict[str, Any]
+    text: str | None, thought: str | None, made: Sequence[types.ToolCall], meta: dict[str, Any]
 ) -> ChatMessage:
     broken = [call for call in made if call.error]
     if broken:
@@ -82,7 +82,7 @@ class StreamedReply:
         self._sender = sender
         self._text: list[str] = []
         self._thoughts: list[str] = []
-        self._calls = StreamedCalls()
+        self._calls = ToolCallAccumulator()
         self._last: tuple[str, int] | None = None
         self._blocks: dict[tuple[str, int], int] = {}
         self._begun = 0
@@ -99,8 +99,8 @@ class StreamedReply:
             "finish_reason": choice.get("finish_reason"),
             "received_at": datetime.now().isoformat(),
             "usage": fields.get("usage"),
-            **added_fields(choice, _CHOICE),
-            **added_fields(fields, _REPLY),
+            **pick_fields(choice, _CHOICE),
+            **pick_fields(fields, _REPLY),
         }
         self._note(meta)
         thought, text, tool_calls = delta.get("reasoning"), delta.get("content"), delta.get("tool_calls")

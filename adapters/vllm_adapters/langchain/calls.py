@@ -14,7 +14,8 @@ from langchain_core.messages import ToolCall as Whole
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call
 from pydantic import model_validator
 
-from vllm_adapters.calls import ToolCall, read_calls
+from vllm_adapters._response.tool_calls import parse_tool_calls
+from vllm_adapters.types import ToolCall
 
 
 def as_langchain(call: ToolCall) -> Whole | InvalidToolCall:
@@ -34,7 +35,7 @@ def set_calls(message: AIMessage, calls: Iterable[ToolCall]) -> None:
 def read_chunks(chunks: Iterable[ToolCallChunk], finish_reason: str | None) -> list[ToolCall]:
     """The calls of a reply that was streamed, from the chunks of its merged message."""
     wire = ({"id": c["id"], "function": {"name": c["name"], "arguments": c["args"]}} for c in chunks)
-    return read_calls(wire, finish_reason)
+    return parse_tool_calls(wire, finish_reason)
 
 
 class _Message:

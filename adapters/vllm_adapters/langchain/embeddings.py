@@ -8,10 +8,11 @@ from typing import Any
 from langchain_core.embeddings import Embeddings
 from pydantic import Field, model_validator
 
-from vllm_adapters.embedding import Embedded, Embedder
-from vllm_adapters.langchain.connection import Connection, refuse_unknown
+from vllm_adapters.embedder import Embedder
+from vllm_adapters.langchain._connection import Connection, refuse_unknown
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.params import TextEmbeddingParams, wire
+from vllm_adapters.types import Embedded
 
 
 class VLLMEmbeddings(TextEmbeddingParams, Connection, Embeddings):

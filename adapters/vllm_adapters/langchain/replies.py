@@ -11,9 +11,9 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
-from vllm_adapters.calls import read_calls
-from vllm_adapters.langchain import chunks
+from vllm_adapters._response.tool_calls import parse_tool_calls
+from vllm_adapters._response.validate import CHOICE_FIELDS, REPLY_FIELDS, pick_fields
+from vllm_adapters.langchain import _chunks
 from vllm_adapters.langchain.calls import ReplyChunk, set_calls
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.langchain.events import aprotocol_events, protocol_events
@@ -29,18 +29,18 @@ class ChatReplies(BaseChatOpenAI):
         result = super()._create_chat_result(_readable(reply), generation_info)
         for generation, choice in zip(result.generations, reply["choices"], strict=True):
             reason, said = choice.get("finish_reason"), choice["message"]
-            info = {"finish_reason": reason, **added_fields(choice, CHOICE_FIELDS | {"logprobs"})}
+            info = {"finish_reason": reason, **pick_fields(choice, CHOICE_FIELDS | {"logprobs"})}
             generation.generation_info = {**(generation.generation_info or {}), **info}
             message = cast(AIMessage, generation.message)
             message.additional_kwargs.setdefault("refusal", said.get("refusal"))
             if thought := said.get("reasoning"):
                 message.additional_kwargs["reasoning_content"] = thought
             if calls := said.get("tool_calls"):
-                set_calls(message, read_calls(calls, reason))
+                set_calls(message, parse_tool_calls(calls, reason))
             if generation is not result.generations[0]:
                 message.usage_metadata = None  # one request, one usage: tracers add up all generations
         added = {k: v for k, v in (result.llm_output or {}).items() if v not in (None, "")}
-        result.llm_output = {**added, **added_fields(reply, REPLY_FIELDS), "model_provider": "vllm"}
+        result.llm_output = {**added, **pick_fields(reply, REPLY_FIELDS), "model_provider": "vllm"}
         if len(result.generations) > 1:  # of one choice alone LangChain puts this on the message
             told = {k: v for k, v in result.llm_output.items() if k != "token_usage"}
             for generation in result.generations:
@@ -62,11 +62,11 @@ class ChatReplies(BaseChatOpenAI):
         if issubclass(default_chunk_class, ReplyChunk):
             default_chunk_class = AIMessageChunk  # the name that the base class looks for
         made: ChatGenerationChunk
-        if choice and not base_generation_info and chunks.is_text_only(chunk, choice, default_chunk_class):
-            made = chunks.like(self._text_chunk, choice["delta"].get("content") or "")
+        if choice and not base_generation_info and _chunks.is_text_only(chunk, choice, default_chunk_class):
+            made = _chunks.like(self._text_chunk, choice["delta"].get("content") or "")
         else:
             made = self._made(chunk, default_chunk_class, base_generation_info)
-        if added := added_fields(choice, CHOICE_FIELDS) | added_fields(chunk, REPLY_FIELDS):
+        if added := pick_fields(choice, CHOICE_FIELDS) | pick_fields(chunk, REPLY_FIELDS):
             made.generation_info = {**(made.generation_info or {}), **added}
         if made.generation_info and choice and (self.stream_usage or not choice.get("finish_reason")):
             # Chunks are added up, text to text: what every chunk repeats may stand on one of them only,
@@ -86,7 +86,7 @@ class ChatReplies(BaseChatOpenAI):
     @property
     def _text_chunk(self) -> ChatGenerationChunk:
         if self.output_version not in _TEXT_CHUNKS:
-            _TEXT_CHUNKS[self.output_version] = self._made(chunks.PATTERN, AIMessageChunk, None)
+            _TEXT_CHUNKS[self.output_version] = self._made(_chunks.PATTERN, AIMessageChunk, None)
         return _TEXT_CHUNKS[self.output_version]
 
     def _generate(

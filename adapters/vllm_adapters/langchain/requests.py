@@ -8,11 +8,10 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from vllm_adapters import dialect
-from vllm_adapters.langchain.connection import OpenAIConnection
-from vllm_adapters.langchain.content import for_vllm
-from vllm_adapters.levels import refuse_several_streamed, sdk_and_body
-from vllm_adapters.merging import merged, settled
+from vllm_adapters._request import compat
+from vllm_adapters._request.body import deep_merge, merge_and_drop_none, reject_streamed_n, sdk_and_body
+from vllm_adapters.langchain._connection import OpenAIConnection
+from vllm_adapters.langchain._messages import for_vllm
 from vllm_adapters.params import ChatParams, wire
 
 
@@ -28,7 +27,7 @@ class ChatRequests(ChatParams, OpenAIConnection, BaseChatOpenAI):  # type: ignor
     def _default_params(self) -> dict[str, Any]:
         defaults = {k: v for k, v in super()._default_params.items() if k not in self.model_kwargs}
         sdk, added = sdk_and_body(self.model_kwargs)
-        body = merged(wire(self, ChatParams), self.extra_body, added)
+        body = deep_merge(wire(self, ChatParams), self.extra_body, added)
         return {**defaults, **sdk, **({"extra_body": body} if body else {})}
 
     def _get_request_payload(
@@ -38,12 +37,12 @@ class ChatRequests(ChatParams, OpenAIConnection, BaseChatOpenAI):  # type: ignor
         sdk, body = sdk_and_body(given, kwargs)
         messages = [for_vllm(message) for message in self._convert_input(input_).to_messages()]
         payload = super()._get_request_payload(messages, stop=stop, **sdk)
-        body = settled(body)
+        body = merge_and_drop_none(body)
         if "response_format" in payload:
             # Out of the SDK's parsing helpers, which lose reasoning and the text of a reply that is cut short.
-            body["response_format"] = dialect.response_format(payload.pop("response_format"))
+            body["response_format"] = compat.response_format(payload.pop("response_format"))
         if self.allow_unknown:
-            body[dialect.ALLOW_UNKNOWN] = True
+            body[compat.ALLOW_UNKNOWN] = True
         payload.pop("extra_body", None)
         if self.replay_reasoning:
             for message, sent in zip(messages, payload["messages"], strict=True):
@@ -51,7 +50,7 @@ class ChatRequests(ChatParams, OpenAIConnection, BaseChatOpenAI):  # type: ignor
                     sent["reasoning"] = thought
         request = {**payload, "extra_body": body} if body else payload
         if request.get("stream"):
-            refuse_several_streamed(request)
+            reject_streamed_n(request)
         return request
 
 

@@ -9,10 +9,10 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import model_validator
 
-from vllm_adapters.langchain.connection import Connection, refuse_unknown
+from vllm_adapters.langchain._connection import Connection, refuse_unknown
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.params import RerankParams, wire
-from vllm_adapters.replies import Ranked
+from vllm_adapters.types import Ranked
 
 
 class VLLMRerank(RerankParams, Connection, BaseDocumentCompressor):

@@ -11,10 +11,10 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from vllm_adapters.langchain.connection import OpenAIConnection
+from vllm_adapters.langchain._connection import OpenAIConnection
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.params import TokenizeParams
-from vllm_adapters.replies import ModelCard, context_length
+from vllm_adapters.types import ModelCard, context_length
 
 EVERY_MODEL = ModelProfile(
     text_inputs=True,

@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from vllm_adapters import dialect
-from vllm_adapters.levels import refuse_several_streamed
-from vllm_adapters.merging import merged, settled
+from vllm_adapters._request import compat
+from vllm_adapters._request.body import deep_merge, merge_and_drop_none, reject_streamed_n
 from vllm_adapters.params import ChatParams, CompletionParams, wire
 
 _HOW = frozenset({"extra_headers", "extra_query", "timeout"})
@@ -50,34 +49,36 @@ def body_of(llm: Any, endpoint: Literal["chat", "completions"], call: Mapping[st
         InvalidRequest: A value is of the wrong type, out of bounds, or cannot be streamed.
     """
     how = {name: value for name, value in call.items() if name in _HOW}
-    body = settled(
+    body = merge_and_drop_none(
         {"stream_options": {"include_usage": True}},
         wire(llm, OpenAIParams),
         wire(llm, ChatParams),
         _level(endpoint, llm, {"logprobs": True} if llm.logprobs else {}),
         {"audio": llm.audio_config} if llm.audio_config else {},
         _level(endpoint, llm, llm.additional_kwargs),
-        dialect.one_limit(llm.extra_body),
+        compat.normalize_max_tokens(llm.extra_body),
         _level(endpoint, llm, {name: value for name, value in call.items() if name not in _HOW}),
     )
     if not stream:
         body.pop("stream_options", None)
     else:
-        refuse_several_streamed(body)
+        reject_streamed_n(body)
     return {"model": llm.model, **body, "stream": stream, **how}
 
 
 def _level(endpoint: str, llm: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of one level, checked; ``None`` stays, to take back what a lower level says."""
-    given = dialect.one_limit(given)
-    named = {name: value for name, value in given.items() if name not in ("extra_body", dialect.ALLOW_UNKNOWN)}
+    given = compat.normalize_max_tokens(given)
+    named = {name: value for name, value in given.items() if name not in ("extra_body", compat.ALLOW_UNKNOWN)}
     if isinstance(wanted := named.get("logprobs"), bool):
         # Chat asks with a flag and a number, completions with the number alone.
         number = named.pop("top_logprobs", llm.top_logprobs) if wanted else None
         named |= {"logprobs": number} if endpoint == "completions" else {"logprobs": wanted, "top_logprobs": number}
     if "response_format" in named:
-        named["response_format"] = dialect.response_format(named["response_format"])
+        named["response_format"] = compat.response_format(named["response_format"])
     model: type[BaseModel] = ChatParams if endpoint == "chat" else CompletionParams
     taken_back = {name: None for name, value in named.items() if value is None}
-    allowed = {dialect.ALLOW_UNKNOWN: True} if given.get(dialect.ALLOW_UNKNOWN) else {}
-    return merged(taken_back, dialect.checked(model, named, endpoint=endpoint), given.get("extra_body"), allowed)
+    allowed = {compat.ALLOW_UNKNOWN: True} if given.get(compat.ALLOW_UNKNOWN) else {}
+    return deep_merge(
+        taken_back, compat.validate_params(model, named, endpoint=endpoint), given.get("extra_body"), allowed
+    )

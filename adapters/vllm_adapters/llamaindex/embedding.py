@@ -17,10 +17,11 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, Field
 
-from vllm_adapters.embedding import Embedded, Embedder
-from vllm_adapters.llamaindex.connection import Connection
+from vllm_adapters.embedder import Embedder
+from vllm_adapters.llamaindex._connection import Connection
 from vllm_adapters.params import EmbeddingParams, wire
 from vllm_adapters.server import VLLMServer
+from vllm_adapters.types import Embedded
 
 dispatcher = get_dispatcher(__name__)
 

@@ -22,15 +22,15 @@ from llama_index.llms.openai import OpenAI
 from pydantic import Field, PrivateAttr, field_serializer
 
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
+from vllm_adapters.llamaindex._connection import Connection
+from vllm_adapters.llamaindex._messages import refuse_media, to_wire
+from vllm_adapters.llamaindex._request import Request, asend, astream, send, stream
+from vllm_adapters.llamaindex._structured import StructuredPredict
 from vllm_adapters.llamaindex.bodies import OpenAIParams, body_of
-from vllm_adapters.llamaindex.connection import Connection
-from vllm_adapters.llamaindex.messages import refuse_media, to_wire
-from vllm_adapters.llamaindex.requests import Request, asend, astream, send, stream
 from vllm_adapters.llamaindex.responses import ChatReply, CompletionReply, as_chat, as_completion
-from vllm_adapters.llamaindex.structured import StructuredPredict
 from vllm_adapters.params import ChatParams
-from vllm_adapters.replies import context_length
 from vllm_adapters.server import VLLMServer
+from vllm_adapters.types import context_length
 
 
 class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ignore[misc]  # None is "not sent"

@@ -16,8 +16,9 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from vllm_adapters.answers import CHOICE_FIELDS, REPLY_FIELDS, added_fields
-from vllm_adapters.calls import StreamedCalls, ToolCall
+from vllm_adapters._response.tool_calls import ToolCallAccumulator
+from vllm_adapters._response.validate import CHOICE_FIELDS, REPLY_FIELDS, pick_fields
+from vllm_adapters.types import ToolCall
 
 R = TypeVar("R", ChatResponse, CompletionResponse)
 
@@ -35,7 +36,7 @@ class ChatReply:
     def __init__(self) -> None:
         self._thought = ""
         self._text = ""
-        self._calls = StreamedCalls()
+        self._calls = ToolCallAccumulator()
         self._said = Said()
 
     def whole(self, reply: Mapping[str, Any]) -> ChatResponse:
@@ -134,7 +135,7 @@ class Said:
     def add(self, reply: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take in a reply or one chunk of it; returns its first choice."""
         choice: Mapping[str, Any] = reply["choices"][0] if reply.get("choices") else {}
-        for name, value in (added_fields(choice, CHOICE_FIELDS) | added_fields(reply, REPLY_FIELDS)).items():
+        for name, value in (pick_fields(choice, CHOICE_FIELDS) | pick_fields(reply, REPLY_FIELDS)).items():
             before = self.kwargs.get(name)
             grows = isinstance(before, list) and isinstance(value, list)
             self.kwargs[name] = [*before, *value] if grows and before else value

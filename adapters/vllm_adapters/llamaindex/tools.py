@@ -9,10 +9,10 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCall
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.llms.openai_like import OpenAILike
 
-from vllm_adapters import failures
-from vllm_adapters.calls import ToolCall
+from vllm_adapters._response import error_mapping
 from vllm_adapters.errors import InvalidResponse
 from vllm_adapters.llamaindex.responses import INVALID
+from vllm_adapters.types import ToolCall
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
@@ -75,14 +75,14 @@ class ToolCalling(OpenAILike):
                 ToolSelection(tool_id=block.tool_call_id or "", tool_name=block.tool_name, tool_kwargs=arguments)
             )
         if not found and error_on_no_tool_call:
-            if error := failures.cut_short(reason, response.message.content or ""):
+            if error := error_mapping.truncation_error(reason, response.message.content or ""):
                 raise error
             raise ValueError(f"The reply is no tool call: {(response.message.content or '')[:200]!r}")
         return found
 
 
 def _broken(name: str, text: str, error: str, reason: str | None) -> Exception:
-    return failures.cut_short(reason, text) or InvalidResponse(
+    return error_mapping.truncation_error(reason, text) or InvalidResponse(
         f"The model's call of `{name}` is broken: {error}; its arguments: {text[:200]!r}",
         hint="Offer the tool with strict=True, or force it with tool_choice: vLLM then enforces its schema",
     )

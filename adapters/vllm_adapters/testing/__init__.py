@@ -53,7 +53,6 @@ Where plugins are not loaded by themselves (``PYTEST_DISABLE_PLUGIN_AUTOLOAD``),
 testing`` makes a small project that works this way. What is imported from here needs the standard library only.
 """
 
-from vllm_adapters.testing import faults, wire
 from vllm_adapters.testing.fault_server import FaultServer, Received
 from vllm_adapters.testing.sent import Sent, SentRequest
 

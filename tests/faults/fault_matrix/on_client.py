@@ -9,7 +9,8 @@ from typing import Any
 from fault_matrix.grid import Path
 from fault_matrix.scene import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Scene
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
-from vllm_adapters.calls import StreamedCalls, ToolCall, read_calls
+from vllm_adapters._response.tool_calls import ToolCallAccumulator, parse_tool_calls
+from vllm_adapters.types import ToolCall
 
 SAY: dict[str, Any] = {"model": "stub", "messages": [{"role": "user", "content": PROMPT}]}
 CALL = {**SAY, "tools": [TOOL]}
@@ -30,13 +31,15 @@ def of_reply(reply: Any) -> Answer:
     if not hasattr(choice, "message"):
         return Answer(choice.text, finish=choice.finish_reason)
     return of_calls(
-        choice.message.content or "", read_calls(choice.message.tool_calls, choice.finish_reason), choice.finish_reason
+        choice.message.content or "",
+        parse_tool_calls(choice.message.tool_calls, choice.finish_reason),
+        choice.finish_reason,
     )
 
 
 def of_chunks(chunks: Iterable[Any]) -> Answer:
     """What the chunks of a stream say together."""
-    text, calls, finish = "", StreamedCalls(), None
+    text, calls, finish = "", ToolCallAccumulator(), None
     for choice in (choice for chunk in chunks for choice in chunk.choices):
         if hasattr(choice, "delta"):
             text += choice.delta.content or ""

@@ -6,9 +6,9 @@ from typing import Any
 
 from key_places.common import HEADERS, KEY, OF_OBJECTS, SETTINGS, TOKEN, Found, of_failures, of_objects, of_refusals
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
-from vllm_adapters.embedding import Embedder
+from vllm_adapters.embedder import Embedder
 from vllm_adapters.testing import FaultServer
-from vllm_adapters.tokens import VLLMTokenizer
+from vllm_adapters.tokenizer import VLLMTokenizer
 
 HELLO: dict[str, Any] = {"model": "stub", "messages": [{"role": "user", "content": "x"}]}
 
