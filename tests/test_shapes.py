@@ -12,15 +12,15 @@ from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.stream import ChunkReader
 from vllm_adapters._response.validate import shape_error, validate_response
 from vllm_adapters.errors import InvalidResponse, VLLMError
-from vllm_adapters.testing import wire
+from vllm_adapters.testing import payloads
 
 CHAT, TEXT = (
     RequestContext("http://stub/v1", "/v1/chat/completions"),
     RequestContext("http://stub/v1", "/v1/completions"),
 )
 RESPONSE = http.Response(200, request=http.Request("POST", "http://stub/v1/chat/completions"), content=b"")
-CALLS = [wire.tool_call("add", '{"a": 1}')]
-SAID = wire.chat("hi", reasoning="hm", tool_calls=CALLS, finish_reason="tool_calls")
+CALLS = [payloads.tool_call("add", '{"a": 1}')]
+SAID = payloads.chat("hi", reasoning="hm", tool_calls=CALLS, finish_reason="tool_calls")
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "name", "index"]), inner),
@@ -85,8 +85,8 @@ def test_a_reply_is_whole_or_refused(place, part):
 
 
 STREAMS = {
-    CHAT: wire.chat_chunks("one two", reasoning="hm", tool_calls=CALLS, finish_reason="tool_calls"),
-    TEXT: wire.completion_chunks("one two"),
+    CHAT: payloads.chat_chunks("one two", reasoning="hm", tool_calls=CALLS, finish_reason="tool_calls"),
+    TEXT: payloads.completion_chunks("one two"),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from vllm_adapters import VLLMServer
 from vllm_adapters.embedder import Embedder
 from vllm_adapters.errors import InvalidRequest, InvalidResponse, ServerFailed
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 from vllm_adapters.testing.replies import healthy
 
 TEXTS = [f"text {n}" for n in range(40)]
@@ -49,7 +49,7 @@ def test_bounded_concurrency_and_the_order_restored(fault_server, embed):
     found = embed(Embedder(server_of(fault_server), batch_size=4, max_concurrency=3), TEXTS)
     assert slowest.came == 10
     assert slowest.most == 3
-    assert (found.vectors == np.array([wire.vector(text, found.vectors.shape[1]) for text in TEXTS], "f4")).all()
+    assert (found.vectors == np.array([payloads.vector(text, found.vectors.shape[1]) for text in TEXTS], "f4")).all()
 
 
 def test_after_a_failure_nothing_more_is_sent(fault_server, embed):
@@ -92,7 +92,7 @@ def test_all_failed(fault_server, embed):
 
 
 def test_two_models_behind_one_address(fault_server, embed):
-    fault_server.script("/v1/embeddings", [faults.json_reply(wire.embeddings([[1.0, 2.0]]))])
+    fault_server.script("/v1/embeddings", [faults.json_reply(payloads.embeddings([[1.0, 2.0]]))])
     with pytest.raises(InvalidResponse, match="more than one server behind the address"):
         embed(Embedder(server_of(fault_server), batch_size=1, max_concurrency=1), ["a", "b"])
 

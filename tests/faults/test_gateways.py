@@ -7,11 +7,11 @@ import pytest
 from vllm_adapters import VLLMClient
 from vllm_adapters import errors as e
 from vllm_adapters._client.raw_completions import RawCompletions
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 HELLO = {"model": "stub", "messages": [{"role": "user", "content": "x"}]}
-FIRST, *WORDS, LAST = wire.chat_chunks("one two")
-USAGE = {**wire.chunk({}), "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}}
+FIRST, *WORDS, LAST = payloads.chat_chunks("one two")
+USAGE = {**payloads.chunk({}), "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}}
 
 
 def text_of(chunks):
@@ -88,7 +88,12 @@ def test_a_complaint_under_another_name_is_an_error(ask, fault_server, said):
 
 @pytest.mark.parametrize(
     "chunk",
-    [wire.chat("one two"), without(LAST, "delta", "one two"), wire.chunk({"content": 5}), wire.chunk({"reasoning": 5})],
+    [
+        payloads.chat("one two"),
+        without(LAST, "delta", "one two"),
+        payloads.chunk({"content": 5}),
+        payloads.chunk({"reasoning": 5}),
+    ],
     ids=["a-message", "a-text", "a-number", "a-thought-number"],
 )
 def test_what_is_no_delta_is_not_taken_for_an_empty_one(ask, fault_server, chunk):
@@ -107,14 +112,14 @@ def calls_of(chunks):
 
 
 def test_calls_without_indices_are_kept_apart(ask, fault_server):
-    calls = [wire.tool_call("add", '{"a"'), wire.tool_call("add", ": 1}"), wire.tool_call("now", "")]
+    calls = [payloads.tool_call("add", '{"a"'), payloads.tool_call("add", ": 1}"), payloads.tool_call("now", "")]
     calls[1] = {"function": {"arguments": ": 1}"}}
     fault_server.reply(faults.deltas(*({"tool_calls": [call]} for call in calls), finish_reason="tool_calls"))
     assert calls_of(ask(fault_server.url, stream=True)) == [("add", '{"a": 1}'), ("now", "")]
 
 
 def test_calls_that_the_sdks_helper_cannot_put_together(fault_server):
-    call = wire.tool_call("add", "{}", index=2)
+    call = payloads.tool_call("add", "{}", index=2)
     fault_server.reply(faults.deltas({"tool_calls": [call]}, finish_reason="tool_calls"))
     with (
         VLLMClient(fault_server.url, max_retries=0) as client,
@@ -142,7 +147,7 @@ def test_calls_that_the_sdks_helper_cannot_put_together(fault_server):
 )
 @pytest.mark.parametrize("plain", [True, False])
 def test_json_of_another_form_is_no_answer(fault_server, part, value, plain):
-    whole = wire.chat("hi")
+    whole = payloads.chat("hi")
     choice = whole["choices"][0]
     part_of = {"choices": whole, "usage": whole, "message": choice}
     part_of.get(part, choice["message"])[part] = value
@@ -155,7 +160,7 @@ def test_json_of_another_form_is_no_answer(fault_server, part, value, plain):
 
 @pytest.mark.parametrize("kind", ["chat", "completions"])
 def test_as_many_choices_as_were_asked_for(fault_server, kind):
-    fault_server.reply(faults.json_reply(wire.chat("x") if kind == "chat" else wire.completion("x")))
+    fault_server.reply(faults.json_reply(payloads.chat("x") if kind == "chat" else payloads.completion("x")))
     with VLLMClient(fault_server.url, max_retries=0) as client:
         create = client.chat.completions.create if kind == "chat" else client.completions.create
         asked = HELLO if kind == "chat" else {"model": "stub", "prompt": "x"}
@@ -172,7 +177,7 @@ def embed(client, **asked):
 @pytest.mark.parametrize("said", [{"embed_dtype": "float16"}, {"endianness": "big"}])
 def test_vectors_of_another_type_are_asked_for_as_numbers(fault_server, said):
     with VLLMClient(fault_server.url, max_retries=0) as client:
-        assert embed(client, extra_body=said) == [wire.vector("a"), wire.vector("b")]
+        assert embed(client, extra_body=said) == [payloads.vector("a"), payloads.vector("b")]
         assert fault_server.posts("/v1/embeddings")[-1].json["encoding_format"] == "float"
         embed(client, encoding_format="base64", extra_body=said)
         assert fault_server.posts("/v1/embeddings")[-1].json["encoding_format"] == "base64"
@@ -210,7 +215,12 @@ def test_bodies_that_break_off_behind_their_headers(fault_server, behaviour):
         response.read()
 
 
-PAGE = [faults.html(), faults.json_reply([1]), faults.reply(b""), faults.json_reply(wire.error("went wrong", code=500))]
+PAGE = [
+    faults.html(),
+    faults.json_reply([1]),
+    faults.reply(b""),
+    faults.json_reply(payloads.error("went wrong", code=500)),
+]
 
 
 @pytest.mark.parametrize("behaviour", PAGE, ids=["html", "list", "empty", "error"])

@@ -35,7 +35,7 @@ from vllm_adapters.haystack import (
     VLLMTextEmbedder,
     VLLMTokenCounter,
 )
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 from vllm_adapters.testing.replies import healthy
 
 CHAT = "/v1/chat/completions"
@@ -122,7 +122,7 @@ def test_failures_of_chat(llm, fault_server, ask, behaviour, error):
 @pytest.mark.parametrize("end", ["clean", "close"])
 def test_a_cut_stream_is_no_reply(llm, fault_server, ask, end):
     # vllm-haystack takes a clean end for the end of the reply; other ends raise httpx's own errors there.
-    fault_server.reply(faults.sse(*wire.chat_chunks("one two three", finish_reason=None), end=end))
+    fault_server.reply(faults.sse(*payloads.chat_chunks("one two three", finish_reason=None), end=end))
     with pytest.raises(e.IncompleteStream) as caught:
         ask(llm)
     assert caught.value.partial == "one two three"
@@ -170,10 +170,10 @@ def test_time_limits(fault_server):
 MIXED = [
     ({"reasoning": "because", "content": "six"}, ("because", "six", 0)),
     (
-        {"reasoning": "because", "tool_calls": [wire.tool_call("add", '{"a": 1, "b": 2}', index=0)]},
+        {"reasoning": "because", "tool_calls": [payloads.tool_call("add", '{"a": 1, "b": 2}', index=0)]},
         ("because", None, 1),
     ),
-    ({"content": "six", "tool_calls": [wire.tool_call("add", '{"a": 1, "b": 2}', index=0)]}, (None, "six", 1)),
+    ({"content": "six", "tool_calls": [payloads.tool_call("add", '{"a": 1, "b": 2}', index=0)]}, (None, "six", 1)),
 ]
 
 
@@ -195,10 +195,10 @@ def test_chunks_with_several_kinds_lose_nothing(llm, fault_server, ask, delta, w
 def test_a_finish_reason_with_the_last_thought(llm, fault_server, ask, reason):
     # vllm-haystack loses it on chunks of reasoning, and does not know vLLM's own reasons.
     chunks = []
-    last = wire.chunk({"reasoning": "because"}, finish_reason=reason)
+    last = payloads.chunk({"reasoning": "because"}, finish_reason=reason)
     last["choices"][0]["logprobs"] = {"content": [{"token": "because", "logprob": -0.1, "top_logprobs": []}]}
     last["choices"][0]["stop_reason"] = "x"
-    fault_server.reply(faults.sse(wire.chunk({"role": "assistant", "content": ""}), last))
+    fault_server.reply(faults.sse(payloads.chunk({"role": "assistant", "content": ""}), last))
     (reply,) = ask(llm, chunks=chunks)
     assert reply.meta["finish_reason"] == chunks[-1].finish_reason == reason
     assert reply.meta["stop_reason"] == "x"
@@ -223,7 +223,7 @@ def test_the_old_name_of_reasoning(llm, fault_server, ask):
 
 def _calls(ask, *calls):
     streams = ask in (stream, stream_async)
-    made = [wire.tool_call(name, text, index=at if streams else None) for at, (name, text) in enumerate(calls)]
+    made = [payloads.tool_call(name, text, index=at if streams else None) for at, (name, text) in enumerate(calls)]
     return faults.chat(tool_calls=made, finish_reason="tool_calls")
 
 
@@ -258,9 +258,9 @@ def test_cached_tokens(llm, fault_server, ask):
         "prompt_tokens_details": {"cached_tokens": 8},
     }
     if ask in (run, run_async):
-        fault_server.reply(faults.json_reply({**wire.chat("hi"), "usage": usage}))
+        fault_server.reply(faults.json_reply({**payloads.chat("hi"), "usage": usage}))
     else:
-        chunks = wire.chat_chunks("hi")
+        chunks = payloads.chat_chunks("hi")
         fault_server.reply(faults.sse(*chunks, {**chunks[-1], "choices": [], "usage": usage}))
     assert ask(llm)[0].meta["usage"]["prompt_tokens_details"] == {"cached_tokens": 8}
 
@@ -361,7 +361,7 @@ def test_another_model_of_a_server_object(make_fault_server, is_async):
 @both
 def test_a_cut_stream_falls_back(make_fault_server, is_async):
     cut, whole = make_fault_server(), make_fault_server()
-    cut.reply(faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="clean"))
+    cut.reply(faults.sse(*payloads.chat_chunks("one two", finish_reason=None), end="clean"))
     both = [VLLMChatGenerator(api_base_url=server.url, max_retries=0) for server in (cut, whole)]
     found = out(FallbackChatGenerator(both), is_async, "hello", streaming_callback=[].append)
     assert found["replies"][0].text == "hello"
@@ -369,7 +369,7 @@ def test_a_cut_stream_falls_back(make_fault_server, is_async):
 
 
 def test_an_agent_does_not_take_a_cut_stream_for_its_answer(fault_server):
-    fault_server.reply(faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="clean"))
+    fault_server.reply(faults.sse(*payloads.chat_chunks("one two", finish_reason=None), end="clean"))
     agent = Agent(chat_generator=VLLMChatGenerator(api_base_url=fault_server.url, max_retries=0), tools=[add])
     with pytest.raises(Exception, match="broke off"):
         agent.run([ChatMessage.from_user("hi")], streaming_callback=[].append)
@@ -562,7 +562,7 @@ def test_batches_are_under_way_together_and_stay_in_order(make_fault_server, is_
     assert time.monotonic() - started < 8 * 0.3
     assert server.peak > 4
     for document in found:
-        assert document.embedding == pytest.approx(wire.vector(document.content, 8), abs=1e-6)
+        assert document.embedding == pytest.approx(payloads.vector(document.content, 8), abs=1e-6)
     assert documents[0].embedding is None
 
 
@@ -765,7 +765,7 @@ def test_what_the_counter_sends(fault_server):
 def test_parts_of_a_conversation_are_counted_in_one(fault_server):
     # Templates such as Qwen3.5's raise when no user has spoken, or when the system speaks later.
     async def count(exchange):
-        await faults.json_reply(wire.tokenized(" ".join(m["content"] for m in exchange.request.json["messages"])))(
+        await faults.json_reply(payloads.tokenized(" ".join(m["content"] for m in exchange.request.json["messages"])))(
             exchange
         )
 

@@ -15,7 +15,7 @@ from haystack.utils import Secret
 
 from vllm_adapters.errors import WrongAddress
 from vllm_adapters.haystack import VLLMChatGenerator, VLLMDocumentEmbedder
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
 
@@ -38,7 +38,7 @@ def ask(request, fault_server):
 
 
 def _calls(*texts, **changes):
-    made = [{**wire.tool_call("weather", text), **changes} for text in texts]
+    made = [{**payloads.tool_call("weather", text), **changes} for text in texts]
     return faults.chat(tool_calls=made, finish_reason="tool_calls")
 
 

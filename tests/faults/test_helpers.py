@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 
 from vllm_adapters import AsyncVLLMClient, Timeouts, VLLMClient
 from vllm_adapters import errors as e
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 HELLO = {"model": "stub", "messages": [{"role": "user", "content": "x"}]}
 CONNECTED = {"max_retries": 0, "timeout": Timeouts(idle=0.5, total=3)}
@@ -43,14 +43,14 @@ HALF = '{"city": "Ro'
 
 def reply(content=None, finish_reason="stop", call=None):
     """The same reply, streamed or not."""
-    calls = [wire.tool_call("Go", call)] if call else ()
+    calls = [payloads.tool_call("Go", call)] if call else ()
 
     async def run(exchange):
         if exchange.request.json.get("stream"):
-            chunks = wire.chat_chunks(content, tool_calls=calls, finish_reason=finish_reason)
+            chunks = payloads.chat_chunks(content, tool_calls=calls, finish_reason=finish_reason)
             await faults.sse(*chunks)(exchange)
         else:
-            await faults.json_reply(wire.chat(content, tool_calls=calls, finish_reason=finish_reason))(exchange)
+            await faults.json_reply(payloads.chat(content, tool_calls=calls, finish_reason=finish_reason))(exchange)
 
     return run
 
@@ -180,7 +180,7 @@ def test_a_plain_text_cut_by_its_limit(helpers, fault_server):
     assert (caught.value.partial, caught.value.completion.choices[0].finish_reason) == ("one two", "length")
 
 
-CHUNKS = wire.chat_chunks(WHOLE)
+CHUNKS = payloads.chat_chunks(WHOLE)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ CHUNKS = wire.chat_chunks(WHOLE)
         (faults.sse(*CHUNKS[:-1], end="reset"), e.IncompleteStream),
         (faults.sse(), e.IncompleteStream),
         (faults.sse(*CHUNKS[:2], end="hang"), e.ServerTimeout),
-        (faults.sse(*CHUNKS[:2], wire.error("EngineCore died", code=500)), e.ServerFailed),
+        (faults.sse(*CHUNKS[:2], payloads.error("EngineCore died", code=500)), e.ServerFailed),
         (faults.html(), e.InvalidResponse),
         (faults.error(500), e.ServerFailed),
         (faults.hang_up(), e.ServerUnreachable),
@@ -227,7 +227,7 @@ def test_a_stream_that_breaks(helpers, fault_server, name, request_, behaviour, 
         (faults.html(), e.InvalidResponse),
         (faults.reply(b""), e.InvalidResponse),
         (faults.empty_choices(), e.InvalidResponse),
-        (faults.json_reply(wire.error("died", code=500)), e.ServerFailed),
+        (faults.json_reply(payloads.error("died", code=500)), e.ServerFailed),
         (reply("one", "abort"), e.ServerFailed),
     ],
     ids=["close", "hang", "short", "HTML", "empty", "no choices", "error", "abort"],

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import VLLM, ChatVLLM
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
 
@@ -97,7 +97,7 @@ def test_an_ignored_constraint(llm, fault_server, call):
 
 @pytest.mark.parametrize("call", [stream, astream], ids=lambda f: f.__name__)
 def test_chunks_with_several_kinds_lose_nothing(llm, fault_server, call):
-    tools = [wire.tool_call("add", '{"a": 1}', index=0), wire.tool_call("add", '{"a": 2}', index=1)]
+    tools = [payloads.tool_call("add", '{"a": 1}', index=0), payloads.tool_call("add", '{"a": 2}', index=1)]
     fault_server.reply(faults.deltas({"reasoning": "because", "content": "six"}, {"content": "!", "tool_calls": tools}))
     message = None
     for chunk in call(llm):

@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_
 
 from vllm_adapters.langchain import ChatVLLM
 from vllm_adapters.langchain.calls import ReplyChunk
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 CUT = "The reply was cut short while this call was being made"
 
@@ -96,7 +96,7 @@ def llm(fault_server):
 
 
 def reply(*arguments, finish_reason):
-    calls = [wire.tool_call("add", text, index=place) for place, text in enumerate(arguments)]
+    calls = [payloads.tool_call("add", text, index=place) for place, text in enumerate(arguments)]
     return faults.chat(tool_calls=calls, finish_reason=finish_reason)
 
 
@@ -138,11 +138,11 @@ def test_brackets_without_end_are_invalid(llm, fault_server, ask):
 def test_a_reply_is_the_assistants_whatever_its_role_is_called(llm, fault_server, ask, role):
     async def run(exchange):
         if exchange.request.json.get("stream"):
-            first, *rest = wire.chat_chunks("Hi")
+            first, *rest = payloads.chat_chunks("Hi")
             first["choices"][0]["delta"]["role"] = role
             await faults.sse(first, *rest)(exchange)
         else:
-            whole = wire.chat("Hi")
+            whole = payloads.chat("Hi")
             whole["choices"][0]["message"]["role"] = role
             await faults.json_reply(whole)(exchange)
 
@@ -166,7 +166,7 @@ def test_no_arguments_are_an_empty_dict(llm, fault_server, ask):
 def test_a_call_that_is_named_in_every_delta(llm, fault_server, ask, indexed):
     said = []
     for text in ('{"city"', ': "Ro', 'me"}'):
-        call = wire.tool_call("get_weather", text, index=0)
+        call = payloads.tool_call("get_weather", text, index=0)
         said.append({"tool_calls": [call if indexed else {k: v for k, v in call.items() if k != "index"}]})
     fault_server.reply(faults.deltas(*said, finish_reason="stop"))
     message = ask(llm)
@@ -197,7 +197,7 @@ def test_calls_grow_while_they_stream(llm, fault_server):
 
 @pytest.mark.parametrize("ask", [stream, events_v3, aevents_v3], ids=lambda f: f.__name__)
 def test_what_every_chunk_has_is_all_there_in_the_end(llm, fault_server, ask):
-    chunks = wire.chat_chunks("one two three", usage=True)
+    chunks = payloads.chat_chunks("one two three", usage=True)
     told = [chunk for chunk in chunks if chunk["choices"] and chunk["choices"][0]["delta"].get("content")]
     for number, chunk in enumerate(told):
         chunk["choices"][0]["token_ids"] = [number]

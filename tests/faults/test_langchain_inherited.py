@@ -18,10 +18,10 @@ from langchain_core.runnables import ConfigurableField
 
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import ChatVLLM
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
-CUT = faults.sse(*wire.chat_chunks("one two three", finish_reason=None), end="close")
+CUT = faults.sse(*payloads.chat_chunks("one two three", finish_reason=None), end="close")
 
 
 @pytest.fixture

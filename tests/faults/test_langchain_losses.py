@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_adapters import Timeouts
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import ChatVLLM
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
 
@@ -138,11 +138,11 @@ def test_everything_that_vllm_adds_to_a_reply(fault_server, llm, ask):
         "metrics": {"time_to_first_token_ms": 1.5},
     }
     if ask in WHOLE:
-        whole = wire.chat("x")
+        whole = payloads.chat("x")
         whole["choices"][0].update(of_choice)
         fault_server.reply(faults.json_reply({**whole, **of_reply}))
     else:
-        chunks = wire.chat_chunks("x", usage=True)
+        chunks = payloads.chat_chunks("x", usage=True)
         chunks[-2]["choices"][0].update(of_choice)
         fault_server.reply(faults.sse(*chunks[:-1], {**chunks[-1], **of_reply}))
     found = ask(llm).response_metadata
@@ -180,7 +180,7 @@ def test_an_error_in_the_middle_of_a_stream(fault_server, llm, ask):
 @ways(STREAMED)
 @pytest.mark.parametrize("end", ["clean", "close", "reset", "done"])
 def test_a_stream_that_breaks_off(fault_server, llm, ask, end):
-    fault_server.reply(faults.sse(*wire.chat_chunks("one two three", finish_reason=None), end=end))
+    fault_server.reply(faults.sse(*payloads.chat_chunks("one two three", finish_reason=None), end=end))
     with pytest.raises(lc.ModelConnectionError) as caught:
         ask(llm)
     assert isinstance(caught.value, e.IncompleteStream)
@@ -191,7 +191,7 @@ def test_a_stream_that_breaks_off(fault_server, llm, ask, end):
 # ValueError with a dict for its text.
 @ways(WHOLE)
 def test_a_200_that_is_an_error(fault_server, llm, ask):
-    fault_server.reply(faults.json_reply(wire.error("the engine died", code=500, type="InternalServerError")))
+    fault_server.reply(faults.json_reply(payloads.error("the engine died", code=500, type="InternalServerError")))
     with pytest.raises(lc.ModelAPIError, match="the engine died"):
         ask(llm)
 
@@ -216,8 +216,8 @@ def test_many_event_loops_without_retries(fault_server):
 # A crash, or a ChatMessage without tool calls, from a server started with --response-role.
 @ways(WHOLE + STREAMED)
 def test_another_role_is_the_assistants(fault_server, llm, ask):
-    call = wire.tool_call("add", "{}")
-    reply, chunks = wire.chat(None, tool_calls=[call]), wire.chat_chunks(None, tool_calls=[call])
+    call = payloads.tool_call("add", "{}")
+    reply, chunks = payloads.chat(None, tool_calls=[call]), payloads.chat_chunks(None, tool_calls=[call])
     reply["choices"][0]["message"]["role"] = chunks[0]["choices"][0]["delta"]["role"] = "bot"
 
     async def answer(exchange):

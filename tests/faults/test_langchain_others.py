@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import VLLM, VLLMEmbeddings, VLLMRerank
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 DOCUMENTS = [Document(text) for text in ("one", "two", "three")]
 
@@ -114,7 +114,7 @@ def test_one_loop_after_the_other(fault_server, call):
 @pytest.mark.parametrize("call", [stream, astream], ids=lambda f: f.__name__)
 def test_a_cut_stream(fault_server, call):
     # Stock: the cut text, as if it were whole.
-    fault_server.reply(faults.sse(*wire.completion_chunks("one two three", finish_reason=None), end="clean"))
+    fault_server.reply(faults.sse(*payloads.completion_chunks("one two three", finish_reason=None), end="clean"))
     with pytest.raises(lc.ModelConnectionError) as caught:
         ask(call, fault_server)
     assert isinstance(caught.value, e.IncompleteStream)
@@ -123,7 +123,7 @@ def test_a_cut_stream(fault_server, call):
 
 @pytest.mark.parametrize("call", [complete, acomplete], ids=lambda f: f.__name__)
 def test_a_stream_that_invoke_collects_is_whole_or_raises(fault_server, call):
-    fault_server.reply(faults.sse(*wire.completion_chunks("one two three", finish_reason=None), end="clean"))
+    fault_server.reply(faults.sse(*payloads.completion_chunks("one two three", finish_reason=None), end="clean"))
     with pytest.raises(e.IncompleteStream):
         ask(call, fault_server, streaming=True)
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import ChatVLLM
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
 
@@ -51,7 +51,7 @@ def test_tools_survive_with_structured_output(llm, fault_server):
 @pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
 @pytest.mark.parametrize("call", ["invoke", "stream"])
 def test_truncated_objects_raise(llm, fault_server, method, call):
-    call_ = wire.tool_call("Person", '{"name": "A', index=None if call == "invoke" else 0)
+    call_ = payloads.tool_call("Person", '{"name": "A', index=None if call == "invoke" else 0)
     reply = {"tool_calls": [call_]} if method == "function_calling" else {"content": '{"name": "Ada", "a'}
     fault_server.reply(faults.chat(**reply, finish_reason="length"))
     structured = llm.with_structured_output(Person, method=method)
@@ -91,7 +91,7 @@ def test_brackets_without_end(llm, fault_server):
     for method in ("json_schema", "json_mode"):
         with pytest.raises(e.ConstraintNotEnforced, match="not JSON"):
             llm.with_structured_output(Person, method=method).invoke("x")
-    fault_server.reply(faults.chat(tool_calls=[wire.tool_call("Person", text)]))
+    fault_server.reply(faults.chat(tool_calls=[payloads.tool_call("Person", text)]))
     with pytest.raises(e.ConstraintNotEnforced, match="forced call"):
         llm.with_structured_output(Person, method="function_calling").invoke("x")
 
@@ -101,7 +101,7 @@ def test_brackets_without_end(llm, fault_server):
 def test_no_object_from_half_a_number(llm, fault_server, method):
     halves = ['{"name": "Ada", "age": 3', "3}"]
     if method == "function_calling":
-        first = {**wire.tool_call("Person", halves[0], index=0)}
+        first = {**payloads.tool_call("Person", halves[0], index=0)}
         said = [{"tool_calls": [first]}, {"tool_calls": [{"index": 0, "function": {"arguments": halves[1]}}]}]
     else:
         said = [{"content": half} for half in halves]

@@ -39,7 +39,7 @@ from vllm_adapters import Timeouts, VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters._compat import http
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 CHAT, TEXT, EMBED, RERANK = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"
 HELLO = [ChatMessage(role="user", content="one two")]
@@ -139,7 +139,7 @@ def test_failures(llm, fault_server, call, behaviour, ours, openais):
 def test_a_cut_stream_is_an_error(fault_server, call, chat_model, end):
     # Stock: a clean or closed end is silent, the text as if whole; a reset is a bare httpx.ReadError.
     llm = VLLM(base_url=fault_server.url, max_retries=0, is_chat_model=chat_model)
-    chunks = wire.chat_chunks if chat_model else wire.completion_chunks
+    chunks = payloads.chat_chunks if chat_model else payloads.completion_chunks
     fault_server.reply(faults.sse(*chunks("one two three", finish_reason=None), end=end))
     with pytest.raises(e.IncompleteStream) as caught:
         call(llm)
@@ -266,7 +266,7 @@ def test_an_ignored_schema(llm, fault_server, streamed):
 def test_a_cut_object(fault_server, streamed, mode, reason, text):
     # Stock: a pydantic error that does not name the limit; streamed, half an object as the last one.
     llm = VLLM(base_url=fault_server.url, pydantic_program_mode=mode)
-    call = wire.tool_call("Person", '{"name": "A', index=0 if streamed else None)
+    call = payloads.tool_call("Person", '{"name": "A', index=0 if streamed else None)
     reply = {"tool_calls": [call]} if mode == PydanticProgramMode.FUNCTION else {"content": '{"name": "Ada", "age": 3'}
     fault_server.reply(faults.chat(**reply, finish_reason=reason))
     predict = llm.stream_structured_predict if streamed else llm.structured_predict
@@ -292,7 +292,7 @@ def test_an_object_that_the_server_left_half_done(llm, fault_server, streamed, r
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_forced_call_that_breaks_its_schema(fault_server, streamed):
     llm = VLLM(base_url=fault_server.url, pydantic_program_mode=PydanticProgramMode.FUNCTION)
-    call = wire.tool_call("Person", '{"name": "Ada", "age": "old"}', index=0 if streamed else None)
+    call = payloads.tool_call("Person", '{"name": "Ada", "age": "old"}', index=0 if streamed else None)
     fault_server.reply(faults.chat(tool_calls=[call], finish_reason="tool_calls"))
     predict = llm.stream_structured_predict if streamed else llm.structured_predict
     with pytest.raises(e.ConstraintNotEnforced, match="age"):
@@ -308,7 +308,7 @@ def test_a_forced_call_that_does_not_come(fault_server):
 
 def test_chunks_with_several_kinds_lose_nothing(llm, fault_server):
     # Stock: the second call of a chunk is lost.
-    tools = [wire.tool_call("add", '{"a": 1}', index=0), wire.tool_call("add", '{"a": 2}', index=1)]
+    tools = [payloads.tool_call("add", '{"a": 1}', index=0), payloads.tool_call("add", '{"a": 2}', index=1)]
     fault_server.reply(faults.deltas({"reasoning": "because", "content": "six"}, {"content": "!", "tool_calls": tools}))
     for call in (stream_chat, astream_chat):
         message = call(llm).message
@@ -360,7 +360,7 @@ def test_interleaved_and_repeating_tool_deltas(llm, fault_server):
 def test_broken_calls_are_seen_and_not_run(llm, fault_server, call, text, reason, error):
     # Stock: the tool is called with {}, or with what closing brackets makes of it.
     index = 0 if call in STREAMS else None
-    fault_server.reply(faults.chat(tool_calls=[wire.tool_call("add", text, index=index)], finish_reason=reason))
+    fault_server.reply(faults.chat(tool_calls=[payloads.tool_call("add", text, index=index)], finish_reason=reason))
     response = call(llm)
     assert not [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
     broken = response.message.additional_kwargs["invalid_tool_calls"]
@@ -374,7 +374,9 @@ def test_a_tool_is_not_called_with_less_than_the_model_said(llm, fault_server):
     ran = []
     tool = FunctionTool.from_defaults(lambda path="/": ran.append(path), name="remove", description="Remove.")
     fault_server.reply(
-        faults.chat(tool_calls=[wire.tool_call("remove", '{"path": "/home/ada', index=None)], finish_reason="length")
+        faults.chat(
+            tool_calls=[payloads.tool_call("remove", '{"path": "/home/ada', index=None)], finish_reason="length"
+        )
     )
     with pytest.raises(e.TruncatedOutput):
         llm.predict_and_call([tool], "clean up")
@@ -383,7 +385,7 @@ def test_a_tool_is_not_called_with_less_than_the_model_said(llm, fault_server):
 
 def test_earlier_chunks_stay_as_they_were(llm, fault_server):
     # Stock: the first chunk shows the whole arguments afterwards.
-    fault_server.reply(faults.chat(tool_calls=[wire.tool_call("add", '{"a": 1, "b": 2}', index=0)]))
+    fault_server.reply(faults.chat(tool_calls=[payloads.tool_call("add", '{"a": 1, "b": 2}', index=0)]))
     responses, shown = [], []
     for response in llm.stream_chat(HELLO):
         responses.append(response)
@@ -395,11 +397,11 @@ def test_earlier_chunks_stay_as_they_were(llm, fault_server):
 @pytest.mark.parametrize("ask", ["stream_chat", "stream_complete"])
 def test_log_probabilities_are_gone_through_once(llm, fault_server, ask):
     # Else again at every chunk: 5000 tokens of a stream took a minute of CPU.
-    chunks = [wire.chunk({"content": word}) for word in ("one", "two", "three")]
+    chunks = [payloads.chunk({"content": word}) for word in ("one", "two", "three")]
     for chunk, word in zip(chunks, ("one", "two", "three"), strict=True):
         token = {"token": word, "logprob": -1.0, "bytes": None, "top_logprobs": []}
         chunk["choices"][0]["logprobs"] = {"content": [token]}
-    fault_server.reply(faults.sse(*chunks, wire.chunk({}, finish_reason="stop")))
+    fault_server.reply(faults.sse(*chunks, payloads.chunk({}, finish_reason="stop")))
     found = [response.logprobs for response in getattr(llm, ask)(HELLO if ask == "stream_chat" else "one")]
     assert [[token.token for (token,) in tokens] for tokens in found[:3]] == [
         ["one"],
@@ -535,7 +537,7 @@ def test_the_call_beats_the_constructor_under_the_limits_other_name(fault_server
 
 
 def test_several_choices(llm, fault_server):
-    fault_server.reply(faults.json_reply({**wire.chat("one"), "choices": wire.chat("one")["choices"] * 2}))
+    fault_server.reply(faults.json_reply({**payloads.chat("one"), "choices": payloads.chat("one")["choices"] * 2}))
     response = chat(llm, n=2)
     assert response.message.content == "one"
     assert len(response.raw["choices"]) == 2
@@ -881,7 +883,7 @@ def test_an_own_http_client(fault_server):
 
 
 def test_an_adapters_context_window_is_its_base_models(make_fault_server):
-    cards = [*wire.models("base")["data"], {"id": "lora", "object": "model", "parent": "base", "root": "/x"}]
+    cards = [*payloads.models("base")["data"], {"id": "lora", "object": "model", "parent": "base", "root": "/x"}]
     server = make_fault_server(models=cards)
     llm = VLLM("lora", base_url=server.url)
     assert llm.metadata.context_window == 4096

@@ -11,7 +11,7 @@ from vllm_adapters import VLLMClient, VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._compat import http
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
 OVERFLOW = (
@@ -34,7 +34,7 @@ class Thing(BaseModel):
         (faults.reply(b""), e.InvalidResponse, "HTTP 200"),
         (faults.reply(b'{"id": "x", "cho'), e.InvalidResponse, "HTTP 200"),
         (faults.truncate(faults.chat("hi"), after=40), e.ServerUnreachable, "No answer"),
-        (faults.json_reply(wire.error("broken inside", code=500)), e.ServerFailed, "broken inside"),
+        (faults.json_reply(payloads.error("broken inside", code=500)), e.ServerFailed, "broken inside"),
         (faults.json_reply({"error": "just text"}), e.ServerFailed, "just text"),
         (faults.empty_choices(), e.InvalidResponse, "no choices"),
         (faults.json_reply({"hello": "world"}), e.InvalidResponse, "no choices"),
@@ -170,7 +170,7 @@ def test_a_flag_that_the_request_holds_is_none_of_the_servers(ask, fault_server)
 
 @pytest.mark.parametrize("part", ["message", "text"])
 def test_a_choice_without_a_reply(fault_server, part):
-    reply = wire.chat("hi") if part == "message" else wire.completion("hi")
+    reply = payloads.chat("hi") if part == "message" else payloads.completion("hi")
     del reply["choices"][0][part]
     fault_server.reply(faults.json_reply(reply))
     client = VLLMClient(fault_server.url, max_retries=0)
@@ -258,9 +258,9 @@ def test_a_ranking_by_fractions(fault_server):
         VLLMServer(fault_server.url, max_retries=0).rerank("q", ["a", "b", "c"])
 
 
-@pytest.mark.parametrize("encoded", [wire.base64_vector, list], ids=["base64", "floats"])
+@pytest.mark.parametrize("encoded", [payloads.base64_vector, list], ids=["base64", "floats"])
 def test_dimensions_that_the_server_ignored(fault_server, encoded):
-    fault_server.reply(faults.json_reply(wire.embeddings([encoded(wire.vector("a", 8))])))
+    fault_server.reply(faults.json_reply(payloads.embeddings([encoded(payloads.vector("a", 8))])))
     server = VLLMServer(fault_server.url, model="stub", max_retries=0)
     for ask in (server.embed, lambda text, **how: server.client.embeddings.create(model="stub", input=text, **how)):
         with pytest.raises(e.InvalidResponse, match="not the 4 that were asked for"):
@@ -282,7 +282,7 @@ MESSAGES = [
 @pytest.mark.parametrize("message", MESSAGES, ids=str)
 def test_a_message_of_another_shape(ask, fault_server, message):
     message = {"role": "assistant", **message} if isinstance(message, dict) else message
-    fault_server.reply(faults.json_reply({**wire.chat("x"), "choices": [{"index": 0, "message": message}]}))
+    fault_server.reply(faults.json_reply({**payloads.chat("x"), "choices": [{"index": 0, "message": message}]}))
     with pytest.raises(e.InvalidResponse, match="not of the right shape"):
         ask(fault_server.url)
 
@@ -307,7 +307,7 @@ def test_plain_completions(fault_server):
     assert plain.create(model="", prompt="one two")["choices"][0]["text"] == "one two"
     chunks = list(plain.create(model="", prompt="one two", stream=True))
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"]) == "one two"
-    fault_server.reply(faults.sse(*wire.completion_chunks("one two", finish_reason=None), end="clean"))
+    fault_server.reply(faults.sse(*payloads.completion_chunks("one two", finish_reason=None), end="clean"))
     with pytest.raises(e.IncompleteStream):
         list(plain.create(model="", prompt="one two", stream=True))
 
@@ -317,7 +317,7 @@ def test_plain_completions(fault_server):
     [
         (faults.html(), e.InvalidResponse),
         (faults.json_reply([1]), e.InvalidResponse),
-        (faults.json_reply(wire.error("dead", code=500)), e.ServerFailed),
+        (faults.json_reply(payloads.error("dead", code=500)), e.ServerFailed),
     ],
 )
 @pytest.mark.parametrize("raw", [False, True])
@@ -347,7 +347,7 @@ def test_json_that_is_no_object_is_no_answer(ask, fault_server, body):
 
 
 def test_prompts_as_text_and_as_embeddings_in_one_request(fault_server):
-    fault_server.reply(faults.json_reply(wire.completion("one", "two", "three")))
+    fault_server.reply(faults.json_reply(payloads.completion("one", "two", "three")))
     reply = VLLMClient(fault_server.url).completions.create(
         model="stub", prompt=["a", "b"], extra_body={"prompt_embeds": ["AAAA"]}
     )
@@ -358,7 +358,7 @@ def test_half_a_character(ask, fault_server):
     # What comes of a gateway that cuts UTF-16 in an emoji's middle.
     half, whole = "\\ud83d", "\\ud83d\\ude00"
     for text in (half, whole):
-        body = json.dumps(wire.chat("hi")).replace('"hi"', f'"{text}"')
+        body = json.dumps(payloads.chat("hi")).replace('"hi"', f'"{text}"')
         fault_server.reply(faults.reply(body))
         if text == whole:
             assert ask(fault_server.url).choices[0].message.content == "\N{GRINNING FACE}"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
-from vllm_adapters.testing import FaultServer, faults, wire
+from vllm_adapters.testing import FaultServer, faults, payloads
 
 CHAT = "/v1/chat/completions"
 
@@ -128,13 +128,13 @@ def test_bytes_and_endings(fault_server, behaviour, end, tail):
 
 
 def test_reset_in_the_middle_of_a_stream(fault_server, client):
-    fault_server.reply(faults.sse(*wire.chat_chunks("a b c")[:3], end="reset"))
+    fault_server.reply(faults.sse(*payloads.chat_chunks("a b c")[:3], end="reset"))
     with pytest.raises(Exception, match=r"(?i)reset|connection|closed"):
         list(ask(client, stream=True))
 
 
 def test_deltas_and_error_events(fault_server, client):
-    two = [wire.tool_call("f", "{}", index=0), wire.tool_call("g", "{}", index=1)]
+    two = [payloads.tool_call("f", "{}", index=0), payloads.tool_call("g", "{}", index=1)]
     fault_server.reply(faults.deltas({"reasoning": "r", "content": "c"}, {"tool_calls": two}, finish_reason=None))
     both, calls = list(ask(client, stream=True))
     assert (both.choices[0].delta.reasoning, both.choices[0].delta.content) == ("r", "c")

@@ -10,11 +10,11 @@ import pytest
 from vllm_adapters import AsyncVLLMClient, Timeouts, VLLMClient
 from vllm_adapters import errors as e
 from vllm_adapters._response.tool_calls import ToolCallAccumulator
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "stub", "messages": [{"role": "user", "content": "one two"}]}
-WORDS = wire.chat_chunks("one two three four five", finish_reason=None)
+WORDS = payloads.chat_chunks("one two three four five", finish_reason=None)
 
 
 def text_of(chunks):
@@ -49,13 +49,13 @@ def test_done_without_a_finish_reason(ask, fault_server):
 
 
 def test_finish_reason_without_done_is_whole(ask, fault_server):
-    fault_server.reply(faults.sse(*wire.chat_chunks("one two"), end="clean"))
+    fault_server.reply(faults.sse(*payloads.chat_chunks("one two"), end="clean"))
     assert text_of(ask(fault_server.url, stream=True)) == "one two"
 
 
 def test_one_of_two_choices_unfinished(ask, fault_server):
     second = [{**chunk, "choices": [{**c, "index": 1} for c in chunk["choices"]]} for chunk in WORDS[:2]]
-    fault_server.reply(faults.sse(*wire.chat_chunks("whole"), *second))
+    fault_server.reply(faults.sse(*payloads.chat_chunks("whole"), *second))
     with pytest.raises(e.IncompleteStream) as caught:
         ask(fault_server.url, stream=True, n=2)
     assert caught.value.partials == {0: "whole", 1: "one"}
@@ -90,14 +90,14 @@ def test_keep_alive_comments_are_silence(ask, fault_server):
 
 
 def test_comments_between_words_keep_a_slow_reply_alive(ask, fault_server):
-    words = wire.chat_chunks("one two three")
+    words = payloads.chat_chunks("one two three")
     events = [event for word in words for event in (": ping", ": ping", word)]
     fault_server.reply(faults.split(faults.sse(*events, pause=0.1), size=3))
     assert text_of(ask(fault_server.url, stream=True, client={"timeout": Timeouts(idle=0.5)})) == "one two three"
 
 
 def test_the_callers_own_slowness_is_no_silence(fault_server):
-    first, *rest = wire.chat_chunks("one two three")
+    first, *rest = payloads.chat_chunks("one two three")
     fault_server.reply(faults.sse(first, *[": ping"] * 10, *rest, pause=0.02))
     client = VLLMClient(fault_server.url, timeout=Timeouts(idle=1))
     chunks = iter(client.chat.completions.create(**HELLO, stream=True))
@@ -147,8 +147,8 @@ def test_reasoning_and_content_in_one_chunk_lose_nothing(ask, fault_server):
 
 
 def test_tool_calls_in_one_chunk_with_content_and_finish_reason(ask, fault_server):
-    calls = [wire.tool_call("add", '{"a": 1}', index=0), wire.tool_call("mul", '{"b": 2}', index=1)]
-    chunk = wire.chunk({"content": "so:", "tool_calls": calls}, finish_reason="tool_calls")
+    calls = [payloads.tool_call("add", '{"a": 1}', index=0), payloads.tool_call("mul", '{"b": 2}', index=1)]
+    chunk = payloads.chunk({"content": "so:", "tool_calls": calls}, finish_reason="tool_calls")
     chunk["choices"][0]["stop_reason"] = 7
     fault_server.reply(faults.sse(chunk))
     chunks = ask(fault_server.url, stream=True)
@@ -159,7 +159,7 @@ def test_tool_calls_in_one_chunk_with_content_and_finish_reason(ask, fault_serve
 
 
 def test_a_call_is_named_once(ask, fault_server):
-    calls = [wire.tool_call("add", text, index=number) for number in (0, 1) for text in ('{"a"', ": 1}")]
+    calls = [payloads.tool_call("add", text, index=number) for number in (0, 1) for text in ('{"a"', ": 1}")]
     del calls[0]["index"], calls[1]["index"]
     fault_server.reply(faults.deltas(*({"tool_calls": [call]} for call in calls)))
     found = [chunk.choices[0].delta.tool_calls[0] for chunk in ask(fault_server.url, stream=True)[:-1]]
@@ -173,8 +173,8 @@ def parts(*calls):
     """Chunks of one tool call's delta each: id, name and arguments, without an index."""
     for id, name, arguments in calls:
         call = {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
-        yield wire.chunk({"tool_calls": [{key: value for key, value in call.items() if value is not None}]})
-    yield wire.chunk({}, finish_reason="tool_calls")
+        yield payloads.chunk({"tool_calls": [{key: value for key, value in call.items() if value is not None}]})
+    yield payloads.chunk({}, finish_reason="tool_calls")
 
 
 @pytest.mark.parametrize(
@@ -201,25 +201,28 @@ def test_two_calls_of_one_tool_without_an_index(ask, fault_server):
     assert [(call.index, call.id, call.function.name) for call in found] == [(0, "x", "add"), (1, "y", "add")]
 
 
-TWO_TOOLS = [wire.tool_call(name, text, index=0) for name, text in (("look", ""), ("add", '{"a": 2}'))]
+TWO_TOOLS = [payloads.tool_call(name, text, index=0) for name, text in (("look", ""), ("add", '{"a": 2}'))]
 ARGUMENTS = {"index": 0, "id": "x", "function": {"name": "add", "arguments": {"a": 1}}}
 
 
 @pytest.mark.parametrize(
     ("chunks", "reason"),
     [
-        ([wire.chunk({"content": [{"type": "text", "text": "one"}]})], "content"),
-        ([wire.chunk({"reasoning": {"text": "one"}})], "reasoning"),
-        ([wire.chunk({"tool_calls": [ARGUMENTS]})], "arguments"),
-        ([wire.chunk({"tool_calls": [call]}) for call in TWO_TOOLS], "look and add"),
-        ([wire.chat("one")], "a whole message"),
-        ([{**wire.chunk({}), "choices": [{"index": n, "delta": {"content": "x"}} for n in (0, 1)]}], "more choices"),
+        ([payloads.chunk({"content": [{"type": "text", "text": "one"}]})], "content"),
+        ([payloads.chunk({"reasoning": {"text": "one"}})], "reasoning"),
+        ([payloads.chunk({"tool_calls": [ARGUMENTS]})], "arguments"),
+        ([payloads.chunk({"tool_calls": [call]}) for call in TWO_TOOLS], "look and add"),
+        ([payloads.chat("one")], "a whole message"),
+        (
+            [{**payloads.chunk({}), "choices": [{"index": n, "delta": {"content": "x"}} for n in (0, 1)]}],
+            "more choices",
+        ),
         (['data: {"choices": [{"index": 0, "delta": {"content": "\\ud83d"}}]}'], "is not JSON"),
     ],
 )
 def test_what_would_be_misread_is_no_chunk(ask, fault_server, chunks, reason):
     # Else: a TypeError, an empty reply, another tool's arguments, two replies in one, a text that nothing can hold.
-    fault_server.reply(faults.sse(*chunks, wire.chunk({}, finish_reason="stop")))
+    fault_server.reply(faults.sse(*chunks, payloads.chunk({}, finish_reason="stop")))
     with pytest.raises(e.InvalidResponse, match=reason):
         ask(fault_server.url, stream=True)
 
@@ -228,7 +231,7 @@ def test_prompts_as_text_and_as_embeddings_in_one_stream(fault_server):
     chunks = [
         {**chunk, "choices": [{**chunk["choices"][0], "index": n}]}
         for n in range(3)
-        for chunk in wire.completion_chunks("one two")
+        for chunk in payloads.completion_chunks("one two")
     ]
     fault_server.reply(faults.sse(*chunks))
     asked = {"model": "stub", "prompt": ["a", "b"], "stream": True, "extra_body": {"prompt_embeds": ["AAAA"]}}
@@ -238,28 +241,28 @@ def test_prompts_as_text_and_as_embeddings_in_one_stream(fault_server):
 
 def test_a_whole_emoji_may_be_escaped(ask, fault_server):
     fault_server.reply(
-        faults.sse("data: " + json.dumps(wire.chunk({"content": "\N{GRINNING FACE}"}, finish_reason="stop")))
+        faults.sse("data: " + json.dumps(payloads.chunk({"content": "\N{GRINNING FACE}"}, finish_reason="stop")))
     )
     assert text_of(ask(fault_server.url, stream=True)) == "\N{GRINNING FACE}"
 
 
 def test_a_byte_order_mark_hides_no_event(ask, fault_server):
-    first, *others = (b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in wire.chat_chunks("one two"))
+    first, *others = (b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in payloads.chat_chunks("one two"))
     body = b"\xef\xbb\xbf" + first.replace(b'"content": ""', b'"content": "zero "') + b"".join(others)
     fault_server.reply(faults.split(faults.reply(body, content_type="text/event-stream"), size=2))
     assert text_of(ask(fault_server.url, stream=True)) == "zero one two"
 
 
 def test_a_list_of_choices_that_is_null(ask, fault_server):
-    usage = {**wire.chunk({}), "choices": None, "usage": {"total_tokens": 3}}
-    fault_server.reply(faults.sse(*wire.chat_chunks("one two"), usage))
+    usage = {**payloads.chunk({}), "choices": None, "usage": {"total_tokens": 3}}
+    fault_server.reply(faults.sse(*payloads.chat_chunks("one two"), usage))
     chunks = ask(fault_server.url, stream=True)
     assert (text_of(chunks), chunks[-1].choices, chunks[-1].usage.total_tokens) == ("one two", [], 3)
 
 
 @pytest.mark.parametrize("good", [0, 600])
 def test_a_body_that_cannot_be_decompressed(ask, fault_server, good):
-    body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in wire.chat_chunks("word " * 400))
+    body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in payloads.chat_chunks("word " * 400))
     packed = gzip.compress(body)
     broken = packed[:good] + b"\x00" * 80 + packed[good:]
     headers = {"content-encoding": "gzip"}
@@ -273,7 +276,7 @@ def test_a_body_that_cannot_be_decompressed(ask, fault_server, good):
 
 @pytest.mark.parametrize("choices", [{"choices": None}, {}], ids=["null", "missing"])
 def test_events_without_choices(ask, fault_server, choices):
-    *words, last = wire.chat_chunks("one two")
+    *words, last = payloads.chat_chunks("one two")
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     envelope = {name: value for name, value in last.items() if name != "choices"}
     fault_server.reply(faults.sse({"type": "ping"}, *words, last, {**envelope, **choices, "usage": usage}))
@@ -300,7 +303,7 @@ def test_an_error_event_in_another_shape(ask, fault_server, event):
 
 @pytest.mark.parametrize("reason", ["repetition", "length"])
 def test_finish_reasons_that_openai_does_not_know(ask, fault_server, reason):
-    fault_server.reply(faults.sse(*wire.chat_chunks("one", finish_reason=reason)))
+    fault_server.reply(faults.sse(*payloads.chat_chunks("one", finish_reason=reason)))
     chunks = ask(fault_server.url, stream=True)
     assert chunks[-1].choices[0].finish_reason == reason
     assert type(chunks[-1]).__name__ == "ChatCompletionChunk"
@@ -317,7 +320,7 @@ def test_a_reply_that_the_server_gave_up(ask, fault_server, reason, stream):
 
 
 def test_a_line_of_megabytes_is_read_in_time(ask, fault_server):
-    fault_server.reply(faults.sse(*wire.chat_chunks(["x" * 20_000_000])))
+    fault_server.reply(faults.sse(*payloads.chat_chunks(["x" * 20_000_000])))
     started = time.monotonic()
     assert len(text_of(ask(fault_server.url, stream=True, client={"timeout": 30}))) == 20_000_000
     assert time.monotonic() - started < 10
@@ -326,10 +329,10 @@ def test_a_line_of_megabytes_is_read_in_time(ask, fault_server):
 @pytest.mark.parametrize(
     "behaviour",
     [
-        faults.sse(*wire.chat_chunks("héllo wörld"), newline="\r\n"),
-        faults.sse(*wire.chat_chunks("héllo wörld"), newline="\r"),
-        faults.split(faults.sse(*wire.chat_chunks("héllo wörld"), newline="\r\n"), size=1),
-        faults.sse(": ping", "retry: 10\nid: 3", *wire.chat_chunks("héllo wörld"), ": bye"),
+        faults.sse(*payloads.chat_chunks("héllo wörld"), newline="\r\n"),
+        faults.sse(*payloads.chat_chunks("héllo wörld"), newline="\r"),
+        faults.split(faults.sse(*payloads.chat_chunks("héllo wörld"), newline="\r\n"), size=1),
+        faults.sse(": ping", "retry: 10\nid: 3", *payloads.chat_chunks("héllo wörld"), ": bye"),
     ],
     ids=["crlf", "cr", "crlf-split-everywhere", "comments-retry-id"],
 )
@@ -365,7 +368,7 @@ def test_a_200_that_is_no_stream(ask, fault_server, behaviour, text):
 
 
 def test_json_error_in_a_200_instead_of_a_stream(ask, fault_server):
-    fault_server.reply(faults.json_reply(wire.error("no such thing", code=400)))
+    fault_server.reply(faults.json_reply(payloads.error("no such thing", code=400)))
     with pytest.raises(e.InvalidRequest, match="no such thing"):
         ask(fault_server.url, stream=True)
 

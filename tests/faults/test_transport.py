@@ -17,7 +17,7 @@ import pytest
 
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters import errors as e
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 from vllm_adapters.timeouts import Timeouts
 
 CHAT = "/v1/chat/completions"
@@ -70,7 +70,7 @@ def test_silence_after_a_late_piece_ends_at_the_total_limit(ask, fault_server, s
 @pytest.mark.parametrize(
     ("stream", "behaviour"),
     [
-        (True, faults.sse(*wire.chat_chunks("one two three"), pause=0.4, end="hang")),
+        (True, faults.sse(*payloads.chat_chunks("one two three"), pause=0.4, end="hang")),
         (False, faults.truncate(faults.split(faults.chat("hi"), 100, 0.4), 300, "hang")),
     ],
 )
@@ -443,7 +443,7 @@ def test_calls_at_once_ask_once(fault_server):
 
 def test_a_reply_tells_when_the_server_was_replaced(fault_server):
     versions = ("0.10.2", "0.10.2", "0.32.0", "0.32.0")
-    replies = [{**wire.chat("hi"), "system_fingerprint": f"vllm-{version}-x"} for version in versions]
+    replies = [{**payloads.chat("hi"), "system_fingerprint": f"vllm-{version}-x"} for version in versions]
     fault_server.script(CHAT, [faults.json_reply(reply) for reply in replies])
     fault_server.script("/version", [faults.json_reply({"version": v}) for v in ("0.10.2", "0.32.0")])
     client = VLLMClient(fault_server.url, max_retries=0)
@@ -456,7 +456,7 @@ def test_a_reply_tells_when_the_server_was_replaced(fault_server):
 
 def test_a_gateway_that_tells_no_version_is_judged_by_its_replies(make_fault_server):
     server = make_fault_server(version=None)
-    server.reply(faults.json_reply({**wire.chat("hi"), "system_fingerprint": "vllm-0.21.0-x"}), CHAT)
+    server.reply(faults.json_reply({**payloads.chat("hi"), "system_fingerprint": "vllm-0.21.0-x"}), CHAT)
     client = VLLMClient(server.url, max_retries=0)
     client.chat.completions.create(**hello(), extra_body={"stop_token_ids": [1]})
     with pytest.raises(e.UnsupportedParameter, match=r"vLLM 0\.21\.0"):

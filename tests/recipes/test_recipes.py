@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vllm_adapters.testing import faults, wire
+from vllm_adapters.testing import faults, payloads
 from vllm_adapters.testing.cassette import audit
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
@@ -85,7 +85,7 @@ def test_limit_the_time_of_long_requests(cook, printed, sent):
 
 
 def test_limit_the_time_of_long_requests_keeps_what_had_come(cook, fault_server):
-    fault_server.reply(faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="hang"))
+    fault_server.reply(faults.sse(*payloads.chat_chunks("one two", finish_reason=None), end="hang"))
     lines = cook("limit_the_time_of_long_requests", VLLM_BASE_URL=fault_server.url, TIME_LIMIT="2")
     assert lines[0] == "one two"
     assert lines[-1].startswith("out of time: The call was not over within the total limit of 2 s")

@@ -4,7 +4,7 @@ import numpy  # noqa: F401 (here, since it cannot be imported again after a proj
 import openai  # noqa: F401 (here, so that the projects, which run in this process, do not each import it anew)
 import pytest
 
-from vllm_adapters.testing import wire
+from vllm_adapters.testing import payloads
 
 HEAD = """
 import asyncio, json, os
@@ -55,5 +55,5 @@ class Project:
 
 @pytest.fixture
 def project(pytester, monkeypatch, make_fault_server, tmp_path):
-    card = {**wire.models("tiny")["data"][0], "root": str(tmp_path / "models" / "some-folder")}
+    card = {**payloads.models("tiny")["data"][0], "root": str(tmp_path / "models" / "some-folder")}
     return Project(pytester, monkeypatch, make_fault_server(models=[card]))

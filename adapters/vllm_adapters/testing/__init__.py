@@ -56,4 +56,4 @@ testing`` makes a small project that works this way. What is imported from here 
 from vllm_adapters.testing.fault_server import FaultServer, Received
 from vllm_adapters.testing.sent import Sent, SentRequest
 
-__all__ = ["FaultServer", "Received", "Sent", "SentRequest", "faults", "wire"]
+__all__ = ["FaultServer", "Received", "Sent", "SentRequest", "faults", "payloads"]

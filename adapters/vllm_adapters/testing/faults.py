@@ -10,7 +10,7 @@ import asyncio
 import math
 from typing import Literal
 
-from vllm_adapters.testing import wire
+from vllm_adapters.testing import payloads
 from vllm_adapters.testing.exchange import Behaviour, Cut, Exchange
 from vllm_adapters.testing.replies import (
     chat,
@@ -64,7 +64,7 @@ def loading() -> Behaviour:
 
 def empty_choices() -> Behaviour:
     """A chat completion without any choice."""
-    return json_reply({**wire.chat("x"), "choices": []})
+    return json_reply({**payloads.chat("x"), "choices": []})
 
 
 def redirect(url: str, status: int = 307) -> Behaviour:
@@ -157,8 +157,8 @@ def error_event(
     shape: Literal["object", "string"] = "object",
 ) -> Behaviour:
     """A 200 stream whose event number ``after`` is an error, then ``[DONE]``, as vLLM does."""
-    found = wire.error(message, code=code, type="InternalServerError") if shape == "object" else {"error": message}
-    return sse(*wire.chat_chunks("one two three four five")[:after], found)
+    found = payloads.error(message, code=code, type="InternalServerError") if shape == "object" else {"error": message}
+    return sse(*payloads.chat_chunks("one two three four five")[:after], found)
 
 
 def wrong_embeddings(fault: Literal["missing", "extra", "shuffled", "nan", "dims", "null"]) -> Behaviour:
@@ -166,7 +166,7 @@ def wrong_embeddings(fault: Literal["missing", "extra", "shuffled", "nan", "dims
 
     async def run(exchange: Exchange) -> None:
         asked = exchange.request.json
-        rows: list[list[float] | None] = [wire.vector(t, exchange.served.dims) for t in texts(asked["input"])]
+        rows: list[list[float] | None] = [payloads.vector(t, exchange.served.dims) for t in texts(asked["input"])]
         indices = list(range(len(rows)))
         last = rows[-1] or []
         if fault == "missing":
@@ -181,7 +181,7 @@ def wrong_embeddings(fault: Literal["missing", "extra", "shuffled", "nan", "dims
             rows[-1] = last[:-1]
         else:
             rows[-1] = None
-        await json_reply(wire.embeddings(encoded(rows, asked), indices=indices))(exchange)
+        await json_reply(payloads.embeddings(encoded(rows, asked), indices=indices))(exchange)
 
     return run
 
@@ -200,6 +200,6 @@ def wrong_rerank(fault: Literal["short", "bad-index", "negative-index", "duplica
             "duplicate": [(ranking[-1][0], relevance), *ranking[1:]],
             "nan": [(index, math.nan), *ranking[1:]],
         }
-        await json_reply(wire.rerank(documents, broken[fault]))(exchange)
+        await json_reply(payloads.rerank(documents, broken[fault]))(exchange)
 
     return run

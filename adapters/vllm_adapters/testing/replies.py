@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from vllm_adapters.testing import wire
+from vllm_adapters.testing import payloads
 from vllm_adapters.testing.exchange import Behaviour, Cut, Exchange, Framing
 
 __all__ = ["ROUTES", "chat", "completion", "deltas", "error", "healthy", "json_reply", "reply", "sse"]
@@ -73,7 +73,7 @@ def error(
         param: their ``param``.
         retry_after: seconds, as a ``Retry-After`` header.
     """
-    nested = wire.error(message, code=status, type=type, param=param)
+    nested = payloads.error(message, code=status, type=type, param=param)
     bodies: dict[ErrorShape, dict[str, Any]] = {
         "vllm": nested,
         "flat": {"object": "error", **nested["error"]},
@@ -120,9 +120,9 @@ def sse(
 
 def deltas(*deltas: dict[str, Any], finish_reason: str | None = "stop", end: End = "done") -> Behaviour:
     """A chat stream of exactly these deltas, one chunk each: several kinds in one, several tool calls, ..."""
-    chunks = [wire.chunk(delta) for delta in deltas]
+    chunks = [payloads.chunk(delta) for delta in deltas]
     if finish_reason is not None:
-        chunks.append(wire.chunk({}, finish_reason=finish_reason))
+        chunks.append(payloads.chunk({}, finish_reason=finish_reason))
     return sse(*chunks, end=end)
 
 
@@ -151,10 +151,10 @@ def chat(
             "model": exchange.served.model,
         }
         if asked.get("stream"):
-            chunks = wire.chat_chunks(text, usage=_wants_usage(asked), **given)
+            chunks = payloads.chat_chunks(text, usage=_wants_usage(asked), **given)
             await sse(*chunks, pause=pause)(exchange)
         else:
-            await json_reply(wire.chat(text, **given))(exchange)
+            await json_reply(payloads.chat(text, **given))(exchange)
 
     return run
 
@@ -167,12 +167,12 @@ def completion(text: str | None = None, *, finish_reason: str | None = "stop", p
         answers = [prompt if text is None else text for prompt in texts(asked.get("prompt"))]
         model = exchange.served.model
         if asked.get("stream"):
-            chunks = wire.completion_chunks(
+            chunks = payloads.completion_chunks(
                 *answers, finish_reason=finish_reason, usage=_wants_usage(asked), model=model
             )
             await sse(*chunks, pause=pause)(exchange)
         else:
-            await json_reply(wire.completion(*answers, finish_reason=finish_reason, model=model))(exchange)
+            await json_reply(payloads.completion(*answers, finish_reason=finish_reason, model=model))(exchange)
 
     return run
 
@@ -208,21 +208,21 @@ def _healthy_json(exchange: Exchange) -> dict[str, Any]:
         case "/version":
             return {"version": served.version}
         case "/v1/models":
-            return wire.models(*served.models, max_model_len=served.max_model_len)
+            return payloads.models(*served.models, max_model_len=served.max_model_len)
         case "/openapi.json":
             paths: dict[str, Any] = {path: {method.lower(): {}} for path, method in served.routes.items()}
             return {"openapi": "3.1.0", "info": {"title": "FastAPI", "version": "0.1.0"}, "paths": paths}
         case "/v1/embeddings":
-            rows = [wire.vector(text, asked.get("dimensions") or served.dims) for text in texts(asked["input"])]
-            return wire.embeddings(encoded(rows, asked), model=model)
+            rows = [payloads.vector(text, asked.get("dimensions") or served.dims) for text in texts(asked["input"])]
+            return payloads.embeddings(encoded(rows, asked), model=model)
         case "/tokenize":
-            return wire.tokenized(asked.get("prompt") or _last_user_text(asked), max_model_len=served.max_model_len)
+            return payloads.tokenized(asked.get("prompt") or _last_user_text(asked), max_model_len=served.max_model_len)
         case "/classify":
-            return wire.classification(["LABEL_0" for _ in texts(asked["input"])], model=model)
+            return payloads.classification(["LABEL_0" for _ in texts(asked["input"])], model=model)
         case "/score" | "/v1/score":
-            return wire.score([relevance(text) for text in texts(asked["text_2"])], model=model)
+            return payloads.score([relevance(text) for text in texts(asked["text_2"])], model=model)
         case _:
-            return wire.rerank(asked["documents"], ranked(asked), model=model)
+            return payloads.rerank(asked["documents"], ranked(asked), model=model)
 
 
 def _dump(body: Any) -> bytes:
@@ -252,12 +252,12 @@ def _last_user_text(asked: dict[str, Any]) -> str:
 def encoded(rows: Sequence[list[float] | None], asked: dict[str, Any]) -> list[Any]:
     if asked.get("encoding_format") != "base64":
         return list(rows)
-    return [None if row is None else wire.base64_vector(row) for row in rows]
+    return [None if row is None else payloads.base64_vector(row) for row in rows]
 
 
 def relevance(text: str) -> float:
     """The score that a healthy server gives a document."""
-    return wire.vector(text, 1)[0] + 0.5
+    return payloads.vector(text, 1)[0] + 0.5
 
 
 def ranked(asked: dict[str, Any]) -> list[tuple[int, float]]:

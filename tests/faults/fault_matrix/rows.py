@@ -11,7 +11,7 @@ from typing import Any
 from fault_matrix.grid import Fault
 from fault_matrix.scene import CALLS, TEXTS, Answer, Scene
 from vllm_adapters import errors as e
-from vllm_adapters.testing import FaultServer, faults, wire
+from vllm_adapters.testing import FaultServer, faults, payloads
 from vllm_adapters.testing.exchange import Behaviour
 from vllm_adapters.testing.replies import healthy
 
@@ -131,7 +131,7 @@ def _pings_at_last(scene: Scene) -> Behaviour:
 
 
 def _dying(chunks: list[Any]) -> list[Any]:
-    return [*chunks[:3], wire.error("EngineCore died", code=500)]
+    return [*chunks[:3], payloads.error("EngineCore died", code=500)]
 
 
 def _rows(change: Callable[[list[Any]], list[Any]]) -> Callable[[Scene], Behaviour]:
@@ -139,7 +139,7 @@ def _rows(change: Callable[[list[Any]], list[Any]]) -> Callable[[Scene], Behavio
 
     def behave(scene: Scene) -> Behaviour:
         scored = scene.task == "score"
-        body = wire.score(scene.right.value) if scored else wire.classification(["LABEL_0"] * len(TEXTS))
+        body = payloads.score(scene.right.value) if scored else payloads.classification(["LABEL_0"] * len(TEXTS))
         return faults.json_reply({**body, "data": change(body["data"])})
 
     return behave
@@ -163,7 +163,7 @@ def _letter_by_letter(interleaved: bool) -> Callable[[Scene], Behaviour]:
     def behave(scene: Scene) -> Behaviour:
         heads, letters = [], []
         for index, (name, given) in enumerate(CALLS):
-            call = wire.tool_call(name, "", index=index)
+            call = payloads.tool_call(name, "", index=index)
             heads.append({"tool_calls": [call]})
             text = json.dumps(given, ensure_ascii=False)
             letters.append([{"tool_calls": [{"index": index, "function": {"arguments": c}}]} for c in text])
@@ -179,8 +179,8 @@ def _letter_by_letter(interleaved: bool) -> Callable[[Scene], Behaviour]:
 
 def _arguments(text: str) -> tuple[Callable[[Scene], Behaviour], Callable[[Scene], Answer]]:
     """A second call with these arguments, and the answer that shows them as broken."""
-    first = wire.tool_call(CALLS[0][0], json.dumps(CALLS[0][1], ensure_ascii=False))
-    made = [first, wire.tool_call("delete_files", text)]
+    first = payloads.tool_call(CALLS[0][0], json.dumps(CALLS[0][1], ensure_ascii=False))
+    made = [first, payloads.tool_call("delete_files", text)]
     return (lambda scene: scene.reply(tool_calls=made), lambda scene: Answer(CALLS[:1], (text,), "tool_calls"))
 
 
@@ -276,7 +276,7 @@ NO_ANSWERS = (
     Fault("nothing, 200", always(faults.reply(b"")), (Invalid,)),
     Fault("JSON of another shape", always(faults.json_reply({"hello": "world"})), (Invalid,)),
     Fault("a JSON list", always(faults.json_reply([1, 2])), (Invalid,)),
-    Fault("an error, 200", always(faults.json_reply(wire.error("no such thing", code=500))), (Failed,)),
+    Fault("an error, 200", always(faults.json_reply(payloads.error("no such thing", code=500))), (Failed,)),
     Fault("no choices", lambda s: _no_choices(s), (Invalid, Incomplete), on=generates),
     Fault("a number for the text", lambda s: _wrong_part(s, "content", 5), (Invalid,), on=generates),
     Fault("a list for the finish reason", lambda s: _wrong_part(s, "finish_reason", [1]), (Invalid,), on=generates),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from vllm_adapters import Timeouts
-from vllm_adapters.testing import wire
+from vllm_adapters.testing import payloads
 from vllm_adapters.testing.exchange import Behaviour
 from vllm_adapters.testing.replies import healthy, json_reply, ranked, relevance, sse
 
@@ -74,7 +74,7 @@ class Answer(NamedTuple):
 
 def vectors() -> list[list[float]]:
     """The right vectors."""
-    return [wire.vector(text) for text in TEXTS]
+    return [payloads.vector(text) for text in TEXTS]
 
 
 def ranking() -> list[tuple[int, float]]:
@@ -111,8 +111,8 @@ class Scene:
             "rank": ranking(),
             "score": [relevance(text) for text in TEXTS],
             "classify": [("LABEL_0", [0.75, 0.25])] * len(TEXTS),
-            "tokenize": wire.tokenized(PROMPT)["tokens"],
-            "count": wire.tokenized(PROMPT)["count"],
+            "tokenize": payloads.tokenized(PROMPT)["tokens"],
+            "count": payloads.tokenized(PROMPT)["count"],
         }
         finish = ("tool_calls" if self.task == "call" else "stop") if self.generates else None
         return Answer(values.get(self.task, TEXT), finish=finish)
@@ -120,17 +120,17 @@ class Scene:
     def body(self, finish: str | None = None, **other: Any) -> dict[str, Any]:
         """The whole reply; ``other`` replaces ``content`` or ``tool_calls``."""
         if self.task == "complete":
-            return wire.completion(other.get("content", TEXT), finish_reason=finish or "stop")
-        return wire.chat(**self._words(finish, other))
+            return payloads.completion(other.get("content", TEXT), finish_reason=finish or "stop")
+        return payloads.chat(**self._words(finish, other))
 
     def events(self, finish: str | None = None, **other: Any) -> list[dict[str, Any]]:
         """The chunks of the whole stream, the finish reason in the last."""
         if self.task == "complete":
-            return wire.completion_chunks(other.get("content", TEXT), finish_reason=finish or "stop")
-        return wire.chat_chunks(**self._words(finish, other))
+            return payloads.completion_chunks(other.get("content", TEXT), finish_reason=finish or "stop")
+        return payloads.chat_chunks(**self._words(finish, other))
 
     def _words(self, finish: str | None, other: dict[str, Any]) -> dict[str, Any]:
-        calls = [wire.tool_call(name, json.dumps(given, ensure_ascii=False)) for name, given in CALLS]
+        calls = [payloads.tool_call(name, json.dumps(given, ensure_ascii=False)) for name, given in CALLS]
         content = {"call": None, "object": json.dumps(OBJECT, ensure_ascii=False)}.get(self.task, TEXT)
         words = {"content": content, "tool_calls": calls if self.task == "call" else (), **other}
         return {**words, "finish_reason": finish or ("tool_calls" if words["tool_calls"] else "stop")}

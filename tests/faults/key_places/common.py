@@ -14,7 +14,7 @@ from rich.pretty import pretty_repr
 from rich.traceback import Traceback
 
 from vllm_adapters import Timeouts, VLLMError
-from vllm_adapters.testing import FaultServer, faults, wire
+from vllm_adapters.testing import FaultServer, faults, payloads
 
 KEY = "sk-canary-0123456789"
 TOKEN = "canary-token-of-a-gateway"
@@ -51,9 +51,9 @@ FAILURES = {
     "truncated JSON": (faults.reply(b'{"id": '), False),
     "cut body": (faults.truncate(faults.chat("one two three"), 60), False),
     "error event": (faults.error_event("dead", after=1), True),
-    "cut stream": (faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="clean"), True),
-    "reset stream": (faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="reset"), True),
-    "hanging stream": (faults.sse(*wire.chat_chunks("one two", finish_reason=None), end="hang"), True),
+    "cut stream": (faults.sse(*payloads.chat_chunks("one two", finish_reason=None), end="clean"), True),
+    "reset stream": (faults.sse(*payloads.chat_chunks("one two", finish_reason=None), end="reset"), True),
+    "hanging stream": (faults.sse(*payloads.chat_chunks("one two", finish_reason=None), end="hang"), True),
 }
 """What servers do, and whether to a stream."""
 
