@@ -47,7 +47,7 @@ recipes: $(VENV)/.installed ## Each recipe alone in a fresh environment, against
 	$(RUN) -m pytest --live -q -m fresh_environment tests/recipes $(ARGS)
 
 faults: $(VENV)/.installed ## What every path makes of every fault, as a table; ARGS="LangChain 500" for a part of it
-	@PYTHONPATH=tests/faults $(RUN) -m fault_matrix $(ARGS)
+	@PYTHONPATH=tests/contracts $(RUN) -m fault_matrix $(ARGS)
 
 soak: $(VENV)/.installed ## An hour's worth of mixed calls over a line that breaks at random: what goes wrong, what leaks
 	@PYTHONPATH=benchmarks $(RUN) -m soak $(ARGS)

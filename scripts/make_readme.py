@@ -20,7 +20,7 @@ SHOWN_ENDPOINTS = ("chat", "completions", "embeddings", "rerank")
 
 def parity() -> str:
     """Capability by part; each mark leads to the file of the test that proves it."""
-    table = tomllib.loads((ROOT / "tests" / "parity.toml").read_text(encoding="utf-8"))
+    table = tomllib.loads((ROOT / "tests" / "docs" / "parity.toml").read_text(encoding="utf-8"))
     rows = ["| | " + " | ".join(PARTS) + " |", "|---" * (len(PARTS) + 1) + "|"]
     for capability, tests in table.items():
         cells = [_proof(tests[part]) for part in PARTS]

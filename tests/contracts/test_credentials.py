@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-from key_places.common import HEADERS, KEY, TOKEN
+from credential_places.common import HEADERS, KEY, TOKEN
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.testing import faults
@@ -27,7 +27,7 @@ def test_a_canary_is_found_nowhere(make_fault_server, room, caplog):
     pytest.importorskip(ROOMS[room])
     server, shown = make_fault_server(), {}
     with caplog.at_level(logging.DEBUG):
-        for place, text in import_module(f"key_places.{room}").look(server):
+        for place, text in import_module(f"credential_places.{room}").look(server):
             shown[place] = shown.get(place, "") + text
     shown["all loggers at DEBUG"] = "\n".join(f"{r.name} {r.getMessage()} {vars(r)}" for r in caplog.records)
     shown["all loggers at DEBUG, as pytest prints them"] = caplog.text

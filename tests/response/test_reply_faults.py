@@ -42,7 +42,7 @@ class Thing(BaseModel):
         (faults.json_reply({"choices": ["Hi"]}), e.InvalidResponse, r"choices\[0\]"),
         (faults.json_reply({"choices": [{"message": "Hi"}]}), e.InvalidResponse, "message: Input should be"),
         (faults.json_reply({"choices": [{"message": {"content": 7}}]}), e.InvalidResponse, "content: Input should be"),
-        (faults.reply(b"[" * 9999 + b"]" * 9999), e.InvalidResponse, "cannot be read"),
+        (faults.reply(b"[" * 9999 + b"]" * 9999), e.InvalidResponse, "cannot be read|not a JSON object"),
         (faults.error(401, "Unauthorized", shape="string"), e.AuthenticationFailed, "VLLM_API_KEY"),
         (faults.error(403, "no"), e.PermissionDenied, "no"),
         (faults.error(404, "Not Found", shape="detail"), e.WrongAddress, "no such task"),

@@ -13,7 +13,7 @@ import pytest
 from haystack import Document, Pipeline, tracing
 from haystack.utils import Secret
 
-from key_places.common import HEADERS, KEY, SETTINGS, TOKEN, Found, of_failures, of_objects
+from credential_places.common import HEADERS, KEY, SETTINGS, TOKEN, Found, of_failures, of_objects
 from vllm_adapters.haystack import (
     VLLMChatGenerator,
     VLLMDocumentEmbedder,

@@ -14,7 +14,7 @@ from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langsmith import Client
 
-from key_places.common import HEADERS, KEY, OF_OBJECTS, SETTINGS, Found, of_failures, of_objects, of_refusals
+from credential_places.common import HEADERS, KEY, OF_OBJECTS, SETTINGS, Found, of_failures, of_objects, of_refusals
 from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
 from vllm_adapters.testing import FaultServer
 from vllm_adapters.testing.faults import json_reply

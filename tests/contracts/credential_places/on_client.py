@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from key_places.common import HEADERS, KEY, OF_OBJECTS, SETTINGS, TOKEN, Found, of_failures, of_objects, of_refusals
+from credential_places.common import (
+    HEADERS,
+    KEY,
+    OF_OBJECTS,
+    SETTINGS,
+    TOKEN,
+    Found,
+    of_failures,
+    of_objects,
+    of_refusals,
+)
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters.embedder import Embedder
 from vllm_adapters.testing import FaultServer

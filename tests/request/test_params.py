@@ -35,7 +35,7 @@ from vllm_adapters.params import (
     wire_value,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "make_availability.py"
 TABLE = json.loads((ROOT / "adapters" / "vllm_adapters" / "_request" / "availability.json").read_text())
 

@@ -18,7 +18,7 @@ from vllm_adapters._response.stream import ChunkReader, split_chunk
 from vllm_adapters.errors import VLLMError
 from vllm_adapters.testing.cassette import load
 
-CASSETTES = Path(__file__).parents[1] / "cassettes"
+CASSETTES = Path(__file__).parents[2] / "cassettes"
 CALL = RequestContext("http://localhost:8000/v1")
 CHAT = "/v1/chat/completions"
 

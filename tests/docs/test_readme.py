@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 README = TESTS.parent / "README.md"
 BLOCK = re.compile(r"^(?:<!-- run against: (?P<model>\S+) -->\n)?```python\n(?P<code>.*?)^```$", re.M | re.S)
 NEEDS = {"langchain": "langchain_openai", "llamaindex": "llama_index.llms.openai_like", "haystack": "haystack"}
@@ -81,7 +81,7 @@ def test_tables_are_as_made():
 
 
 def test_every_proof_of_the_parity_table_is_a_test():
-    proofs = tomllib.loads((TESTS / "parity.toml").read_text(encoding="utf-8"))
+    proofs = tomllib.loads((TESTS / "docs" / "parity.toml").read_text(encoding="utf-8"))
     for capability, tests in proofs.items():
         for part, test in tests.items():
             if test != "-":

@@ -16,7 +16,7 @@ from vllm_adapters._demo import show
 from vllm_adapters.errors import ServerUnreachable
 from vllm_adapters.testing import faults
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
 
 
 def test_tells_its_version(capsys):

@@ -15,7 +15,7 @@ from llama_index.core.instrumentation.span import SimpleSpan
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from key_places.common import HEADERS, KEY, OF_OBJECTS, SETTINGS, Found, of_failures, of_objects, of_refusals
+from credential_places.common import HEADERS, KEY, OF_OBJECTS, SETTINGS, Found, of_failures, of_objects, of_refusals
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
 from vllm_adapters.testing import FaultServer
 
