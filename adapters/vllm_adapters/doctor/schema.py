@@ -82,7 +82,7 @@ def differences(
 
 
 def _known(endpoint: str, name: str, version: Version) -> bool:
-    found = availability.availability(endpoint, name)
+    found = availability.lookup(endpoint, name)
     return found is not None and found.first <= version and (found.last is None or version <= found.last)
 
 
