@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from langchain_core.messages import AIMessage, BaseMessage, InvalidToolCall
@@ -19,22 +19,18 @@ from vllm_adapters.types import ToolCall
 # Content of requests
 
 
-def convert_content(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Return messages with the content blocks that vLLM has, or that LangChain itself converts to them (images).
+def convert_content(message: BaseMessage) -> BaseMessage:
+    """Return a message with the content blocks that vLLM has, or that LangChain itself converts to them (images).
 
     OpenAI's API has fewer: LangChain has no conversion for audio by URL, for video and for plain text.
 
     Args:
-        messages: LangChain's messages; they are not changed.
+        message: A message whose content is a list; it is not changed.
 
     Raises:
-        InvalidRequest: One contains a file, or media by file id, which vLLM cannot read.
+        InvalidRequest: It contains a file, or media by file id, which vLLM cannot read.
     """
-    converted = list(messages)
-    for index, message in enumerate(messages):
-        if not isinstance(message.content, str) and not isinstance(message, AIMessage):
-            converted[index] = message.model_copy(update={"content": [_convert_block(b) for b in message.content]})
-    return converted
+    return message.model_copy(update={"content": [_convert_block(block) for block in message.content]})
 
 
 def _convert_block(block: Any) -> Any:

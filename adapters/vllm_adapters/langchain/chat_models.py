@@ -172,6 +172,7 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
     openai_organization: str | None = Field(default=None, alias="organization", exclude=True)
     openai_proxy: str | None = Field(default=None, exclude=True)
     request_timeout: Any = Field(default=Timeouts(), alias="timeout", exclude=True)
+    use_responses_api: bool | None = False
     stream_usage: bool | None = True
     stream_chunk_timeout: float | None = None  # the client's idle limit holds, for sync and async streams
     replay_reasoning: bool = False
@@ -203,6 +204,7 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
             raise ValueError("`n` must be 1 when streaming. Remove streaming=True to request several choices.")
         if self.use_responses_api or self.use_previous_response_id:
             raise ValueError("ChatVLLM uses chat completions only. Call VLLMClient(...).responses for /v1/responses.")
+        self.use_responses_api = False  # None would let LangChain decide by the model's name
         return self
 
     @model_validator(mode="after")
@@ -233,9 +235,6 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
 
     # Requests
 
-    def _use_responses_api(self, payload: dict[str, Any]) -> bool:
-        return False
-
     @property
     def _default_params(self) -> dict[str, Any]:
         """The constructor's parameters, flat, as they were given."""
@@ -250,7 +249,10 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
     def _get_request_payload(
         self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        messages = convert_content(self._convert_input(input_).to_messages())
+        messages = self._convert_input(input_).to_messages()
+        for index, message in enumerate(messages):
+            if not isinstance(message.content, str) and not isinstance(message, AIMessage):
+                messages[index] = convert_content(message)
         constructor = super()._get_request_payload(messages)
         if self.replay_reasoning:
             for message, sent in zip(messages, constructor["messages"], strict=True):
