@@ -384,12 +384,11 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
             response_format: A class or JSON schema for replies that are not tool calls, or vLLM's own form.
             kwargs: Parameters to bind.
         """
-        if response_format:
-            kwargs["response_format"] = convert_response_format(response_format)
         bound: Any = super().bind_tools(
             convert_tools(tools, strict), tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls, **kwargs
         )
-        return self.bind(**bound.kwargs)
+        form = {"response_format": convert_response_format(response_format)} if response_format else {}
+        return self.bind(**bound.kwargs, **form)  # not LangChain's conversion, which rewrites schemas as well
 
     # Structured output
 
