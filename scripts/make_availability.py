@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from packaging.version import Version
 
-from vllm_adapters.doctor.schema import members, properties, request_forms
+from vllm_adapters.doctor.checks.schema import members, properties, request_forms
 
 TABLE = Path(__file__).parent.parent / "adapters" / "vllm_adapters" / "_request" / "availability.json"
 

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from vllm_adapters import LocalVLLM
 from vllm_adapters._demo.show import run
-from vllm_adapters.doctor.examination import examine
-from vllm_adapters.doctor.show import show
+from vllm_adapters.doctor.render.terminal import show
+from vllm_adapters.doctor.runner import examine
 
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
 _ADDRESSES = ("VLLM_BASE_URL", "VLLM_EMBED_BASE_URL", "VLLM_API_KEY")

@@ -17,8 +17,8 @@ from vllm_adapters.local.progress import Progress
 
 PACKAGE = Path(vllm_adapters.__file__).parent
 OUR_PYTEST_OPTIONS = {"--live", "--record"}
-NOT_FOR_USERS = ("make", "scripts")  # folders
-TALK_TO_OTHERS = ("environment", "repairs", "page")  # modules: pip's options, and variables of CSS
+NOT_FOR_USERS = ("builders", "scripts")  # folders
+TALK_TO_OTHERS = ("environment", "patches", "html")  # modules: pip's options, and variables of CSS
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+[a-z]")
 ASK = """
 import json, sys

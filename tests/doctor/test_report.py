@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from vllm_adapters.doctor.findings import Check, Finding, Verdict, absent, broken, lacks, untried, works
-from vllm_adapters.doctor.page import page
-from vllm_adapters.doctor.report import Report, Result
-from vllm_adapters.doctor.show import show
+from vllm_adapters.doctor.model import Check, Finding, Report, Result, Verdict, absent, broken, lacks, untried, works
+from vllm_adapters.doctor.render.html import page
+from vllm_adapters.doctor.render.terminal import show
 
 SCRIPT = "<script>alert(1)</script>"
 

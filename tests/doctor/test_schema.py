@@ -5,7 +5,7 @@ from __future__ import annotations
 from packaging.version import Version
 
 from vllm_adapters._request import availability
-from vllm_adapters.doctor.schema import described, differences, properties, request_forms
+from vllm_adapters.doctor.checks.schema import described, differences, properties, request_forms
 
 DOCUMENT = {
     "paths": {

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from vllm_adapters._cli.serve import add_serve_parser, run_serve
 from vllm_adapters.errors import LocalVLLMError
-from vllm_adapters.local.command import add_serve_parser, run_serve
 
 
 def parse(*arguments):

@@ -2,7 +2,7 @@ import importlib.metadata
 import subprocess
 import sys
 
-from vllm_adapters.local.repairs import repair
+from vllm_adapters.local.patches import repair
 
 # What torchvision's extension.py and the module after it do when the operators do not load.
 EXTENSION = "import torch\n\n\ndef _has_ops():\n    return {loads}\n"

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from vllm_adapters.doctor.examination import examine
-from vllm_adapters.doctor.findings import Check, Finding, Verdict
-from vllm_adapters.doctor.report import Report, Result
+from vllm_adapters.doctor.model import Check, Finding, Report, Result, Verdict
+from vllm_adapters.doctor.runner import examine
 
 __all__ = ["Check", "Finding", "Report", "Result", "Verdict", "examine"]

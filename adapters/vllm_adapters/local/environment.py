@@ -15,8 +15,8 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from vllm_adapters.local.patches import repair
 from vllm_adapters.local.progress import Progress
-from vllm_adapters.local.repairs import repair
 
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _GIGABYTES = 5  # an environment takes 3.5, pip's temporary files the rest

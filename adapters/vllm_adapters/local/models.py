@@ -83,7 +83,7 @@ def _make_bert(*labels: str) -> Callable[[Environment, Path, Path, Progress], No
 def _script(
     environment: Environment, script: str, *arguments: str | Path, log: Path, progress: Progress, doing: str
 ) -> None:
-    run([environment.python, _HERE / "make" / script, *arguments], log=log, progress=progress, doing=doing)
+    run([environment.python, _HERE / "builders" / script, *arguments], log=log, progress=progress, doing=doing)
 
 
 MODELS: dict[str, BundledModel] = {
@@ -172,7 +172,7 @@ def prepare_lora(environment: Environment, progress: Progress, *, seed: int = 0)
         doing = "making a random LoRA adapter"
         _script(environment, "lora.py", TINY_DIR, out, str(seed), log=log, progress=progress, doing=doing)
 
-    recipe = (TINY_DIR / "config.json").read_bytes() + (_HERE / "make" / "lora.py").read_bytes()
+    recipe = (TINY_DIR / "config.json").read_bytes() + (_HERE / "builders" / "lora.py").read_bytes()
     shape = zlib.crc32(recipe)  # an adapter fits one shape of model
     return _once(f"tiny-lora-{seed}-{shape:08x}", make, progress)
 

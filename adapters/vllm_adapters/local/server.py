@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vllm_adapters.server import VLLMServer
 
 DEFAULT_VERSION = "0.32.0"
-_GUARD = Path(__file__).with_name("guard.py")
+_GUARD = Path(__file__).with_name("supervisor.py")
 _LORA_FLAGS = ("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2")
 _PORT_TAKEN = "Address already in use"
 _turns = itertools.count()

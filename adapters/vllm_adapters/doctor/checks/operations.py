@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from vllm_adapters.doctor.findings import Check, Finding, absent, broken, lacks, unclear, untried, works
-from vllm_adapters.doctor.visit import CHAT, GONE, Visit, counted
+from vllm_adapters.doctor.model import Check, Finding, absent, broken, lacks, unclear, untried, works
+from vllm_adapters.doctor.probe import CHAT, GONE, Visit, counted
 from vllm_adapters.errors import VLLMError
 
 _SENTENCE = "The zebra looks at the river, and the river looks at the moon. "

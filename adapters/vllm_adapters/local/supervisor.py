@@ -1,6 +1,6 @@
 """Stands between a Python program and the vLLM it started, so that no server outlives the program.
 
-Run as `python -I guard.py LOG COMMAND...` with standard input and output as pipes. It starts COMMAND in a
+Run as `python -I supervisor.py LOG COMMAND...` with standard input and output as pipes. It starts COMMAND in a
 session of its own, writes COMMAND's process id on a line, and waits. When its standard input ends, or the
 program that started it is gone however that came about, or COMMAND ends by itself, it ends COMMAND with all
 its descendants, and then itself with COMMAND's exit code. It needs only the standard library, and Linux.

@@ -8,8 +8,8 @@ from typing import Any
 from packaging.version import Version
 
 from vllm_adapters._request import availability
-from vllm_adapters.doctor.findings import Check, Finding, Verdict, untried, works
-from vllm_adapters.doctor.visit import Visit
+from vllm_adapters.doctor.model import Check, Finding, Verdict, untried, works
+from vllm_adapters.doctor.probe import Visit
 
 _OBJECTS = ("repetition_detection", "stream_options", "structured_outputs")
 

@@ -8,21 +8,14 @@ from dataclasses import replace
 from pydantic import SecretStr
 
 from vllm_adapters import errors
-from vllm_adapters.doctor import access, chat, identity, operations, pooling, schema, served, structured, tools
-from vllm_adapters.doctor.findings import Check, Finding, Unusable, absent, broken, lacks, untried
-from vllm_adapters.doctor.report import Report, Result
-from vllm_adapters.doctor.visit import GONE, Visit
+from vllm_adapters.doctor.checks import CHECKS
+from vllm_adapters.doctor.model import Check, Finding, Report, Result, Unusable, absent, broken, lacks, untried
+from vllm_adapters.doctor.probe import GONE, Visit
 
 _MISREAD = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What comes of reading a reply whose parts are of other types than the API's; OpenAI's client does not check them."""
 
 _NOT_MOUNTED = "its route is not mounted for this model"
-
-CHECKS: tuple[Check, ...] = tuple(
-    check
-    for room in (identity, served, schema, access, chat, tools, structured, pooling, operations)
-    for check in room.CHECKS
-)
 
 
 def examine(

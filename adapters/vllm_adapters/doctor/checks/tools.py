@@ -9,9 +9,9 @@ from typing import Any
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionNamedToolChoiceParam
 from openai.types.shared_params import FunctionDefinition
 
-from vllm_adapters.doctor.findings import Check, Finding, broken, lacks, unclear, works
+from vllm_adapters.doctor.model import Check, Finding, broken, lacks, unclear, works
 from vllm_adapters.doctor.parsers import CALL_MARKS
-from vllm_adapters.doctor.visit import CHAT, Visit, text_of
+from vllm_adapters.doctor.probe import CHAT, Visit, text_of
 
 _QUESTION = "What is the weather in Rome?"
 _ELSEWHERE = ("Oslo", "Lima")  # not what the question asks for: keeping to it takes a constraint

@@ -9,8 +9,8 @@ from vllm_adapters import errors
 from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters._compat import http
 from vllm_adapters._response.error_mapping import RequestContext
-from vllm_adapters.doctor.findings import Check, Finding, Unusable, works
-from vllm_adapters.doctor.visit import GONE, Visit, json_of
+from vllm_adapters.doctor.model import Check, Finding, Unusable, works
+from vllm_adapters.doctor.probe import GONE, Visit, json_of
 
 _NOT_READY = ("it answers HTTP 503: it may still be loading the model", "Try again in a minute")
 _OTHER_KEY = "Set VLLM_API_KEY, or name the variable that holds the key with --api-key-env NAME"

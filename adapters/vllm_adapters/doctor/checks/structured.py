@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from vllm_adapters.doctor.findings import Check, Finding, broken, unclear, untried, works
-from vllm_adapters.doctor.visit import CAPITAL, CHAT, UNFIT_REASONING, Visit, text_of
+from vllm_adapters.doctor.model import Check, Finding, broken, unclear, untried, works
+from vllm_adapters.doctor.probe import CAPITAL, CHAT, UNFIT_REASONING, Visit, text_of
 from vllm_adapters.errors import ConstraintNotEnforced
 
 _SCHEMA = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import NamedTuple
 
-from vllm_adapters.doctor.findings import Finding, Verdict
-from vllm_adapters.doctor.report import Report, Result
+from vllm_adapters.doctor.model import Finding, Report, Result, Verdict
 
 MARKS = {
     Verdict.WORKS: "✓",

@@ -9,9 +9,9 @@ import sys
 
 from rich.console import Console
 
-from vllm_adapters.doctor.examination import examine
-from vllm_adapters.doctor.page import page
-from vllm_adapters.doctor.show import show
+from vllm_adapters.doctor.render.html import page
+from vllm_adapters.doctor.render.terminal import show
+from vllm_adapters.doctor.runner import examine
 from vllm_adapters.errors import VLLMError
 
 NOTHING_USABLE = 2

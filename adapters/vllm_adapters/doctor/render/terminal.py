@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vllm_adapters.doctor.report import Report
-from vllm_adapters.doctor.rows import MARKS, Row, flag_lists, heading, rows_of, summary
+from vllm_adapters.doctor.model import Report
+from vllm_adapters.doctor.render.rows import MARKS, Row, flag_lists, heading, rows_of, summary
 
 _STYLE = {"good": "green", "fault": "bold red", "option": "yellow", "quiet": "dim"}
 _TEXT_STYLE = {"good": "", "fault": "red", "option": "", "quiet": "dim"}

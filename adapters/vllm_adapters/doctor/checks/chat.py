@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from openai.types.completion_usage import CompletionUsage
 
-from vllm_adapters.doctor.findings import Check, Finding, broken, lacks, unclear, works
+from vllm_adapters.doctor.model import Check, Finding, broken, lacks, unclear, works
 from vllm_adapters.doctor.parsers import THOUGHT_MARKS
-from vllm_adapters.doctor.visit import CAPITAL, CHAT, UNFIT_REASONING, Visit, text_of, thought_of
+from vllm_adapters.doctor.probe import CAPITAL, CHAT, UNFIT_REASONING, Visit, text_of, thought_of
 
 _THINKING = {"enable_thinking": True, "thinking": True}  # Qwen's and DeepSeek's; templates ignore what is not theirs
 _THINK_WHEN_ASKED = """--default-chat-template-kwargs '{"enable_thinking": false}'"""

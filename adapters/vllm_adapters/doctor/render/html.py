@@ -8,8 +8,8 @@ from itertools import groupby
 from string import Template
 
 from vllm_adapters._version import __version__
-from vllm_adapters.doctor.report import Report
-from vllm_adapters.doctor.rows import MARKS, Row, flag_lists, heading, rows_of, summary
+from vllm_adapters.doctor.model import Report
+from vllm_adapters.doctor.render.rows import MARKS, Row, flag_lists, heading, rows_of, summary
 
 _PAGE = Template("""\
 <!doctype html>

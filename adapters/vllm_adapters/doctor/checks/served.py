@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vllm_adapters import errors
 from vllm_adapters._request import availability
-from vllm_adapters.doctor.findings import Check, Finding, absent, unclear, untried, works
-from vllm_adapters.doctor.visit import CHAT, GONE, Visit, json_of
+from vllm_adapters.doctor.model import Check, Finding, absent, unclear, untried, works
+from vllm_adapters.doctor.probe import CHAT, GONE, Visit, json_of
 from vllm_adapters.types import Capabilities
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vllm_adapters._compat import http
-from vllm_adapters.doctor.findings import Check, Finding, absent, broken, lacks, untried, works
-from vllm_adapters.doctor.visit import GONE, Visit
+from vllm_adapters.doctor.model import Check, Finding, absent, broken, lacks, untried, works
+from vllm_adapters.doctor.probe import GONE, Visit
 from vllm_adapters.errors import AuthenticationFailed, PermissionDenied, VLLMError
 
 # A body with nothing but a model is refused by each of these before any work is done: who gets so far has passed the

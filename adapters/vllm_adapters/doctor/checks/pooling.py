@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_adapters.doctor.findings import Check, Finding, works
-from vllm_adapters.doctor.visit import Visit, counted
+from vllm_adapters.doctor.model import Check, Finding, works
+from vllm_adapters.doctor.probe import Visit, counted
 
 _QUERY = "Which city is the capital of Japan?"
 _TEXTS = ("Bread is baked from flour.", "Tokyo is the capital city of Japan.")
