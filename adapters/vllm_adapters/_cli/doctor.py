@@ -1,4 +1,4 @@
-"""`vllm-adapters doctor`: an examination from the terminal."""
+"""``vllm-adapters doctor``: check what a server supports, from the terminal."""
 
 from __future__ import annotations
 
@@ -9,37 +9,34 @@ import sys
 
 from rich.console import Console
 
-from vllm_adapters.doctor.render.html import page
-from vllm_adapters.doctor.render.terminal import show
-from vllm_adapters.doctor.runner import examine
+from vllm_adapters.doctor import examine
+from vllm_adapters.doctor.render.html import render_html
+from vllm_adapters.doctor.render.terminal import print_report
 from vllm_adapters.errors import VLLMError
 
-NOTHING_USABLE = 2
-_NO_SUCH_VARIABLE = (  # which may well be the key itself, and is not repeated
-    "--api-key-env names a variable that is not set; it takes the variable's name, not the key"
-)
+USAGE_ERROR = 2  # also the exit code of a report without a usable server
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    """Examine a server, and print, or write, what was found.
+    """Run all checks of a server, and print or write the report.
 
     Args:
-        args: What the command line's parser read.
+        args: Parsed arguments.
 
     Returns:
-        The exit code: 0 all that the model can do works, 1 something lacks or is broken, or not all could be
-        asked, 2 nothing usable there, or wrong arguments.
+        The exit code. 0: everything that the model supports works. 1: a feature is missing or broken, or the
+        report is incomplete. 2: no usable vLLM server, or wrong arguments.
     """
     api_key = os.environ.get(args.api_key_env) if args.api_key_env else None
-    if args.api_key_env and not api_key:
-        return _refused(_NO_SUCH_VARIABLE)
+    if args.api_key_env and not api_key:  # the value may be the key itself: do not print it
+        return _usage_error("--api-key-env names a variable that is not set. Pass the variable's name, not the key.")
     if args.html and not args.html.absolute().parent.is_dir():
-        return _refused(f"there is no folder {args.html.absolute().parent}")
+        return _usage_error(f"folder {args.html.absolute().parent} does not exist. Create it, or choose another.")
     if args.html and args.html.is_dir():
-        return _refused(f"{args.html} is a folder; --html takes the file to write")
-    progress = Console(stderr=True)
+        return _usage_error(f"{args.html} is a folder. Pass a file path to --html.")
+    stderr = Console(stderr=True)
     try:
-        with progress.status("looking ...") as status:
+        with stderr.status("connecting ...") as status:
             report = examine(
                 args.url,
                 api_key=api_key,
@@ -47,21 +44,21 @@ def run_doctor(args: argparse.Namespace) -> int:
                 time_limit=args.time_limit,
                 before=lambda check: status.update(check.asks),
             )
-    except VLLMError as error:  # not an address, or not a key: nothing was asked
-        return _refused(str(error))
+    except VLLMError as error:  # the address or the key is malformed; no request was sent
+        return _usage_error(str(error))
     if args.json:
         sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
     else:
-        show(report, Console())
+        print_report(report, Console())
     if args.html:
         try:
-            args.html.write_text(page(report), encoding="utf-8")
+            args.html.write_text(render_html(report), encoding="utf-8")
         except OSError as error:
-            return _refused(f"cannot write {args.html}: {error.strerror}")
-        progress.print(f"Written: {args.html}", highlight=False, markup=False)
+            return _usage_error(f"cannot write {args.html}: {error.strerror}")
+        stderr.print(f"Report written to {args.html}", highlight=False, markup=False)
     return report.exit_code
 
 
-def _refused(why: str) -> int:
-    sys.stderr.write(f"vllm-adapters doctor: {why}\n")
-    return NOTHING_USABLE
+def _usage_error(message: str) -> int:
+    sys.stderr.write(f"vllm-adapters doctor: {message}\n")
+    return USAGE_ERROR

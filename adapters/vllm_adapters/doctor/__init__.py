@@ -1,6 +1,6 @@
-"""What a given server can and cannot do, found out by trying, and the flag that would change it.
+"""Check what a running vLLM server supports, and which flags would add what is missing.
 
-`examine` is the way in; `vllm-adapters doctor` does the same from a terminal.
+``examine`` runs the checks from Python; ``vllm-adapters doctor`` runs them from a terminal.
 """
 
 from __future__ import annotations

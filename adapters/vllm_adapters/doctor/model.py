@@ -1,4 +1,4 @@
-"""What a check is, and what can come of it."""
+"""Checks, findings and reports."""
 
 from __future__ import annotations
 
@@ -8,40 +8,62 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vllm_adapters.doctor.probe import Visit
+    from vllm_adapters.doctor.probe import Probe
+
+__all__ = [
+    "FORMAT",
+    "Check",
+    "Finding",
+    "Report",
+    "Result",
+    "UnusableServer",
+    "Verdict",
+    "broken",
+    "missing",
+    "skipped",
+    "unknown",
+    "unsupported",
+    "works",
+]
+
+FORMAT = 1
+"""Version of the JSON report. Raised when the meaning of a key changes or a key is removed."""
 
 
 class Verdict(StrEnum):
-    """What came of a check."""
+    """Outcome of a check."""
 
     WORKS = "works"
     LACKS = "lacks"
-    """It could be there: the finding's flags or advice say how."""
+    """Missing, but available: the finding names the flags or gives advice."""
     BROKEN = "broken"
-    """It answers, but not what was asked for."""
+    """Available, but the result is wrong."""
     ABSENT = "absent"
-    """Not there for this model: no flag would help."""
+    """Not supported by the model or the version: no flag adds it."""
     UNCLEAR = "unclear"
-    """Tried, but it cannot be told."""
+    """Tried, with an inconclusive result."""
     UNTRIED = "untried"
+    """Skipped."""
 
 
-_NAMES = {
+_FAULTS = (Verdict.LACKS, Verdict.BROKEN)
+
+_PARSER_NAMES = {
     "--tool-call-parser NAME": "`vllm serve --help=tool-call-parser` lists the names",
-    "--reasoning-parser NAME": "`vllm serve MODEL --reasoning-parser list` ends with the names, as there is no `list`",
+    "--reasoning-parser NAME": "`vllm serve MODEL --reasoning-parser list` fails and lists the names",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Args:
-        verdict: What came of it.
-        text: The finding, in a line.
-        flags: What to add to `vllm serve`, each with its value.
-        advice: The way out where it is no flag, or what else there is to say of it.
-        data: What was measured, as JSON values.
+        verdict: The outcome.
+        text: Summary in one line.
+        flags: Flags to add to ``vllm serve``, each with its value.
+        advice: What to do instead of, or besides, adding flags.
+        data: Measurements, as JSON values.
     """
 
     verdict: Verdict
@@ -53,99 +75,51 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One question to a server.
+    """One check of a server.
 
     Args:
-        name: Its stable name, such as ``"tools-auto"``.
-        group: What it belongs to, such as ``"tools"``.
-        asks: The question, in a line.
-        examine: Asks it. Errors of the server are judged by whoever calls this.
-        route: The route it needs: a server that lists its routes without this one is not asked.
-        counts: Whether a lack is a fault of the server, and not just something left switched off.
+        name: Stable name, such as ``"tools-auto"``.
+        group: Group it belongs to, such as ``"tools"``.
+        asks: The question it answers, in one line.
+        run: Performs the check. The caller converts server errors into findings.
+        route: Route it needs. Without it in the server's list of routes, the check does not run.
+        counts: Whether a missing or broken feature affects the exit code.
     """
 
     name: str
     group: str
     asks: str
-    examine: Callable[[Visit], Finding]
+    run: Callable[[Probe], Finding]
     route: str | None = None
     counts: bool = True
 
 
-class Unusable(Exception):
-    """There is nothing at this address that could be examined further; holds the last finding."""
-
-    def __init__(self, text: str, advice: str = "") -> None:
-        super().__init__(text)
-        self.finding = Finding(Verdict.BROKEN, text, advice=advice)
-
-
-def works(text: str, **data: Any) -> Finding:
-    """It works."""
-    return Finding(Verdict.WORKS, text, data=data)
-
-
-def lacks(text: str, *flags: str, advice: str = "") -> Finding:
-    """It could be there, with these flags; a value that cannot be told is ``NAME``."""
-    return Finding(Verdict.LACKS, text, flags, _with_names(advice, flags))
-
-
-def broken(text: str, *flags: str, advice: str = "") -> Finding:
-    """It answers, but not what was asked for."""
-    return Finding(Verdict.BROKEN, text, flags, _with_names(advice, flags))
-
-
-def _with_names(advice: str, flags: tuple[str, ...]) -> str:
-    return ". ".join(filter(None, (advice, *(_NAMES[flag] for flag in flags if flag in _NAMES))))
-
-
-def absent(text: str) -> Finding:
-    """No flag would help."""
-    return Finding(Verdict.ABSENT, text)
-
-
-def unclear(text: str, advice: str = "") -> Finding:
-    """It cannot be told."""
-    return Finding(Verdict.UNCLEAR, text, advice=advice)
-
-
-def untried(text: str) -> Finding:
-    """It was not asked."""
-    return Finding(Verdict.UNTRIED, text)
-
-
-FORMAT = 1
-"""Version of the JSON report: raised when a key changes its meaning or goes."""
-
-_AT_FAULT = (Verdict.LACKS, Verdict.BROKEN)
-
-
 @dataclass(frozen=True)
 class Result:
-    """One check and what it found."""
+    """A check with its finding."""
 
     check: Check
     finding: Finding
 
     @property
     def at_fault(self) -> bool:
-        """Whether this makes the server one that lacks something."""
-        return self.check.counts and self.finding.verdict in _AT_FAULT
+        """Whether this result makes the exit code nonzero."""
+        return self.check.counts and self.finding.verdict in _FAULTS
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an examination found.
+    """Results of all checks of one server.
 
     Args:
         address: Base URL of the server.
-        version: Its vLLM version, if it tells.
-        models: The names it serves.
-        routes: The paths it says it has mounted.
-        results: Every check, in order.
-        requests: How many requests it took.
-        usable: Whether there is a vLLM that answers us.
-        complete: Whether it was asked everything: it did not stop answering, and the time sufficed.
+        version: vLLM version, if the server reports it.
+        models: Served model names.
+        routes: Paths that the server lists as mounted.
+        results: One result per check, in order.
+        requests: Number of requests sent.
+        usable: Whether a vLLM server responded and gave access.
+        complete: Whether all checks ran, without a lost connection or the time limit ending them early.
     """
 
     address: str
@@ -159,10 +133,10 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """What the command line exits with.
+        """Exit code of the command line.
 
-        0: all that the model can do works; 1: something lacks or is broken, or not all could be asked;
-        2: nothing usable there.
+        0: everything that the model supports works. 1: a feature is missing or broken, or the report is
+        incomplete. 2: no usable vLLM server.
         """
         if not self.usable:
             return 2
@@ -170,21 +144,21 @@ class Report:
 
     @property
     def missing_flags(self) -> tuple[str, ...]:
-        """What to add to `vllm serve` so that what lacks is there."""
-        return _flags(result for result in self.results if result.at_fault)
+        """Flags for ``vllm serve`` that fix what affects the exit code."""
+        return _unique_flags(result for result in self.results if result.at_fault)
 
     @property
     def optional_flags(self) -> tuple[str, ...]:
-        """What `vllm serve` could be given as well; a server without is whole."""
-        found = _flags(result for result in self.results if not result.at_fault)
-        return tuple(flag for flag in found if flag not in self.missing_flags)
+        """Further flags for ``vllm serve``, for features that do not affect the exit code."""
+        flags = _unique_flags(result for result in self.results if not result.at_fault)
+        return tuple(flag for flag in flags if flag not in self.missing_flags)
 
     def __getitem__(self, name: str) -> Finding:
-        """The finding of the check of that name."""
+        """Return the finding of the check with this name."""
         return {result.check.name: result.finding for result in self.results}[name]
 
     def as_json(self) -> dict[str, Any]:
-        """The report as JSON values; ``format`` tells the version of this form."""
+        """Return the report as JSON values. ``format`` is the version of this structure."""
         return {
             "format": FORMAT,
             "address": self.address,
@@ -197,15 +171,58 @@ class Report:
             "requests": self.requests,
             "missing_flags": list(self.missing_flags),
             "optional_flags": list(self.optional_flags),
-            "checks": [_as_json(result) for result in self.results],
+            "checks": [_result_as_json(result) for result in self.results],
         }
 
 
-def _as_json(result: Result) -> dict[str, Any]:
+def _result_as_json(result: Result) -> dict[str, Any]:
     check = {name: getattr(result.check, name) for name in ("name", "group", "asks", "counts")}
     finding = asdict(result.finding)
     return {**check, **finding, "verdict": result.finding.verdict.value, "flags": list(result.finding.flags)}
 
 
-def _flags(results: Iterable[Result]) -> tuple[str, ...]:
+def _unique_flags(results: Iterable[Result]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(flag for result in results for flag in result.finding.flags))
+
+
+class UnusableServer(Exception):
+    """Raised by a check that makes all further checks pointless. Holds the last finding."""
+
+    def __init__(self, text: str, advice: str = "") -> None:
+        super().__init__(text)
+        self.finding = Finding(Verdict.BROKEN, text, advice=advice)
+
+
+def works(text: str, **data: Any) -> Finding:
+    """Return a finding for a feature that works."""
+    return Finding(Verdict.WORKS, text, data=data)
+
+
+def missing(text: str, *flags: str, advice: str = "") -> Finding:
+    """Return a finding for a feature that these flags would add. ``NAME`` stands for an unknown value."""
+    return Finding(Verdict.LACKS, text, flags, _add_parser_names(advice, flags))
+
+
+def broken(text: str, *flags: str, advice: str = "") -> Finding:
+    """Return a finding for a feature with a wrong result."""
+    return Finding(Verdict.BROKEN, text, flags, _add_parser_names(advice, flags))
+
+
+def _add_parser_names(advice: str, flags: tuple[str, ...]) -> str:
+    """Extend the advice by how to find the value of a flag that ends with ``NAME``."""
+    return ". ".join(filter(None, (advice, *(_PARSER_NAMES[flag] for flag in flags if flag in _PARSER_NAMES))))
+
+
+def unsupported(text: str) -> Finding:
+    """Return a finding for a feature that no flag would add."""
+    return Finding(Verdict.ABSENT, text)
+
+
+def unknown(text: str, advice: str = "") -> Finding:
+    """Return a finding for an inconclusive check."""
+    return Finding(Verdict.UNCLEAR, text, advice=advice)
+
+
+def skipped(text: str) -> Finding:
+    """Return a finding for a check that did not run."""
+    return Finding(Verdict.UNTRIED, text)

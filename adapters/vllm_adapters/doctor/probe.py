@@ -1,4 +1,4 @@
-"""One visit to a server: how it is asked, and what is known of it so far."""
+"""Requests that the checks send, and what is known about the server so far."""
 
 from __future__ import annotations
 
@@ -24,37 +24,67 @@ from vllm_adapters.server import VLLMServer
 from vllm_adapters.timeouts import Timeouts
 from vllm_adapters.types import ModelCard
 
-CAPITAL = "What is the capital of Japan?"
-CHAT = "/v1/chat/completions"
-_BRIEF, _LONG = 64, 512  # tokens of a reply, without and with thinking
+__all__ = [
+    "CHAT_ROUTE",
+    "CONNECTION_ERRORS",
+    "DISABLE_THINKING",
+    "QUESTION",
+    "REASONING_PARSER_MISMATCH",
+    "Probe",
+    "StreamStats",
+    "count_of",
+    "parse_json",
+    "reasoning_of",
+    "text_of",
+]
+
+QUESTION = "What is the capital of Japan?"
+CHAT_ROUTE = "/v1/chat/completions"
+CONNECTION_ERRORS = (ServerUnreachable, ServerTimeout)
+"""Errors after which no further request is sent."""
+
+REASONING_PARSER_MISMATCH = "The reasoning parser does not fit the model or the vLLM version"
+DISABLE_THINKING = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
+
+_SHORT_REPLY, _LONG_REPLY = 64, 512  # tokens, without and with thinking
 _STREAMED_TOKENS = 48
 _CONNECT, _IDLE = 10, 120  # seconds
-_QUICK = http.Timeout(30, connect=_CONNECT)
-GONE = (ServerUnreachable, ServerTimeout)
-"""Errors after which a server is not asked anything more."""
-
-UNFIT_REASONING = "The reasoning parser it has does not fit the model, or the version"
-NOT_THINKING = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
+_GET_TIMEOUT = http.Timeout(30, connect=_CONNECT)
 
 
 @dataclass(frozen=True)
-class Streamed:
-    """A streamed reply: how many pieces of text came, when (in seconds from the call), and the usage."""
+class StreamStats:
+    """Measurements of one streamed reply.
 
-    pieces: int
+    Args:
+        chunks: Number of chunks with text.
+        first: Time of the first chunk, in seconds after the request.
+        last: Time of the last chunk, in seconds after the request.
+        usage: Token usage at the end of the stream.
+    """
+
+    chunks: int
     first: float
     last: float
     usage: CompletionUsage | None
 
 
-class Visit:
-    """One visit to a server.
+class Probe:
+    """Requests to the server under test, and what is known about it so far.
 
     Args:
         base_url: As for ``VLLMServer``.
         api_key: As for ``VLLMServer``.
-        model: The served model to ask; default: the first base model.
-        time_limit: How long the visit may take, in seconds.
+        model: Served model to use. Default: the first base model.
+        time_limit: Time limit for all requests together, in seconds.
+
+    Attributes:
+        server: The server, with the API key.
+        anonymous: The same server, without the API key.
+        requests: Number of requests sent.
+        reported_version: Content of ``/version``, if there is any.
+        cards: Served models.
+        openapi: OpenAPI document of the server; empty if it has none.
     """
 
     def __init__(
@@ -62,17 +92,20 @@ class Visit:
     ) -> None:
         self.requests = 0
         self.time_limit = time_limit
-        options: dict[str, Any] = {"max_retries": 0, "http_options": {"event_hooks": {"request": [self._count]}}}
+        options: dict[str, Any] = {
+            "max_retries": 0,
+            "http_options": {"event_hooks": {"request": [self._count_request]}},
+        }
         self.server = VLLMServer(base_url, api_key=api_key, model=model, **options)
         self.anonymous = VLLMServer(self.server.base_url, api_key=PLACEHOLDER_KEY, **options)
-        self.told_version: str | None = None
+        self.reported_version: str | None = None
         self.cards: list[ModelCard] = []
-        self.document: dict[str, Any] = {}
+        self.openapi: dict[str, Any] = {}
 
-    def _count(self, request: http.Request) -> None:
+    def _count_request(self, request: http.Request) -> None:
         self.requests += 1
 
-    def __enter__(self) -> Visit:
+    def __enter__(self) -> Probe:
         limits = Timeouts(connect=_CONNECT, idle=_IDLE, total=self.time_limit)
         self._end = time.monotonic() + self.time_limit
         self._token = DEADLINE.set(Deadline(limits, RequestContext(self.server.base_url), self._end))
@@ -84,72 +117,72 @@ class Visit:
         self.anonymous.close()
 
     @property
-    def is_over(self) -> bool:
+    def timed_out(self) -> bool:
         """Whether the time limit has passed."""
         return time.monotonic() >= self._end
 
     def get(self, path: str) -> http.Response:
-        """The raw reply to a GET at the server's root."""
+        """Return the raw response to a GET request at the server's root."""
         response: http.Response = self.server.client.get(
-            self.server.at_root(path), cast_to=http.Response, options={"timeout": _QUICK}
+            self.server.at_root(path), cast_to=http.Response, options={"timeout": _GET_TIMEOUT}
         )
         return response
 
     @property
-    def key(self) -> str | None:
-        """The key that is sent; None for the placeholder."""
+    def api_key(self) -> str | None:
+        """API key of the requests, or ``None`` if there is none."""
         key = self.server.client.api_key
         return None if key == PLACEHOLDER_KEY else key
 
     @property
     def version(self) -> Version | None:
-        """Its vLLM version, as far as it tells."""
-        return compat.parse_version(self.told_version or "")
+        """vLLM version, or ``None`` if the server does not report a valid one."""
+        return compat.parse_version(self.reported_version or "")
 
     def older_than(self, version: str) -> bool:
-        """Whether the server is known to be older."""
+        """Return whether the server is known to be older than this version."""
         return self.version is not None and self.version < Version(version)
 
-    def shown(self, text: str, size: int = 60) -> str:
-        """The beginning of a text from the server, quoted, and without the key."""
-        text = self.without_key(" ".join(text.split()))
+    def excerpt(self, text: str, size: int = 60) -> str:
+        """Return the beginning of a text from the server, quoted and redacted."""
+        text = self.redact(" ".join(text.split()))
         return repr(text if len(text) <= size else text[:size] + "…")
 
-    def without_key(self, text: str) -> str:
-        """A server may say the key it was sent; nobody else gets to read it."""
-        return text.replace(self.key, "***") if self.key else text
+    def redact(self, text: str) -> str:
+        """Replace the API key in a text: a server may echo it."""
+        return text.replace(self.api_key, "***") if self.api_key else text
 
-    def fit_to_show(self, value: Any) -> Any:
-        """What was found, without the key, and without what would steer the terminal that shows it."""
+    def sanitize(self, value: Any) -> Any:
+        """Redact the texts in a JSON value and escape control characters, which could control a terminal."""
         if isinstance(value, str):
-            text = self.without_key(value)
+            text = self.redact(value)
             return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
         if isinstance(value, Mapping):
-            return {self.fit_to_show(name): self.fit_to_show(item) for name, item in value.items()}
+            return {self.sanitize(name): self.sanitize(item) for name, item in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(self.fit_to_show(item) for item in value)
+            return type(value)(self.sanitize(item) for item in value)
         return value
 
-    def serves(self, cards: list[ModelCard]) -> None:
-        """Take note of what is served; unless a model was named, the first base model is the one to ask."""
+    def set_models(self, cards: list[ModelCard]) -> None:
+        """Store the served models, and select the first base model unless the user named one."""
         self.cards = cards
         base = [card.id for card in cards if card.parent is None]
         self.server.model = self.server.model or (base or [card.id for card in cards])[0]
 
     @property
     def model(self) -> str:
-        """The model that is asked."""
+        """Name of the model under test."""
         return self.server.model or ""
 
     @property
-    def paths(self) -> frozenset[str]:
-        """The routes the server lists; empty if it does not."""
-        return frozenset(self.document.get("paths", {}))
+    def routes(self) -> frozenset[str]:
+        """Routes that the server lists. Empty if it lists none."""
+        return frozenset(self.openapi.get("paths", {}))
 
     def chat(self, prompt: str, **parameters: Any) -> ChatCompletion:
-        """One reply to one question; vLLM's parameters flat."""
+        """Return the reply to one user message. vLLM's own parameters are given flat."""
         if "max_tokens" not in parameters:
-            parameters["max_tokens"] = self.room
+            parameters["max_tokens"] = self.max_tokens
         return self.server.client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": prompt}],
@@ -158,54 +191,53 @@ class Visit:
         )
 
     @cached_property
-    def plain(self) -> ChatCompletion:
-        """The reply to a plain question, as the server's defaults make it."""
-        return self.chat(CAPITAL, max_tokens=self._at_most(_BRIEF))
+    def default_reply(self) -> ChatCompletion:
+        """Reply to a plain question, with the server's defaults."""
+        return self.chat(QUESTION, max_tokens=self._limit_tokens(_SHORT_REPLY))
 
     @cached_property
-    def thinks(self) -> bool:
-        """Whether the model thinks before it answers when nobody says otherwise."""
-        text = text_of(self.plain)
-        return bool(thought_of(self.plain)) or any(mark in text for mark in parsers.THOUGHT_MARKS)
+    def thinks_by_default(self) -> bool:
+        """Whether the model thinks before it answers, with the server's defaults."""
+        text = text_of(self.default_reply)
+        return bool(reasoning_of(self.default_reply)) or any(mark in text for mark in parsers.THINKING_MARKS)
 
     @property
-    def hides_answers(self) -> bool:
-        """Whether the server gives a whole answer as reasoning."""
-        return (
-            self.plain.choices[0].finish_reason == "stop" and bool(thought_of(self.plain)) and not text_of(self.plain)
-        )
+    def answers_in_reasoning(self) -> bool:
+        """Whether the server returns a complete answer as reasoning."""
+        reply = self.default_reply
+        return reply.choices[0].finish_reason == "stop" and bool(reasoning_of(reply)) and not text_of(reply)
 
     @cached_property
-    def misread(self) -> bool:
-        """Whether the reasoning parser takes an answer for reasoning even where thinking is denied."""
-        return self.hides_answers and not text_of(self.chat(CAPITAL, **NOT_THINKING)).strip()
+    def reasoning_parser_mismatch(self) -> bool:
+        """Whether the server returns answers as reasoning even with thinking disabled."""
+        return self.answers_in_reasoning and not text_of(self.chat(QUESTION, **DISABLE_THINKING)).strip()
 
     @property
-    def room(self) -> int:
-        """Tokens for a reply."""
-        return self._at_most(_LONG if self.thinks else _BRIEF)
+    def max_tokens(self) -> int:
+        """Token limit of a reply."""
+        return self._limit_tokens(_LONG_REPLY if self.thinks_by_default else _SHORT_REPLY)
 
     @property
-    def context(self) -> int | None:
-        """How many tokens the model takes in all, if its card tells."""
+    def context_length(self) -> int | None:
+        """Context length in tokens, or ``None`` if the server does not report it."""
         return next((card.max_model_len for card in self.cards if card.id == self.model), None)
 
-    def _at_most(self, tokens: int) -> int:
-        return min(tokens, (self.context or tokens * 4) // 4)
+    def _limit_tokens(self, tokens: int) -> int:
+        return min(tokens, (self.context_length or tokens * 4) // 4)
 
     @property
-    def quiet(self) -> dict[str, Any]:
-        """Parameters that keep a model from thinking which else would."""
-        return NOT_THINKING if self.thinks else {}
+    def without_thinking(self) -> dict[str, Any]:
+        """Parameters that disable thinking, for a model that thinks by default."""
+        return DISABLE_THINKING if self.thinks_by_default else {}
 
     @cached_property
-    def streamed(self) -> Streamed:
-        """A streamed reply of a fixed length."""
-        began, pieces, first, last, usage = time.monotonic(), 0, 0.0, 0.0, None
+    def stream_stats(self) -> StreamStats:
+        """Measurements of a streamed reply of fixed length."""
+        start, chunks, first, last, usage = time.monotonic(), 0, 0.0, 0.0, None
         stream = self.server.client.chat.completions.create(
             model=self.model,
-            messages=[{"role": "user", "content": CAPITAL}],
-            max_tokens=self._at_most(_STREAMED_TOKENS),
+            messages=[{"role": "user", "content": QUESTION}],
+            max_tokens=self._limit_tokens(_STREAMED_TOKENS),
             temperature=0,
             stream=True,
             stream_options={"include_usage": True},
@@ -215,18 +247,18 @@ class Visit:
             usage = chunk.usage or usage
             delta = chunk.choices[0].delta if chunk.choices else None
             if delta is not None and (delta.content or getattr(delta, "reasoning", None)):
-                last = time.monotonic() - began
-                first, pieces = first or last, pieces + 1
-        return Streamed(pieces, first, last, usage)
+                last = time.monotonic() - start
+                first, chunks = first or last, chunks + 1
+        return StreamStats(chunks, first, last, usage)
 
     @cached_property
-    def reasoning_parser(self) -> bool | None:
-        """Whether the server has a reasoning parser; None where it cannot be told.
+    def has_reasoning_parser(self) -> bool | None:
+        """Whether the server has a reasoning parser, or ``None`` if unknown.
 
-        Only a server that has one takes a budget for thinking.
+        vLLM accepts a thinking budget only with a reasoning parser.
         """
         try:
-            self.chat(CAPITAL, max_tokens=1, thinking_token_budget=1)
+            self.chat(QUESTION, max_tokens=1, thinking_token_budget=1)
         except FeatureNotEnabled:
             return False
         except VLLMError:
@@ -234,29 +266,29 @@ class Visit:
         return True
 
     @property
-    def enforcing_flags(self) -> tuple[str, ...]:
-        """What makes a server enforce constraints that it ignores, for it sees no end of thinking."""
-        if self.misread:
-            return self.with_parser_names(("--reasoning-parser",))
-        if self.reasoning_parser is False or self.older_than("0.11.0"):
+    def enforcement_flags(self) -> tuple[str, ...]:
+        """Flags for a server that ignores constraints because it does not detect the end of thinking."""
+        if self.reasoning_parser_mismatch:
+            return self.add_parser_names(("--reasoning-parser",))
+        if self.has_reasoning_parser is False or self.older_than("0.11.0"):
             return ()
         return ("--structured-outputs-config '{\"enable_in_reasoning\": true}'",)
 
     @cached_property
     def parsers(self) -> parsers.Parsers:
-        """The parsers this model seems to need."""
+        """Parsers that fit the model under test."""
         card = next((card for card in self.cards if card.id == self.model), ModelCard(self.model))
-        named = parsers.by_name(card.id, card.root or "")
-        if named.tools or named.reasoning:
-            return named
+        by_name = parsers.by_name(card.id, card.root or "")
+        if by_name.tools or by_name.reasoning:
+            return by_name
         try:
             tokens = self.server.tokenize("".join(parsers.TOKENS), return_token_strs=True)
-        except VLLMError:  # a server that does not tokenize leaves the name open
-            return named
+        except VLLMError:  # without /tokenize the parsers stay unknown
+            return by_name
         return parsers.by_tokens(tokens.strings or [])
 
-    def with_parser_names(self, flags: tuple[str, ...]) -> tuple[str, ...]:
-        """Flags with the name of the parser, where that is what they need."""
+    def add_parser_names(self, flags: tuple[str, ...]) -> tuple[str, ...]:
+        """Append the parser's name to each flag that takes one; ``NAME`` if it is unknown."""
         names = {
             "--tool-call-parser": self.parsers.tools if "--tool-call-parser" in flags else None,
             "--reasoning-parser": self.parsers.reasoning if "--reasoning-parser" in flags else None,
@@ -265,23 +297,23 @@ class Visit:
 
 
 def text_of(reply: ChatCompletion) -> str:
-    """The reply's text."""
+    """Return the content of a reply."""
     return reply.choices[0].message.content or ""
 
 
-def thought_of(reply: ChatCompletion) -> str:
-    """The reply's reasoning, parsed by the server."""
+def reasoning_of(reply: ChatCompletion) -> str:
+    """Return the reasoning of a reply, as parsed by the server."""
     return getattr(reply.choices[0].message, "reasoning", None) or ""
 
 
-def json_of(response: http.Response) -> Any:
-    """What the body says; None if it is no JSON, or nested deeper than Python reads."""
+def parse_json(response: http.Response) -> Any:
+    """Return the parsed body, or ``None`` if it is not JSON or nested too deeply."""
     try:
         return response.json()
     except (ValueError, RecursionError):
         return None
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """``1 token``, ``2 tokens``."""
-    return f"{count} {one if count == 1 else many or one + 's'}"
+def count_of(count: int, singular: str, plural: str = "") -> str:
+    """Return a count with its noun, such as ``"1 token"`` or ``"2 tokens"``."""
+    return f"{count} {singular if count == 1 else plural or singular + 's'}"

@@ -1,4 +1,4 @@
-"""All checks, one after the other."""
+"""Run all checks and collect their findings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ from pydantic import SecretStr
 
 from vllm_adapters import errors
 from vllm_adapters.doctor.checks import CHECKS
-from vllm_adapters.doctor.model import Check, Finding, Report, Result, Unusable, absent, broken, lacks, untried
-from vllm_adapters.doctor.probe import GONE, Visit
+from vllm_adapters.doctor.model import (
+    Check,
+    Finding,
+    Report,
+    Result,
+    UnusableServer,
+    broken,
+    missing,
+    skipped,
+    unsupported,
+)
+from vllm_adapters.doctor.probe import CONNECTION_ERRORS, Probe
 
-_MISREAD = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What comes of reading a reply whose parts are of other types than the API's; OpenAI's client does not check them."""
+__all__ = ["examine", "run_checks"]
 
-_NOT_MOUNTED = "its route is not mounted for this model"
+_PARSE_ERRORS = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Raised while reading a reply whose fields have unexpected types, which the OpenAI client does not validate."""
+
+_NOT_MOUNTED = "the route is not mounted for this model"
 
 
 def examine(
@@ -26,90 +38,103 @@ def examine(
     time_limit: float = 300.0,
     before: Callable[[Check], None] = lambda check: None,
 ) -> Report:
-    """Find out by trying what a server can do. It is asked a few dozen small requests, and nothing on it changes.
+    """Check what a server supports. Sends a few dozen small requests, and changes nothing on the server.
 
     >>> from vllm_adapters.doctor import examine
     >>> report = examine("http://localhost:8000")  # vllm serve an embedding model
     >>> report["embeddings"].text
     '2 vectors of 384 dimensions'
-    >>> report["chat"].verdict.value, report.missing_flags  # no flag would give this model a chat
+    >>> report["chat"].verdict.value, report.missing_flags  # an embedding model does not chat, and no flag changes that
     ('absent', ())
 
     Args:
         base_url: As for ``VLLMServer``.
         api_key: As for ``VLLMServer``.
-        model: The served model to ask; default: the first base model.
-        time_limit: How long it may take in all, in seconds; what was not asked by then is in the report, too.
-        before: Called before each check, for progress.
+        model: Served model to use. Default: the first base model.
+        time_limit: Time limit for all checks together, in seconds. The report lists the checks that it skipped.
+        before: Called before each check, to show progress.
 
     Raises:
-        WrongAddress: ``base_url`` is not an address. Whatever the server does is in the report, not raised.
+        WrongAddress: ``base_url`` is not a valid address. Errors of the server are findings and are not raised.
     """
-    with Visit(base_url, api_key, model, time_limit) as visit:
-        results, over = [], ""
-        for check in CHECKS:
-            if over:
-                results.append(Result(check, untried(over)))
-                continue
-            before(check)
-            try:
-                finding = _asked(check, visit)
-            except Unusable as end:
-                finding, over = end.finding, end.finding.text
-            except GONE as error:
-                finding = _cut_short(error, visit)
-                over = "the time was up" if visit.is_over else f"it stopped answering in {check.name}"
-            except errors.VLLMError as error:
-                finding = _judged(error, visit)
-            except _MISREAD as error:
-                finding = broken(f"a reply of another form than vLLM's ({type(error).__name__}: {error})")
-            results.append(Result(check, _fit_to_show(finding, visit)))
+    with Probe(base_url, api_key, model, time_limit) as probe:
+        results, complete = run_checks(probe, before)
         return Report(
-            address=visit.server.base_url,
-            version=visit.fit_to_show(str(visit.version)) if visit.version else None,
-            models=visit.fit_to_show(tuple(card.id for card in visit.cards)),
-            routes=visit.fit_to_show(tuple(sorted(visit.paths))),
-            results=tuple(results),
-            requests=visit.requests,
-            usable=bool(visit.cards),
-            complete=not over,
+            address=probe.server.base_url,
+            version=probe.sanitize(str(probe.version)) if probe.version else None,
+            models=probe.sanitize(tuple(card.id for card in probe.cards)),
+            routes=probe.sanitize(tuple(sorted(probe.routes))),
+            results=results,
+            requests=probe.requests,
+            usable=bool(probe.cards),
+            complete=complete,
         )
 
 
-def _asked(check: Check, visit: Visit) -> Finding:
-    if check.route and visit.paths and check.route not in visit.paths:
-        return absent(f"{_NOT_MOUNTED} (no {check.route})")
-    return check.examine(visit)
+def run_checks(probe: Probe, before: Callable[[Check], None]) -> tuple[tuple[Result, ...], bool]:
+    """Run the checks in order, and skip the remaining ones once the server stops responding.
+
+    Args:
+        probe: Connection to the server, entered.
+        before: Called before each check.
+
+    Returns:
+        One result per check, and whether none was skipped for this reason.
+    """
+    results, stopped = [], ""
+    for check in CHECKS:
+        if stopped:
+            results.append(Result(check, skipped(stopped)))
+            continue
+        before(check)
+        try:
+            finding = _run(check, probe)
+        except UnusableServer as error:
+            finding, stopped = error.finding, error.finding.text
+        except CONNECTION_ERRORS as error:
+            finding = _connection_lost(error, probe)
+            stopped = "time limit reached" if probe.timed_out else f"the server stopped responding in {check.name}"
+        except errors.VLLMError as error:
+            finding = _from_error(error, probe)
+        except _PARSE_ERRORS as error:
+            finding = broken(f"malformed reply ({type(error).__name__}: {error})")
+        results.append(Result(check, _sanitize(finding, probe)))
+    return tuple(results), not stopped
 
 
-def _cut_short(error: errors.VLLMError, visit: Visit) -> Finding:
-    if visit.is_over:
-        return broken(
-            f"the time limit of {visit.time_limit:g} s has passed", advice="--time-limit SECONDS gives it more"
-        )
-    return broken(f"it stopped answering: {_reason(error, visit)}")
+def _run(check: Check, probe: Probe) -> Finding:
+    if check.route and probe.routes and check.route not in probe.routes:
+        return unsupported(f"{_NOT_MOUNTED} (no {check.route})")
+    return check.run(probe)
 
 
-def _judged(error: errors.VLLMError, visit: Visit) -> Finding:
-    """What an error of the server says of what was tried."""
+def _connection_lost(error: errors.VLLMError, probe: Probe) -> Finding:
+    if probe.timed_out:
+        return broken(f"time limit of {probe.time_limit:g} s exceeded", advice="Extend it with --time-limit SECONDS")
+    return broken(f"the server stopped responding: {_reason(error, probe)}")
+
+
+def _from_error(error: errors.VLLMError, probe: Probe) -> Finding:
+    """Convert an error of the server into the finding of the check that caused it."""
     if isinstance(error, errors.FeatureNotEnabled):
-        return lacks(_reason(error, visit), *visit.with_parser_names(error.flags))
+        return missing(_reason(error, probe), *probe.add_parser_names(error.flags))
     if isinstance(error, errors.ContextLengthExceeded):
-        return lacks(_reason(error, visit), "--max-model-len TOKENS")
+        return missing(_reason(error, probe), "--max-model-len TOKENS")
     if isinstance(error, errors.UnsupportedParameter):
-        return absent(_reason(error, visit))
+        return unsupported(_reason(error, probe))
     if isinstance(error, errors.WrongAddress):
-        return absent(_NOT_MOUNTED)
+        return unsupported(_NOT_MOUNTED)
     if isinstance(error, errors.InvalidRequest) and "does not support" in error.message:
-        return absent(_reason(error, visit))  # 0.15.1 and older mount every route
-    return broken(_reason(error, visit))
+        return unsupported(_reason(error, probe))  # vLLM 0.15.1 and older mount every route
+    return broken(_reason(error, probe))
 
 
-def _reason(error: errors.VLLMError, visit: Visit) -> str:
-    said = error.body.get("message") if isinstance(error.body, dict) else None
-    return " ".join(visit.without_key(str(said or error.message.partition(" (server: ")[0])).split())[:300]
+def _reason(error: errors.VLLMError, probe: Probe) -> str:
+    """Return the server's own message, or else ours without the address."""
+    message = error.body.get("message") if isinstance(error.body, dict) else None
+    return " ".join(probe.redact(str(message or error.message.partition(" (server: ")[0])).split())[:300]
 
 
-def _fit_to_show(finding: Finding, visit: Visit) -> Finding:
-    said = {name: visit.fit_to_show(getattr(finding, name)) for name in ("text", "flags", "advice", "data")}
-    return replace(finding, **said)
+def _sanitize(finding: Finding, probe: Probe) -> Finding:
+    fields = {name: probe.sanitize(getattr(finding, name)) for name in ("text", "flags", "advice", "data")}
+    return replace(finding, **fields)

@@ -1,15 +1,16 @@
-"""Who may do what: routes that answer without the key, routes for developers."""
+"""Is an API key required, which routes work without it, and are development routes mounted?"""
 
 from __future__ import annotations
 
 from vllm_adapters._compat import http
-from vllm_adapters.doctor.model import Check, Finding, absent, broken, lacks, untried, works
-from vllm_adapters.doctor.probe import GONE, Visit
+from vllm_adapters.doctor.model import Check, Finding, broken, missing, skipped, unsupported, works
+from vllm_adapters.doctor.probe import CONNECTION_ERRORS, Probe
 from vllm_adapters.errors import AuthenticationFailed, PermissionDenied, VLLMError
 
-# A body with nothing but a model is refused by each of these before any work is done: who gets so far has passed the
-# door.
-_WORKING = (
+__all__ = ["CHECKS"]
+
+# Each rejects a body that contains only a model before it does any work. A validation error therefore proves access.
+_POST_ROUTES = (
     "/invocations",
     "/pooling",
     "/classify",
@@ -22,69 +23,68 @@ _WORKING = (
     "/tokenize",
     "/detokenize",
 )
-_TELLING = ("/metrics", "/tokenizer_info")
-_OF_DEVELOPERS = (
+_GET_ROUTES = ("/metrics", "/tokenizer_info")
+_DEVELOPMENT_ROUTES = (
     *("/sleep", "/wake_up", "/pause", "/resume", "/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"),
     *("/collective_rpc", "/server_info", "/update_weights", "/abort_requests"),
 )
+_KEY_ADVICE = "VLLM_API_KEY in the server's environment is safer: other users can read a command line"
 
 
-def _key(visit: Visit) -> Finding:
-    if not _answers(visit, "GET", "/v1/models"):
-        return works("under /v1 it does")
-    if visit.key:
-        return lacks("it takes requests without the key, too", "--api-key KEY", advice=_KEY_IN_ENVIRONMENT)
-    return lacks("it asks for no key: who reaches it may use it", "--api-key KEY", advice=_KEY_IN_ENVIRONMENT)
+def _key(probe: Probe) -> Finding:
+    if not _responds(probe, "GET", "/v1/models"):
+        return works("required under /v1")
+    if probe.api_key:
+        return missing("requests without the key are accepted, too", "--api-key KEY", advice=_KEY_ADVICE)
+    return missing("not required: anyone who can reach the server can use it", "--api-key KEY", advice=_KEY_ADVICE)
 
 
-_KEY_IN_ENVIRONMENT = "Better as VLLM_API_KEY in the server's environment: a command line can be read by others"
-
-
-def _open_routes(visit: Visit) -> Finding:
-    if not visit.key:
-        return absent("no key is asked for")
-    if not visit.paths:
-        return untried("it does not list its routes")
-    working = [path for path in _WORKING if path in visit.paths and _answers(visit, "POST", path)]
-    telling = [path for path in _TELLING if path in visit.paths and _answers(visit, "GET", path)]
-    if not working and not telling:
-        return works("no route answers without the key")
+def _open_routes(probe: Probe) -> Finding:
+    if not probe.api_key:
+        return unsupported("no key is required")
+    if not probe.routes:
+        return skipped("the server does not list its routes")
+    post = [path for path in _POST_ROUTES if path in probe.routes and _responds(probe, "POST", path)]
+    get = [path for path in _GET_ROUTES if path in probe.routes and _responds(probe, "GET", path)]
+    if not post and not get:
+        return works("every route requires the key")
     return broken(
-        f"without the key answer: {', '.join([*working, *telling])}",
-        advice="No flag changes this: put a proxy before it that lets only /v1 through",
+        f"accessible without the key: {', '.join([*post, *get])}",
+        advice="No flag changes this. Use a proxy in front of the server that forwards only /v1",
     )
 
 
-def _answers(visit: Visit, method: str, path: str) -> bool:
-    client, url = visit.anonymous.client, visit.anonymous.at_root(path)
+def _responds(probe: Probe, method: str, path: str) -> bool:
+    """Return whether a route accepts requests without the key."""
+    client, url = probe.anonymous.client, probe.anonymous.at_root(path)
     try:
         if method == "GET":
             client.get(url, cast_to=http.Response)
         else:
-            client.post(url, cast_to=http.Response, body={"model": visit.model})
+            client.post(url, cast_to=http.Response, body={"model": probe.model})
     except (AuthenticationFailed, PermissionDenied):
         return False
-    except GONE:
+    except CONNECTION_ERRORS:
         raise
     except VLLMError as error:
         return error.status_code in (400, 415, 422)
     return True
 
 
-def _developers(visit: Visit) -> Finding:
-    if not visit.paths:
-        return untried("it does not list its routes")
-    found = [path for path in _OF_DEVELOPERS if path in visit.paths]
-    if found:
+def _development_routes(probe: Probe) -> Finding:
+    if not probe.routes:
+        return skipped("the server does not list its routes")
+    mounted = [path for path in _DEVELOPMENT_ROUTES if path in probe.routes]
+    if mounted:
         return broken(
-            f"there are routes for developers: {', '.join(found)}",
-            advice="Serve without VLLM_SERVER_DEV_MODE: they need no key, and change the server",
+            f"development routes are mounted: {', '.join(mounted)}",
+            advice="Unset VLLM_SERVER_DEV_MODE. These routes need no key and change the server",
         )
     return works("none is mounted")
 
 
 CHECKS = (
-    Check("key", "access", "Does it ask for a key?", _key, counts=False),
-    Check("open-routes", "access", "Which routes answer without the key?", _open_routes),
-    Check("developer-routes", "access", "Are routes for developers mounted?", _developers),
+    Check("key", "access", "Is an API key required?", _key, counts=False),
+    Check("open-routes", "access", "Which routes work without the key?", _open_routes),
+    Check("developer-routes", "access", "Are development routes mounted?", _development_routes),
 )

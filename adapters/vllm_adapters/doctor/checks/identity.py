@@ -1,86 +1,91 @@
-"""Is anything there, is it a vLLM, and does it let us in?"""
+"""Is there a server, is it vLLM, and does it accept the API key?"""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 
 from vllm_adapters import errors
 from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters._compat import http
 from vllm_adapters._response.error_mapping import RequestContext
-from vllm_adapters.doctor.model import Check, Finding, Unusable, works
-from vllm_adapters.doctor.probe import GONE, Visit, json_of
+from vllm_adapters.doctor.model import Check, Finding, UnusableServer, works
+from vllm_adapters.doctor.probe import CONNECTION_ERRORS, Probe, parse_json
 
-_NOT_READY = ("it answers HTTP 503: it may still be loading the model", "Try again in a minute")
-_OTHER_KEY = "Set VLLM_API_KEY, or name the variable that holds the key with --api-key-env NAME"
+__all__ = ["CHECKS"]
+
+_NOT_READY = ("HTTP 503: the server may still be loading the model", "Try again in a minute")
+_KEY_ADVICE = "Set VLLM_API_KEY, or name the variable that holds the key with --api-key-env NAME"
 
 
-def _reachable(visit: Visit) -> Finding:
+def _reachable(probe: Probe) -> Finding:
     try:
-        answer = json_of(visit.get("/version"))
-    except GONE as error:
-        raise _no_answer(error) from error
+        answer = parse_json(probe.get("/version"))
+    except CONNECTION_ERRORS as error:
+        raise _connection_failed(error) from error
     except errors.ServerNotReady as error:
-        raise Unusable(*_NOT_READY) from error
+        raise UnusableServer(*_NOT_READY) from error
     except errors.VLLMError as error:
-        return works(f"it answers (HTTP {error.status_code} on /version)")
-    told = answer.get("version") if isinstance(answer, dict) else None
-    visit.told_version = str(told) if told else None
-    return works("it answers")
+        return works(f"the server responds (HTTP {error.status_code} on /version)")
+    version = answer.get("version") if isinstance(answer, dict) else None
+    probe.reported_version = str(version) if version else None
+    return works("the server responds")
 
 
-def _no_answer(error: errors.VLLMError) -> Unusable:
-    """Nothing there, or something that is no web server: the transport's own error tells."""
+def _connection_failed(error: errors.VLLMError) -> UnusableServer:
+    """Explain a failed connection by the transport's own error."""
     cause = error.__cause__
     reason = str(cause or "") or type(cause).__name__
     match error, cause:
         case errors.ServerTimeout(kind="connect"), _:
-            return Unusable(
-                f"no connection within {error.seconds:g} s",
-                "Is it the right host, http and not https, and no firewall between?",
+            return UnusableServer(
+                f"connection timed out after {error.seconds:g} s",
+                "Check the host, http or https, and firewalls in between",
             )
         case errors.ServerTimeout(kind="total"), _:
-            return Unusable(f"no whole answer within {error.seconds:g} s", "--time-limit SECONDS gives it more")
-        case errors.ServerTimeout(), _:
-            return Unusable(
-                f"it takes the connection, and then says nothing for {error.seconds:g} s", "Is it the right port?"
+            return UnusableServer(
+                f"no complete response within {error.seconds:g} s", "Extend the limit with --time-limit SECONDS"
             )
+        case errors.ServerTimeout(), _:
+            return UnusableServer(f"connected, but no response for {error.seconds:g} s", "Check the port")
         case _, http.ConnectError() if "CERTIFICATE" in reason:
-            return Unusable(
-                f"its certificate is not trusted here: {reason}", "SSL_CERT_FILE may name a file of trusted ones"
+            return UnusableServer(
+                f"the server's certificate is not trusted: {reason}",
+                "Set SSL_CERT_FILE to a file of trusted certificates",
             )
         case _, http.ConnectError() if "SSL" in reason:
-            return Unusable("no https is spoken there", "Try the same address with http://")
+            return UnusableServer("the server does not support HTTPS", "Try the same address with http://")
         case _, http.ConnectError():
-            return Unusable(
-                f"no connection: {reason}", "Is it the right address, and is the server up and done with loading?"
+            return UnusableServer(
+                f"connection failed: {reason}", "Check the address, and whether the server has finished loading"
             )
-    return Unusable(f"something is there that speaks no HTTP: {reason}", "Is it the right port? Does it want https://?")
+    return UnusableServer(f"no valid HTTP response: {reason}", "Check the port, and whether it expects https://")
 
 
-def _vllm(visit: Visit) -> Finding:
+def _vllm(probe: Probe) -> Finding:
     try:
-        reply = visit.get("/v1/models")
+        response = probe.get("/v1/models")
     except errors.VLLMError as error:
-        _give_up(visit, error)
-    answer = json_of(reply)
+        raise _models_failed(probe, error) from error
+    answer = parse_json(response)
     cards = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(cards, list) or not all(map(_is_card, cards)):
-        raise Unusable(f"this is not a vLLM: /v1/models answers {visit.shown(reply.text)}")
+        raise UnusableServer(f"not a vLLM server: /v1/models returned {probe.excerpt(response.text)}")
     if not cards:
-        raise Unusable("it serves no model")
+        raise UnusableServer("the server has no models")
     names = [card["id"] for card in cards]
-    if visit.server.model and visit.server.model not in names:
-        raise Unusable(f"it does not serve {visit.shown(visit.server.model)}", f"It serves {', '.join(names)}")
+    if probe.server.model and probe.server.model not in names:
+        raise UnusableServer(
+            f"model {probe.excerpt(probe.server.model)} is not served", f"Served models: {', '.join(names)}"
+        )
     if not any(card.get("owned_by") == "vllm" for card in cards):
         owners = ", ".join(sorted({str(card.get("owned_by")) for card in cards}))
-        raise Unusable(
-            f"this speaks OpenAI's API, but nothing in it says vLLM (its models are owned by {owners})",
-            "Give the address of the vLLM itself, not of a gateway before it",
+        raise UnusableServer(
+            f"an OpenAI-compatible server, but not vLLM (its models are owned by {owners})",
+            "Use the address of vLLM itself, not of a gateway in front of it",
         )
-    visit.serves(parse_models(answer, RequestContext(visit.server.base_url), reply))
-    return works("its models are vLLM's")
+    probe.set_models(parse_models(answer, RequestContext(probe.server.base_url), response))
+    return works("a vLLM server that grants access")
 
 
 def _is_card(card: Any) -> bool:
@@ -88,45 +93,45 @@ def _is_card(card: Any) -> bool:
     return isinstance(name, str) and bool(name) and name.isprintable()
 
 
-def _give_up(visit: Visit, error: errors.VLLMError) -> NoReturn:
-    """What it means that the list of models was not to be had."""
+def _models_failed(probe: Probe, error: errors.VLLMError) -> UnusableServer:
+    """Explain why the list of models could not be fetched."""
     status = error.status_code
-    who = f"vLLM {visit.told_version}" if visit.version else "the server"
+    server = f"vLLM {probe.reported_version}" if probe.version else "the server"
     match error:
         case errors.AuthenticationFailed():
-            said = "refuses the API key" if visit.key else "asks for an API key, and none was given"
-            raise Unusable(f"{who} {said}", _OTHER_KEY) from error
+            problem = "rejected the API key" if probe.api_key else "requires an API key, and none was given"
+            return UnusableServer(f"{server} {problem}", _KEY_ADVICE)
         case errors.PermissionDenied():
-            raise Unusable(f"{who} refuses to say what it serves: HTTP 403", _OTHER_KEY) from error
+            return UnusableServer(f"{server} denied access: /v1/models returned HTTP 403", _KEY_ADVICE)
         case errors.ServerNotReady():
-            raise Unusable(*_NOT_READY) from error
+            return UnusableServer(*_NOT_READY)
         case errors.RateLimited():
-            raise Unusable(f"{who} has too many requests: /v1/models answers HTTP 429", "Try again later") from error
+            return UnusableServer(f"{server} limits requests: /v1/models returned HTTP 429", "Try again later")
         case errors.ServerFailed() if status in (502, 504):
-            raise Unusable(f"a gateway answers HTTP {status}: the server behind it does not answer") from error
+            return UnusableServer(f"a gateway returned HTTP {status}: the server behind it does not respond")
         case errors.ServerFailed():
-            raise Unusable(f"{who} fails: /v1/models answers HTTP {status}") from error
+            return UnusableServer(f"{server} failed: /v1/models returned HTTP {status}")
         case errors.ServerUnreachable() | errors.ServerTimeout():
-            raise _no_answer(error) from error
+            return _connection_failed(error)
         case errors.WrongAddress() if 300 <= status < 400:
-            to = error.response.headers.get("x-refused-location", "elsewhere")
-            raise Unusable(f"it redirects to {to}", "Give the address it redirects to") from error
-    raise Unusable(f"this is not a vLLM: /v1/models answers HTTP {status}", _elsewhere(visit)) from error
+            location = error.response.headers.get("x-refused-location", "another address")
+            return UnusableServer(f"the server redirects to {location}", "Use the address that it redirects to")
+    return UnusableServer(f"not a vLLM server: /v1/models returned HTTP {status}", _root_advice(probe))
 
 
-def _elsewhere(visit: Visit) -> str:
-    """Where the server is, if the address has a path too many."""
-    root = http.URL(visit.server.base_url).copy_with(path="/")
-    if root == http.URL(visit.server.at_root("/")):
+def _root_advice(probe: Probe) -> str:
+    """Suggest the server's root if vLLM responds there and the address has a path."""
+    root = http.URL(probe.server.base_url).copy_with(path="/")
+    if root == http.URL(probe.server.at_root("/")):
         return ""
     with suppress(errors.VLLMError):
-        answer = json_of(visit.anonymous.client.get(str(root.join("/version")), cast_to=http.Response))
+        answer = parse_json(probe.anonymous.client.get(str(root.join("/version")), cast_to=http.Response))
         if isinstance(answer, dict) and "version" in answer:
-            return f"The address has a path too many: try {str(root).rstrip('/')}"
+            return f"The address has an extra path. Try {str(root).rstrip('/')}"
     return ""
 
 
 CHECKS = (
-    Check("reachable", "server", "Does anything answer at this address?", _reachable),
-    Check("vllm", "server", "Is it a vLLM, and does it let us in?", _vllm),
+    Check("reachable", "server", "Does a server respond at this address?", _reachable),
+    Check("vllm", "server", "Is it vLLM, and does it grant access?", _vllm),
 )

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from vllm_adapters.doctor.model import Check, Finding, works
-from vllm_adapters.doctor.probe import Visit, counted
+from vllm_adapters.doctor.probe import Probe, count_of
+
+__all__ = ["CHECKS"]
 
 _QUERY = "Which city is the capital of Japan?"
 _TEXTS = ("Bread is baked from flour.", "Tokyo is the capital city of Japan.")
 
 
-def _embeddings(visit: Visit) -> Finding:
-    count, dimensions = visit.server.embed(_TEXTS).shape
+def _embeddings(probe: Probe) -> Finding:
+    count, dimensions = probe.server.embed(_TEXTS).shape
     return works(f"{count} vectors of {dimensions} dimensions", dimensions=dimensions)
 
 
-def _rerank(visit: Visit) -> Finding:
-    ranking = visit.server.rerank(_QUERY, _TEXTS)
-    return works(f"first {visit.shown(ranking[0].text)}, {ranking[0].score:.3g}")
+def _rerank(probe: Probe) -> Finding:
+    ranking = probe.server.rerank(_QUERY, _TEXTS)
+    return works(f"best match {probe.excerpt(ranking[0].text)}, score {ranking[0].score:.3g}")
 
 
-def _score(visit: Visit) -> Finding:
-    return works(f"{visit.server.score(_QUERY, _TEXTS[1])[0]:.3g}")
+def _score(probe: Probe) -> Finding:
+    return works(f"score {probe.server.score(_QUERY, _TEXTS[1])[0]:.3g}")
 
 
-def _classify(visit: Visit) -> Finding:
-    found = visit.server.classify(_TEXTS[0])[0]
-    return works(
-        f"{counted(len(found.probs), 'class', 'classes')}, {visit.shown(found.label or 'without a name')}",
-        classes=len(found.probs),
-    )
+def _classify(probe: Probe) -> Finding:
+    result = probe.server.classify(_TEXTS[0])[0]
+    label = f"label {probe.excerpt(result.label)}" if result.label else "no label"
+    return works(f"{count_of(len(result.probs), 'class', 'classes')}, {label}", classes=len(result.probs))
 
 
-def _pooling(visit: Visit) -> Finding:
-    return works(f"an output of shape {visit.server.pooling(_TEXTS[0])[0].shape}")
+def _pooling(probe: Probe) -> Finding:
+    return works(f"output of shape {probe.server.pooling(_TEXTS[0])[0].shape}")
 
 
 CHECKS = (
@@ -40,5 +40,5 @@ CHECKS = (
     Check("rerank", "pooling", "Does it rank documents?", _rerank, "/v1/rerank"),
     Check("score", "pooling", "Does it score pairs of texts?", _score, "/v1/score"),
     Check("classify", "pooling", "Does it classify texts?", _classify, "/classify"),
-    Check("pooling", "pooling", "Does it give the pooler's output?", _pooling, "/pooling"),
+    Check("pooling", "pooling", "Does it return the pooler's output?", _pooling, "/pooling"),
 )

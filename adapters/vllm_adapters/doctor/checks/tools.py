@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionNamedToolChoiceParam
 from openai.types.shared_params import FunctionDefinition
 
-from vllm_adapters.doctor.model import Check, Finding, broken, lacks, unclear, works
-from vllm_adapters.doctor.parsers import CALL_MARKS
-from vllm_adapters.doctor.probe import CHAT, Visit, text_of
+from vllm_adapters.doctor.model import Check, Finding, broken, missing, unknown, works
+from vllm_adapters.doctor.parsers import TOOL_CALL_MARKS
+from vllm_adapters.doctor.probe import CHAT_ROUTE, Probe, text_of
+
+__all__ = ["CHECKS"]
 
 _QUESTION = "What is the weather in Rome?"
-_ELSEWHERE = ("Oslo", "Lima")  # not what the question asks for: keeping to it takes a constraint
+_OTHER_CITIES = ("Oslo", "Lima")  # not the city in the question: only an enforced schema produces them
 
 
 def _tool(city: dict[str, Any], *, strict: bool | None = None) -> ChatCompletionFunctionToolParam:
@@ -31,118 +33,129 @@ def _tool(city: dict[str, Any], *, strict: bool | None = None) -> ChatCompletion
 
 
 _WEATHER = _tool({"type": "string"})
-_WEATHER_ELSEWHERE = _tool({"type": "string", "enum": list(_ELSEWHERE)}, strict=True)
-_UNFIT = "The --tool-call-parser it has does not fit the model"
-_CUT = "cannot tell: the model did not come to an end"
+_STRICT_WEATHER = _tool({"type": "string", "enum": list(_OTHER_CITIES)}, strict=True)
+_PARSER_MISMATCH = "The --tool-call-parser does not fit the model"
+_TRUNCATED = "inconclusive: the reply was truncated"
 _CALL_IN_TEXT = re.compile(r"""["']get_weather["']|get_weather\(""")
-_NAMED: ChatCompletionNamedToolChoiceParam = {"type": "function", "function": {"name": "get_weather"}}
+_FORCED: ChatCompletionNamedToolChoiceParam = {"type": "function", "function": {"name": "get_weather"}}
 
 
-def _calls(visit: Visit, tool: ChatCompletionFunctionToolParam, choice: Any) -> tuple[list[tuple[str, str]], str, str]:
-    """Name and arguments of each call, the text beside them, and the finish reason."""
-    reply = visit.chat(_QUESTION, tools=[tool], tool_choice=choice, **visit.quiet)
-    calls = [call.function for call in reply.choices[0].message.tool_calls or [] if call.type == "function"]
-    return [(call.name, call.arguments) for call in calls], text_of(reply), reply.choices[0].finish_reason
+class _Call(NamedTuple):
+    name: str
+    arguments: str
 
 
-def _auto(visit: Visit) -> Finding:
-    calls, text, finish = _calls(visit, _WEATHER, "auto")
-    if calls:
-        return _called(visit, calls[0], finish)
-    if finish == "length":
-        return unclear(f"{_CUT}: {visit.shown(text)}")
-    if any(mark in text for mark in CALL_MARKS) or _CALL_IN_TEXT.search(text):
-        return lacks(
-            f"calls stay in the text: {visit.shown(text)}",
-            *visit.with_parser_names(("--tool-call-parser",)),
-            advice=_UNFIT,
+class _Reply(NamedTuple):
+    calls: list[_Call]
+    text: str
+    finish_reason: str
+
+
+def _ask(probe: Probe, tool: ChatCompletionFunctionToolParam, choice: Any) -> _Reply:
+    reply = probe.chat(_QUESTION, tools=[tool], tool_choice=choice, **probe.without_thinking)
+    functions = [call.function for call in reply.choices[0].message.tool_calls or [] if call.type == "function"]
+    calls = [_Call(function.name, function.arguments) for function in functions]
+    return _Reply(calls, text_of(reply), reply.choices[0].finish_reason)
+
+
+def _auto(probe: Probe) -> Finding:
+    reply = _ask(probe, _WEATHER, "auto")
+    text = probe.excerpt(reply.text)
+    if reply.calls:
+        return _check_call(probe, reply)
+    if reply.finish_reason == "length":
+        return unknown(f"{_TRUNCATED}: {text}")
+    if any(mark in reply.text for mark in TOOL_CALL_MARKS) or _CALL_IN_TEXT.search(reply.text):
+        return missing(
+            f"tool calls stay in the content: {text}",
+            *probe.add_parser_names(("--tool-call-parser",)),
+            advice=_PARSER_MISMATCH,
         )
-    return unclear(f"cannot tell: the model called none, and its text is {visit.shown(text)}")
+    return unknown(f"inconclusive: the model called no tool, and replied {text}")
 
 
-def _required(visit: Visit) -> Finding:
-    return _forced(visit, _WEATHER, "required")
+def _required(probe: Probe) -> Finding:
+    reply = _ask(probe, _WEATHER, "required")
+    return _check_call(probe, reply) if reply.calls else _no_call(probe, reply)
 
 
-def _strict(visit: Visit) -> Finding:
-    calls, text, finish = _calls(visit, _WEATHER_ELSEWHERE, _NAMED)
-    if not calls:
-        return _no_call(visit, text, finish)
+def _strict(probe: Probe) -> Finding:
+    reply = _ask(probe, _STRICT_WEATHER, _FORCED)
+    if not reply.calls:
+        return _no_call(probe, reply)
+    call = reply.calls[0]
     try:
-        arguments = json.loads(calls[0][1])
+        arguments = json.loads(call.arguments)
     except ValueError:
-        return broken(f"arguments that are not JSON: {visit.shown(calls[0][1])}", *visit.enforcing_flags)
-    if list(arguments) == ["city"] and arguments["city"] in _ELSEWHERE:
-        return works(f"{_told(visit, calls[0])}, as the schema says and not the question")
+        return broken(f"the arguments are not JSON: {probe.excerpt(call.arguments)}", *probe.enforcement_flags)
+    if list(arguments) == ["city"] and arguments["city"] in _OTHER_CITIES:
+        return works(f"{_format_call(probe, call)}, as required by the schema and not by the question")
     return broken(
-        f"arguments that break the tool's schema: {visit.shown(calls[0][1])}",
-        *visit.enforcing_flags,
-        advice="Check arguments before you use them",
+        f"the arguments violate the tool's schema: {probe.excerpt(call.arguments)}",
+        *probe.enforcement_flags,
+        advice="Validate arguments before you use them",
     )
 
 
-def _forced(visit: Visit, tool: ChatCompletionFunctionToolParam, choice: Any) -> Finding:
-    calls, text, finish = _calls(visit, tool, choice)
-    return _called(visit, calls[0], finish) if calls else _no_call(visit, text, finish)
-
-
-def _called(visit: Visit, call: tuple[str, str], finish: str) -> Finding:
+def _check_call(probe: Probe, reply: _Reply) -> Finding:
+    call = reply.calls[0]
     try:
-        whole = isinstance(json.loads(call[1]), dict)
+        valid = isinstance(json.loads(call.arguments), dict)
     except ValueError:
-        whole = False
-    if whole:
-        return works(_told(visit, call))
-    if finish == "length":
-        return unclear(_CUT)
-    return broken(f"a call whose arguments are no JSON object: {visit.shown(call[1])}", *visit.enforcing_flags)
+        valid = False
+    if valid:
+        return works(_format_call(probe, call))
+    if reply.finish_reason == "length":
+        return unknown(_TRUNCATED)
+    return broken(f"the arguments are not a JSON object: {probe.excerpt(call.arguments)}", *probe.enforcement_flags)
 
 
-def _no_call(visit: Visit, text: str, finish: str) -> Finding:
-    if finish == "length" and (not text or any(mark in text for mark in CALL_MARKS)):
-        return unclear(f"{_CUT}: {visit.shown(text)}" if text else _CUT)
+def _no_call(probe: Probe, reply: _Reply) -> Finding:
+    text = probe.excerpt(reply.text)
+    if reply.finish_reason == "length" and (not reply.text or any(mark in reply.text for mark in TOOL_CALL_MARKS)):
+        return unknown(f"{_TRUNCATED}: {text}" if reply.text else _TRUNCATED)
     return broken(
-        f"no call, although it was forced: {visit.shown(text)}",
-        *visit.enforcing_flags,
-        advice="Or its --tool-call-parser does not fit the model" if visit.enforcing_flags else _UNFIT,
+        f"no tool call, although it was forced: {text}",
+        *probe.enforcement_flags,
+        advice="Or the --tool-call-parser does not fit the model" if probe.enforcement_flags else _PARSER_MISMATCH,
     )
 
 
-def _streamed(visit: Visit) -> Finding:
-    stream = visit.server.client.chat.completions.create(
-        model=visit.model,
+def _stream(probe: Probe) -> Finding:
+    stream = probe.server.client.chat.completions.create(
+        model=probe.model,
         messages=[{"role": "user", "content": _QUESTION}],
-        max_tokens=visit.room,
+        max_tokens=probe.max_tokens,
         temperature=0,
         stream=True,
         tools=[_WEATHER],
-        tool_choice=_NAMED,
-        extra_body=visit.quiet,
+        tool_choice=_FORCED,
+        extra_body=probe.without_thinking,
     )
-    name, arguments, finish = "", "", ""
+    name, arguments, finish_reason = "", "", ""
     for choice in (choice for chunk in stream for choice in chunk.choices):
-        finish = choice.finish_reason or finish
+        finish_reason = choice.finish_reason or finish_reason
         for call in choice.delta.tool_calls or []:
             if call.function is not None:
                 name, arguments = name or call.function.name or "", arguments + (call.function.arguments or "")
-    if finish == "length":
-        return unclear(_CUT)
+    if finish_reason == "length":
+        return unknown(_TRUNCATED)
     if not name:
-        return broken("no call in the stream, although it was forced", *visit.enforcing_flags)
+        return broken("no tool call in the stream, although it was forced", *probe.enforcement_flags)
     try:
         json.loads(arguments)
     except ValueError:
-        return broken(f"the pieces of the arguments make no JSON: {visit.shown(arguments)}", *visit.enforcing_flags)
-    return works(_told(visit, (name, arguments)))
+        return broken(f"the streamed arguments are not JSON: {probe.excerpt(arguments)}", *probe.enforcement_flags)
+    return works(_format_call(probe, _Call(name, arguments)))
 
 
-def _told(visit: Visit, call: tuple[str, str]) -> str:
-    return f"{call[0]} {visit.shown(call[1])}"
+def _format_call(probe: Probe, call: _Call) -> str:
+    return f"{call.name} {probe.excerpt(call.arguments)}"
 
 
 CHECKS = (
-    Check("tools-auto", "tools", "May the model call a tool when it wants to?", _auto, CHAT),
-    Check("tools-required", "tools", "Can it be made to call a tool?", _required, CHAT),
-    Check("tools-strict", "tools", "Do the arguments of a strict tool keep to its schema?", _strict, CHAT),
-    Check("tools-stream", "tools", "Does a streamed call come whole?", _streamed, CHAT),
+    Check("tools-auto", "tools", "Can the model decide to call a tool?", _auto, CHAT_ROUTE),
+    Check("tools-required", "tools", "Can a tool call be forced?", _required, CHAT_ROUTE),
+    Check("tools-strict", "tools", "Is the schema of a strict tool enforced?", _strict, CHAT_ROUTE),
+    Check("tools-stream", "tools", "Is a streamed tool call complete?", _stream, CHAT_ROUTE),
 )

@@ -1,4 +1,4 @@
-"""The rows of a report for readers: what needs no line of its own stands together."""
+"""Table rows of a report. Checks of one group with the same finding share a row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from vllm_adapters.doctor.model import Finding, Report, Result, Verdict
+
+__all__ = ["MARKS", "Row", "flag_lists", "heading", "report_rows", "summary"]
 
 MARKS = {
     Verdict.WORKS: "✓",
@@ -18,9 +20,13 @@ MARKS = {
 
 
 class Row(NamedTuple):
-    """One row: the checks it stands for, what they found, and how it is to be seen.
+    """One table row.
 
-    ``tone`` is ``good``, ``fault``, ``option`` (a lack that is no fault) or ``quiet``.
+    Args:
+        group: Group of the checks.
+        names: Names of the checks that share the finding.
+        finding: The finding.
+        tone: Style: ``good``, ``fault``, ``option`` (does not affect the exit code) or ``quiet``.
     """
 
     group: str
@@ -29,28 +35,29 @@ class Row(NamedTuple):
     tone: str
 
 
-def rows_of(report: Report) -> list[Row]:
-    """Every finding, in order; in each group, checks that found the same are one row, and what this model has
-    not comes last. Of a server that is not usable nothing that was not asked.
+def report_rows(report: Report) -> list[Row]:
+    """Return the rows of a report, in order. Unsupported features come last in each group.
+
+    Skipped checks of an unusable server are left out.
     """
     rows: list[Row] = []
-    for group, results in groupby(_told(report), key=lambda result: result.check.group):
-        alike: dict[tuple[Finding, str], list[str]] = {}
+    for group, results in groupby(_visible_results(report), key=lambda result: result.check.group):
+        names: dict[tuple[Finding, str], list[str]] = {}
         for result in results:
-            alike.setdefault((_read(result.finding), _tone(result)), []).append(result.check.name)
-        found = [Row(group, tuple(names), finding, tone) for (finding, tone), names in alike.items()]
-        rows += sorted(found, key=lambda row: row.finding.verdict is Verdict.ABSENT)
+            names.setdefault((_visible_part(result.finding), _tone(result)), []).append(result.check.name)
+        group_rows = [Row(group, tuple(same), finding, tone) for (finding, tone), same in names.items()]
+        rows += sorted(group_rows, key=lambda row: row.finding.verdict is Verdict.ABSENT)
     return rows
 
 
-def _told(report: Report) -> list[Result]:
+def _visible_results(report: Report) -> list[Result]:
     if report.usable:
         return list(report.results)
     return [result for result in report.results if result.finding.verdict is not Verdict.UNTRIED]
 
 
-def _read(finding: Finding) -> Finding:
-    """What of a finding is read: no data, and no route where there is none."""
+def _visible_part(finding: Finding) -> Finding:
+    """Drop the data, and the route of an unsupported feature, so that equal findings share a row."""
     text = finding.text.partition(" (")[0] if finding.verdict is Verdict.ABSENT else finding.text
     return Finding(finding.verdict, text, finding.flags, finding.advice)
 
@@ -64,29 +71,32 @@ def _tone(result: Result) -> str:
 
 
 def flag_lists(report: Report) -> list[tuple[str, str]]:
-    """What to add to `vllm serve`: why, and the flags, a line each, to be pasted into a shell."""
-    lists = (("Add to vllm serve", report.missing_flags), ("Could be added", report.optional_flags))
-    return [(why, " \\\n".join(flags)) for why, flags in lists if flags]
+    """Return the lists of flags for ``vllm serve``: a title, and one flag per line, ready to paste into a shell."""
+    lists = (("Add to vllm serve", report.missing_flags), ("Optional for vllm serve", report.optional_flags))
+    return [(title, " \\\n".join(flags)) for title, flags in lists if flags]
 
 
 def heading(report: Report) -> str:
-    """What was examined, in a line."""
-    version = report.version or "of a version it does not tell"
-    return f"{report.address}: vLLM {version}" if report.usable else report.address
+    """Return the address and version of the server."""
+    version = f"vLLM {report.version}" if report.version else "vLLM of unknown version"
+    return f"{report.address}: {version}" if report.usable else report.address
 
 
 def summary(report: Report) -> str:
-    """How it stands, in a line."""
+    """Return the overall result in one line."""
     if not report.usable:
-        return "Nothing usable there."
+        return "No usable vLLM server."
     faults = [result.check.name for result in report.results if result.at_fault]
-    traps = [
+    broken = [
         result.check.name
         for result in report.results
         if not result.at_fault and result.finding.verdict is Verdict.BROKEN
     ]
-    whole = "All that this model can do works." if report.complete else "Nothing else was found at fault."
-    state = f"At fault: {', '.join(faults)}." if faults else whole
-    rest = "" if report.complete else " Not all could be asked."
-    trap = f" But mind {', '.join(traps)}." if traps else ""
-    return f"{state}{trap}{rest} {report.requests} requests, nothing changed."
+    no_faults = "Everything that this model supports works." if report.complete else "No other problem was found."
+    sentences = [f"Missing or broken: {', '.join(faults)}." if faults else no_faults]
+    if broken:
+        sentences.append(f"Also broken, without effect on the exit code: {', '.join(broken)}.")
+    if not report.complete:
+        sentences.append("Not all checks could run.")
+    sentences.append(f"Sent {report.requests} requests, which changed nothing on the server.")
+    return " ".join(sentences)
