@@ -1,124 +1,57 @@
 """``VLLMClient`` and ``AsyncVLLMClient``: the OpenAI SDK clients, taught to speak vLLM.
 
-They override only hooks that the SDK's own resources go through (``request``, ``_prepare_options``,
-``_process_response``, ``_make_status_error``, ``_client``); a canary test on both openai majors says when one
-of them moves.
+They override hooks that the SDK's own resources go through (``request``, ``_prepare_options``,
+``_process_response``, ``_make_status_error``, ``_client``); a canary test on both openai majors fails when one of
+them moves.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import openai
 from openai import AsyncOpenAI, OpenAI
 from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from openai._response import APIResponse, AsyncAPIResponse
-from packaging.version import Version
-from pydantic import BaseModel, SecretStr
 
-from vllm_adapters._client.base import BaseVLLMClient, R, as_answer, is_event_stream
-from vllm_adapters._client.discovery import Discovery, ServerInfo, make_server_info
+from vllm_adapters._client.base import BaseVLLMClient, ClientState, checked_stream_class, is_event_stream
+from vllm_adapters._client.discovery import LookUp, R, arun_plan, run_plan
 from vllm_adapters._compat import http
-from vllm_adapters._request import availability
-from vllm_adapters._request.encode import encoding_error
-from vllm_adapters._response.error_mapping import retry_after
 from vllm_adapters._response.stream import AsyncCheckedStream, CheckedStream
-from vllm_adapters._transport.credentials import normalize_api_key, normalize_base_url, normalize_headers
-from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, Deadline, SyncHTTP
-from vllm_adapters._transport.pool import make_http_clients
+from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, SyncHTTP
 from vllm_adapters.errors import VLLMError
-from vllm_adapters.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from openai.resources.beta import AsyncBeta, Beta
     from openai.resources.chat import AsyncChat, Chat
 
-
-class _Connected(BaseVLLMClient):
-    """How both clients are made and copied."""
-
-    _http_class: type[SyncHTTP] | type[AsyncHTTP]
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        api_key: str | SecretStr | None = None,
-        timeout: float | Timeouts | http.Timeout | None = Timeouts(),  # noqa: B008  # frozen
-        max_retries: int = openai.DEFAULT_MAX_RETRIES,
-        max_connections: int = 1000,
-        server_version: str | Version | None = None,
-        allow_unknown: bool = False,
-        default_headers: Mapping[str, str] | None = None,
-        default_query: Mapping[str, object] | None = None,
-        http_client: Any = None,
-        http_options: Mapping[str, Any] | None = None,
-        facts: ServerInfo | None = None,
-        transports: Any = None,
-    ) -> None:
-        address, self.facts = normalize_base_url(base_url), make_server_info(server_version, facts)
-        self.time_limits, self.max_connections = Timeouts.of(timeout), max_connections
-        self.allow_unknown, self._http_options = allow_unknown, http_options
-        self._transports = transports or make_http_clients(
-            self._http_class, http.URL(address).host, max_connections, http_options
-        )
-        self._own_http = http_client
-        sdk: Any = super()
-        sdk.__init__(
-            api_key=normalize_api_key(api_key),
-            base_url=address,
-            timeout=self.time_limits.transport(),
-            max_retries=max_retries,
-            http_client=self._client,
-        )
-        _forget_environment(self, default_headers, default_query)
-
-    @property
-    def _client(self) -> Any:
-        return self._own_http or self._transports.current()
-
-    @_client.setter
-    def _client(self, client: Any) -> None:
-        pass  # the SDK hands back what it was given
-
-    def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
-        return self._status_error(body, response)
-
-    def _build_request(self, options: FinalRequestOptions, **how: Any) -> http.Request:
-        parent: Any = super()
-        try:
-            return cast(http.Request, parent._build_request(options, **how))
-        except (TypeError, ValueError) as error:
-            raise encoding_error(options.json_data, error, call=self.call_of(options)) from error
-
-    def _deadline(self) -> Deadline:
-        return DEADLINE.get() or Deadline.start(self.time_limits, self.call_of(None))
-
-    def _should_retry(self, response: http.Response) -> bool:
-        """Not when the call must be over before the server wants to be asked again: then its error is the answer."""
-        parent: Any = super()
-        at, wait = self._deadline().at, retry_after(response) or 0
-        return bool(parent._should_retry(response)) and (at is None or time.monotonic() + wait < at)
-
-    def _calculate_retry_timeout(self, *given: Any, **options: Any) -> float:
-        """Seconds until the next attempt, at most until the call must be over."""
-        parent: Any = super()
-        wait, left = float(parent._calculate_retry_timeout(*given, **options)), self._deadline().left()
-        return wait if left is None else min(wait, left)
-
-    def copy(self, **changes: Any) -> Self:
-        """The same client with other options; what is known of the server and the connections are shared."""
-        return type(self)(**_same_but(self, changes))
-
-    with_options = copy
+__all__ = ["AsyncVLLMClient", "VLLMClient"]
 
 
-class VLLMClient(_Connected, OpenAI):
+class _SyncState(ClientState):
+    """``client.vllm`` of the sync client."""
+
+    def served_model(self) -> str:
+        """Return the name of the one base model that is served; requests without a model use it. Looked up once.
+
+        Raises:
+            ModelNotServed: The server does not serve exactly one.
+        """
+        return cast(str, self.run(self.info.look_up_model()))
+
+
+class _AsyncState(ClientState):
+    """``client.vllm`` of the async client."""
+
+    async def served_model(self) -> str:
+        """Async version of the sync client's ``served_model``."""
+        return cast(str, await self.run(self.info.look_up_model()))
+
+
+class VLLMClient(BaseVLLMClient, OpenAI):
     """A drop-in ``openai.OpenAI`` for one vLLM server of any version from 0.8.5 on.
 
     >>> from vllm_adapters import VLLMClient
@@ -133,29 +66,33 @@ class VLLMClient(_Connected, OpenAI):
     >>> bool(reply.choices[0].message.reasoning)  # vllm serve MODEL --reasoning-parser ...
     True
 
+    What it adds to the SDK's client is under ``client.vllm``: ``address``, ``info.version``, ``served_model()``, ...
+
     Args:
         base_url: The server: ``http://host:8000``, with or without ``/v1``. Default: ``VLLM_BASE_URL``, else
-            ``http://localhost:8000/v1``. Nothing of the environment's ``OPENAI_*`` is read.
+            ``http://localhost:8000/v1``. The environment's ``OPENAI_*`` are not read.
         api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, else a placeholder.
         timeout: ``Timeouts(connect=30, idle=600, total=3600)`` in seconds, or one number for all three.
-        max_retries: Further attempts after connection failures, 408, 409, 429 and 5xx; never after a first
-            token. A call sends at most ``1 + max_retries`` requests.
-        max_connections: Connections at once; more calls than that wait their turn.
-        server_version: The server's vLLM version, where ``/version`` does not tell it (behind a gateway).
-        allow_unknown: Let body fields pass that no vLLM version has, for servers with plugins; for one
-            request: ``extra_body={"allow_unknown": True, ...}``.
+        max_retries: Further attempts after connection errors, 408, 409, 429 and 5xx; never after a first token.
+            A call sends at most ``1 + max_retries`` requests.
+        max_connections: Connections at once; further calls wait.
+        server_version: The server's vLLM version, for gateways that do not pass on ``/version``.
+        allow_unknown: Let body fields pass that no vLLM version has, for servers with plugins; for one request:
+            ``extra_body={"allow_unknown": True, ...}``.
         default_headers: Headers of every request.
         default_query: Query parameters of every request.
-        http_client: An own HTTP client of the SDK's kind; its pool, proxies and redirects are then its own.
+        http_client: An HTTP client of the SDK's kind; its pool, proxies and redirects are then its own.
         http_options: Arguments for the HTTP clients that are made here, such as ``proxy`` or ``verify``.
-        facts: What another client of the same server has learned of it already, to share.
-        transports: The connections of another client, to share.
+        server_info: What another client of the same server knows of it, to share.
+        http_clients: The HTTP clients of another client, to share.
 
     Raises:
-        VLLMError: On every failure, see ``vllm_adapters.errors``; nothing is sent by the constructor.
+        VLLMError: On every failure, see ``vllm_adapters.errors``; the constructor sends nothing.
     """
 
+    vllm: _SyncState
     _http_class = SyncHTTP
+    _state_class = _SyncState
 
     @cached_property
     def chat(self) -> Chat:
@@ -168,74 +105,64 @@ class VLLMClient(_Connected, OpenAI):
     def beta(self) -> Beta:
         """The SDK's resource."""
         beta = super().beta
-        vars(beta)["chat"] = self.chat  # the helpers were there once, and still are
+        vars(beta)["chat"] = self.chat  # the SDK's helpers were there first, and still are
         return beta
 
-    def _run(self, steps: Discovery[R]) -> R:
-        try:
-            url = next(steps)
-            while True:
-                try:
-                    with self._transports.asking(self._deadline()):
-                        answer = self.facts.answers.get(url)  # others may forget it meanwhile
-                        if answer is None:
-                            answer = as_answer(self.get(url, cast_to=dict[str, object]))
-                            self.facts.answers[url] = answer
-                except VLLMError as error:
-                    url = steps.throw(error)
-                else:
-                    url = steps.send(answer)
-        except StopIteration as end:
-            return cast(R, end.value)
+    def _run(self, plan: LookUp[R]) -> R:
+        return run_plan(plan, self._get_json)
 
-    def served_model(self) -> str:
-        """The name of the one base model that is served, asked once; requests without a model go to it.
-
-        Raises:
-            ModelNotServed: There is not exactly one.
-        """
-        return self._run(self._served_model())
+    def _get_json(self, url: str) -> dict[str, Any]:
+        """GET a URL once; later calls return the same JSON, ``{}`` for a gateway's response of another shape."""
+        with self.vllm.http_clients.discovery_lock(self._deadline()):
+            known = self.vllm.info.responses
+            found = known.get(url)  # others may clear them meanwhile
+            if found is None:
+                response = self.get(url, cast_to=dict[str, object])
+                found = known[url] = response if isinstance(response, dict) else {}
+            return found
 
     def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
-        """The SDK's one door of every call, with our time limits, streams and errors."""
-        token = DEADLINE.set(self._begin(options))
+        """Send a request: the SDK's single entry of every call, with our time limits, streams and errors."""
+        token = DEADLINE.set(self._start(options))
         try:
-            return super().request(cast_to, options, stream=stream, stream_cls=_whole(stream_cls, CheckedStream))
+            stream_cls = checked_stream_class(stream_cls, CheckedStream)
+            return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
-            error = self._failed(failure)
+            error = self._map_error(failure, options)
             if error is None:
                 raise
             if options.method.lower() == "post":
-                with suppress(VLLMError):  # no explanation to be had: the error as it is
-                    error = self._run(self._explain(error))
+                with suppress(VLLMError):  # no explanation is available: the error as it is
+                    error = self._run(self.vllm.info.explain(error))
             raise error from failure.__cause__
         finally:
             DEADLINE.reset(token)
 
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
-        return self._run(self._prepare(super()._prepare_options(options)))
+        options = super()._prepare_options(options)
+        if request := self._merged_body(options):
+            if plan := self._look_ups(*request):
+                self._run(plan)
+            self._translate(*request, options)
+        return options
 
     def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
         if stream and not is_event_stream(response):
-            with self.reading(response):
+            with self.response_errors(response):
                 response.read()
             raise self._not_a_stream(response)
-        if stream:
-            self._name_failures_of_bytes(response)
-        checked = not stream and _is_checked(options.url, how["cast_to"])
-        if checked:
-            self._checking(options, response)
-        with self.reading(response):
-            answer = super()._process_response(options=options, response=response, stream=stream, **how)
-            if checked and isinstance(answer, LegacyAPIResponse | APIResponse):
-                answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
-        return answer
+        checked = self._before_processing(options, response, stream, how["cast_to"])
+        with self.response_errors(response):
+            parsed = super()._process_response(options=options, response=response, stream=stream, **how)
+            if checked and isinstance(parsed, LegacyAPIResponse | APIResponse):
+                parsed.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
+        return parsed
 
 
-class AsyncVLLMClient(_Connected, AsyncOpenAI):
-    """``VLLMClient`` with ``await``: a drop-in ``openai.AsyncOpenAI`` for one vLLM server.
+class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
+    """Async version of ``VLLMClient``: a drop-in ``openai.AsyncOpenAI`` for one vLLM server.
 
-    One object serves any number of event loops, one after the other or side by side.
+    One object works in any number of event loops, one after the other or concurrently.
 
     >>> from vllm_adapters import AsyncVLLMClient
     >>> client = AsyncVLLMClient("http://localhost:8000")  # vllm serve MODEL
@@ -243,7 +170,9 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
     Args and errors are those of ``VLLMClient``.
     """
 
+    vllm: _AsyncState
     _http_class = AsyncHTTP
+    _state_class = _AsyncState
 
     @cached_property
     def chat(self) -> AsyncChat:
@@ -256,111 +185,57 @@ class AsyncVLLMClient(_Connected, AsyncOpenAI):
     def beta(self) -> AsyncBeta:
         """The SDK's resource."""
         beta = super().beta
-        vars(beta)["chat"] = self.chat  # the helpers were there once, and still are
+        vars(beta)["chat"] = self.chat  # the SDK's helpers were there first, and still are
         return beta
 
-    async def _run(self, steps: Discovery[R]) -> R:
-        try:
-            url = next(steps)
-            while True:
-                try:
-                    async with self._transports.asking_async(self._deadline()):
-                        answer = self.facts.answers.get(url)
-                        if answer is None:
-                            answer = as_answer(await self.get(url, cast_to=dict[str, object]))
-                            self.facts.answers[url] = answer
-                except VLLMError as error:
-                    url = steps.throw(error)
-                else:
-                    url = steps.send(answer)
-        except StopIteration as end:
-            return cast(R, end.value)
+    async def _run(self, plan: LookUp[R]) -> R:
+        return await arun_plan(plan, self._get_json)
 
-    async def served_model(self) -> str:
-        """The name of the one base model that is served, asked once; requests without a model go to it."""
-        return await self._run(self._served_model())
+    async def _get_json(self, url: str) -> dict[str, Any]:
+        """Async version of the sync client's."""
+        async with self.vllm.http_clients.adiscovery_lock(self._deadline()):
+            known = self.vllm.info.responses
+            found = known.get(url)
+            if found is None:
+                response = await self.get(url, cast_to=dict[str, object])
+                found = known[url] = response if isinstance(response, dict) else {}
+            return found
 
     async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
-        """The SDK's one door of every call, with our time limits, streams and errors."""
-        token = DEADLINE.set(self._begin(options))
+        """Send a request: the SDK's single entry of every call, with our time limits, streams and errors."""
+        token = DEADLINE.set(self._start(options))
         try:
-            stream_cls = _whole(stream_cls, AsyncCheckedStream)
+            stream_cls = checked_stream_class(stream_cls, AsyncCheckedStream)
             return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
-            error = self._failed(failure)
+            error = self._map_error(failure, options)
             if error is None:
                 raise
             if options.method.lower() == "post":
-                with suppress(VLLMError):  # no explanation to be had: the error as it is
-                    error = await self._run(self._explain(error))
+                with suppress(VLLMError):  # no explanation is available: the error as it is
+                    error = await self._run(self.vllm.info.explain(error))
             raise error from failure.__cause__
         finally:
             DEADLINE.reset(token)
 
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
-        return await self._run(self._prepare(await super()._prepare_options(options)))
+        options = await super()._prepare_options(options)
+        if request := self._merged_body(options):
+            if plan := self._look_ups(*request):
+                await self._run(plan)
+            self._translate(*request, options)
+        return options
 
     async def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
         if stream and not is_event_stream(response):
-            with self.reading(response):
+            with self.response_errors(response):
                 await response.aread()
             raise self._not_a_stream(response)
-        if stream:
-            self._name_failures_of_bytes(response)
-        checked = not stream and _is_checked(options.url, how["cast_to"])
-        if checked:
-            self._checking(options, response)
-        with self.reading(response):
-            answer = await super()._process_response(options=options, response=response, stream=stream, **how)
-            if checked and isinstance(answer, LegacyAPIResponse):
-                answer.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
-            elif checked and isinstance(answer, AsyncAPIResponse):
-                await answer.parse()
-        return answer
-
-
-def _is_checked(url: str, cast_to: Any) -> bool:
-    """Whether what comes from ``url`` must be an answer; not so texts, files and what users ask for by ``post``."""
-    return cast_to is not str and bool(
-        availability.endpoint_of(url) or (isinstance(cast_to, type) and issubclass(cast_to, BaseModel))
-    )
-
-
-def _whole(stream_cls: Any, whole: Any) -> Any:
-    """Our stream for the type of chunk that the SDK's resource asked for."""
-    chunk = get_args(stream_cls)
-    return whole[chunk[0]] if chunk else stream_cls
-
-
-def _forget_environment(
-    client: Any, default_headers: Mapping[str, str] | None, default_query: Mapping[str, object] | None
-) -> None:
-    """Undo what the SDK's constructor took from the environment's ``OPENAI_*``: none of it is vLLM's."""
-    client.organization = client.project = client.webhook_secret = client.admin_api_key = None
-    client._custom_headers = normalize_headers(default_headers)
-    client._custom_query = dict(default_query or {})
-
-
-def _same_but(client: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments for a copy of ``client`` with ``changes``."""
-    config: dict[str, Any] = {
-        "base_url": client.address,
-        "api_key": client.api_key,
-        "timeout": client.time_limits,
-        "max_retries": client.max_retries,
-        "max_connections": client.max_connections,
-        "allow_unknown": client.allow_unknown,
-        "http_client": client._own_http,
-        "http_options": client._http_options,
-        "facts": client.facts,
-        "transports": client._transports,
-    }
-    if "base_url" in changes:
-        config["facts"] = None
-    if not changes.keys().isdisjoint(("base_url", "max_connections", "http_options")):
-        config["transports"] = None
-    added = {
-        "default_headers": {**client._custom_headers, **(changes.get("default_headers") or {})},
-        "default_query": {**client._custom_query, **(changes.get("default_query") or {})},
-    }
-    return {**config, **changes, **added}
+        checked = self._before_processing(options, response, stream, how["cast_to"])
+        with self.response_errors(response):
+            parsed = await super()._process_response(options=options, response=response, stream=stream, **how)
+            if checked and isinstance(parsed, LegacyAPIResponse):
+                parsed.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
+            elif checked and isinstance(parsed, AsyncAPIResponse):
+                await parsed.parse()
+        return parsed

@@ -6,7 +6,7 @@
     ├── ServerUnreachable            (openai.APIConnectionError)   refused, DNS, closed early
     ├── ServerTimeout                (openai.APITimeoutError)      connect, idle or total: which, and how long
     ├── ServerNotReady               (openai.InternalServerError)  503 while the model loads
-    ├── ServerFailed                 (openai.InternalServerError)  any other 5xx, or a reply that was given up
+    ├── ServerFailed                 (openai.InternalServerError)  any other 5xx, or an aborted reply
     ├── WrongAddress                 (openai.NotFoundError)        no such route there, or a redirect elsewhere
     ├── ModelNotServed               (openai.NotFoundError)        lists the served names
     ├── AuthenticationFailed         (openai.AuthenticationError)
@@ -24,19 +24,44 @@
     ├── InvalidResponse              (openai.APIResponseValidationError)
     └── LocalVLLMError                                             the local server could not be set up or died
 
-Each also is the openai error that callers of the SDK already catch. No text, attribute or pickle of these
-errors holds an API key: requests kept on them have their headers removed.
+Each is also the openai error that callers of the SDK already catch. No text, attribute or pickle of these errors
+holds an API key: the headers of requests kept on them are removed.
 """
 
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import openai
 
 from vllm_adapters._compat import http
+
+__all__ = [
+    "AuthenticationFailed",
+    "ConstraintNotEnforced",
+    "ContextLengthExceeded",
+    "FeatureNotEnabled",
+    "FilteredOutput",
+    "IncompleteStream",
+    "InvalidRequest",
+    "InvalidResponse",
+    "LocalVLLMError",
+    "ModelNotServed",
+    "PermissionDenied",
+    "RateLimited",
+    "ServerFailed",
+    "ServerNotReady",
+    "ServerTimeout",
+    "ServerUnreachable",
+    "TruncatedOutput",
+    "UnknownParameter",
+    "UnsupportedParameter",
+    "VLLMError",
+    "WrongAddress",
+]
 
 E = TypeVar("E", bound="VLLMError")
 
@@ -48,26 +73,27 @@ class VLLMError(openai.OpenAIError):
 
     >>> from vllm_adapters import VLLMError
     >>> try:
-    ...     raise VLLMError("no answer", hint="is the server up?", address="http://gpu:8000/v1")
+    ...     raise VLLMError("The server did not answer", hint="Is it running?", address="http://gpu:8000/v1")
     ... except VLLMError as error:
     ...     print(error)
-    no answer (server: http://gpu:8000/v1). is the server up?
+    The server did not answer (server: http://gpu:8000/v1). Is it running?
 
     Args:
-        message: What happened.
-        hint: The way out, one sentence; appended to the text.
+        reason: What is wrong.
+        hint: How to fix it, one sentence; appended to the text.
         address: Base URL of the server concerned.
         model: Served model name concerned.
         response: The HTTP response, if there was one.
         request: The HTTP request, if there was no response.
         body: The error body as parsed JSON or text.
-        details: Attributes particular to the class, such as ``param`` or ``partial``.
+        details: Attributes of the class, such as ``param`` or ``partial``.
     """
 
     STATUS: ClassVar[int] = 400
     """HTTP status reported by errors that are raised without a response."""
 
     message: str
+    """The whole text: what is wrong, where, and how to fix it."""
     request: http.Request
     body: object | None
     code: str | None = None
@@ -76,11 +102,11 @@ class VLLMError(openai.OpenAIError):
     request_id: str | None = None
     partial: str = ""
     """Text of the reply that had arrived, when the failure came in the middle of a stream."""
-    status_code: Any  # openai's classes each say another Literal
+    status_code: Any  # each of openai's classes has another Literal
 
     def __init__(
         self,
-        message: str,
+        reason: str,
         *,
         hint: str | None = None,
         address: str | None = None,
@@ -90,12 +116,8 @@ class VLLMError(openai.OpenAIError):
         body: object | None = None,
         **details: Any,
     ) -> None:
-        where = ", ".join(f"{label}: {value}" for label, value in (("server", address), ("model", model)) if value)
-        text = f"{message} ({where})" if where else message
-        if hint:
-            text = f"{text.rstrip('.')}. {hint}"
-        Exception.__init__(self, text)
-        self.message = text
+        Exception.__init__(self, reason)
+        self.reason = reason
         self.hint = hint
         self.address = address
         self.model = model
@@ -107,10 +129,57 @@ class VLLMError(openai.OpenAIError):
                     setattr(self, name, body[name])
         for name, value in details.items():
             setattr(self, name, value)
+        self._compose()
+
+    def _compose(self) -> None:
+        """Set the text: what is wrong, where, and how to fix it."""
+        where = ", ".join(
+            f"{label}: {value}" for label, value in (("server", self.address), ("model", self.model)) if value
+        )
+        text = f"{self.reason} ({where})" if where else self.reason
+        self.message = f"{text.rstrip('.')}. {self.hint}" if self.hint else text
+
+    def __str__(self) -> str:
+        return self.message
+
+    def add_context(
+        self,
+        *,
+        address: str | None = None,
+        model: str | None = None,
+        response: http.Response | None = None,
+        request: http.Request | None = None,
+    ) -> Self:
+        """Fill in what is not known yet, and return the error.
+
+        It is called where an error leaves the client or a stream, so that code further in needs no context.
+
+        Args:
+            address: Base URL of the server.
+            model: Served model name.
+            response: The HTTP response.
+            request: The HTTP request, if there is no response.
+        """
+        self.address = self.address or address
+        self.model = self.model or model
+        if not self._has_exchange:
+            status = self.status_code
+            self._attach(response, request)
+            if self.status_code < 400 <= status:  # an error inside a 200
+                self.status_code = status
+        self._compose()
+        return self
+
+    def replace_hint(self, hint: str) -> Self:
+        """Replace how to fix it, and return the error."""
+        self.hint = hint
+        self._compose()
+        return self
 
     def _attach(self, response: http.Response | None, request: http.Request | None) -> None:
+        self._has_exchange = response is not None or request is not None
         if response is None:
-            # Code written for the SDK reads `.response` and `.request` of these classes without asking.
+            # Code written for the SDK reads `.response` and `.request` of these classes unconditionally.
             self.request = request or http.Request("POST", self.address or "http://localhost:8000/v1")
             response = http.Response(self.STATUS, request=self.request)
         else:
@@ -118,17 +187,17 @@ class VLLMError(openai.OpenAIError):
         for name in list(self.request.headers):
             if name.lower() not in _HARMLESS_HEADERS:
                 del self.request.headers[name]
-        response.next_request = None  # of a refused redirect: it would have the headers, too
+        response.next_request = None  # a refused redirect's request has the headers, too
         self.response = response
         self.status_code = response.status_code
         self.request_id = response.headers.get("x-request-id")
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {k: v for k, v in self.__dict__.items() if k not in ("request", "response")}
-        return _revive, (self.__class__, self.args, state)
+        return _unpickle, (self.__class__, self.args, state)
 
     def recast(self, cls: builtins.type[E]) -> E:
-        """The same error as a subclass ``cls``, e.g. one that is also a framework's own error."""
+        """Return the same error as an instance of the subclass ``cls``, e.g. one that is also a framework's error."""
         error: E = cls.__new__(cls, *self.args)
         error.args = self.args
         error.__dict__.update(self.__dict__)
@@ -136,7 +205,7 @@ class VLLMError(openai.OpenAIError):
         return error
 
 
-def _revive(cls: type[VLLMError], args: tuple[Any, ...], state: dict[str, Any]) -> VLLMError:
+def _unpickle(cls: type[VLLMError], args: tuple[Any, ...], state: dict[str, Any]) -> VLLMError:
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -146,13 +215,13 @@ def _revive(cls: type[VLLMError], args: tuple[Any, ...], state: dict[str, Any]) 
 
 
 class ServerUnreachable(VLLMError, openai.APIConnectionError):
-    """Nothing answers at the address, or the connection closed before the answer."""
+    """No connection could be made, or it closed before the response."""
 
     STATUS = 503
 
 
 class ServerTimeout(VLLMError, openai.APITimeoutError):
-    """A time limit passed: ``.kind`` is ``"connect"``, ``"pool"``, ``"idle"`` or ``"total"``."""
+    """A time limit expired; ``.kind`` is ``"connect"``, ``"pool"``, ``"idle"`` or ``"total"``."""
 
     STATUS = 504
     kind: str = "total"
@@ -160,19 +229,19 @@ class ServerTimeout(VLLMError, openai.APITimeoutError):
 
 
 class ServerNotReady(VLLMError, openai.InternalServerError):
-    """The server answers 503: it is loading the model, scaling or shutting down."""
+    """The server responded with 503: it is loading the model, scaling or shutting down."""
 
     STATUS = 503
 
 
 class ServerFailed(VLLMError, openai.InternalServerError):
-    """The server answered 5xx, or gave a reply up: its engine failed in the middle of a stream, or aborted it."""
+    """The server responded with 5xx, or its engine failed in the middle of a stream, or aborted the reply."""
 
     STATUS = 500
 
 
 class WrongAddress(VLLMError, openai.NotFoundError):
-    """There is a server, but not this route: the base URL or the served model's task is another one."""
+    """The server does not have this route: the base URL is wrong, or the served model has another task."""
 
     STATUS = 404
 
@@ -185,26 +254,26 @@ class ModelNotServed(VLLMError, openai.NotFoundError):
 
 
 class AuthenticationFailed(VLLMError, openai.AuthenticationError):
-    """The server wants another API key."""
+    """The server rejected the API key."""
 
     STATUS = 401
 
 
 class PermissionDenied(VLLMError, openai.PermissionDeniedError):
-    """The server, or a gateway before it, answers 403."""
+    """The server, or a gateway in front of it, responded with 403."""
 
     STATUS = 403
 
 
 class RateLimited(VLLMError, openai.RateLimitError):
-    """The server, or a gateway before it, answers 429; ``.retry_after`` in seconds, if it said so."""
+    """The server, or a gateway in front of it, responded with 429; ``.retry_after`` is in seconds, if given."""
 
     STATUS = 429
     retry_after: float | None = None
 
 
 class InvalidRequest(VLLMError, openai.BadRequestError):
-    """The server refused the request; ``.param`` names the parameter when it said which."""
+    """The server rejected the request; ``.param`` names the parameter, if known."""
 
 
 class ContextLengthExceeded(InvalidRequest):
@@ -217,8 +286,8 @@ class ContextLengthExceeded(InvalidRequest):
 class UnknownParameter(InvalidRequest, TypeError):
     """No version of vLLM has a parameter of this name on this endpoint. Refused before sending.
 
-    Every vLLM version accepts unknown fields and ignores them, so a misspelt parameter would be lost
-    without a word: https://github.com/vllm-project/vllm/issues/53975
+    Every vLLM version accepts unknown fields and ignores them, so a misspelt parameter would silently have no
+    effect: https://github.com/vllm-project/vllm/issues/53975
     """
 
     suggestions: tuple[str, ...] = ()
@@ -235,7 +304,7 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class FeatureNotEnabled(InvalidRequest):
-    """The server was started without something; ``.flags`` are what to add to ``vllm serve``."""
+    """The server was started without this feature; ``.flags`` are to be added to ``vllm serve``."""
 
     flags: tuple[str, ...] = ()
 
@@ -252,23 +321,23 @@ class IncompleteStream(VLLMError, openai.APIConnectionError):
 
 
 class TruncatedOutput(VLLMError, openai.LengthFinishReasonError):
-    """The token limit, or vLLM's ``repetition_detection``, cut an object that was asked for; ``.partial`` is left."""
+    """The token limit, or vLLM's ``repetition_detection``, truncated a requested object; ``.partial`` is its text."""
 
     STATUS = 200
     completion: Any = None
 
 
 class FilteredOutput(VLLMError, openai.ContentFilterFinishReasonError):
-    """A gateway's content filter cut the reply where a whole object was asked for; ``.partial`` is what there is."""
+    """A gateway's content filter truncated a requested object; ``.partial`` is its text."""
 
     STATUS = 200
     completion: Any = None
 
 
 class ConstraintNotEnforced(VLLMError):
-    """A finished reply breaks the JSON schema, regex or choice that was asked for.
+    """A finished reply violates the JSON schema, regex or choice that was requested.
 
-    Some servers ignore constraints and answer 200: ``.reply`` is the text, ``.constraint`` what it breaks.
+    Some servers ignore constraints and respond with 200: ``.reply`` is the text, ``.constraint`` the kind.
     """
 
     STATUS = 200
@@ -277,9 +346,30 @@ class ConstraintNotEnforced(VLLMError):
 
 
 class InvalidResponse(VLLMError, openai.APIResponseValidationError):
-    """The server answered 200 with something that is not an answer; says content type and first bytes."""
+    """The server responded with 200 and a malformed body; the text has its content type and first bytes."""
 
     STATUS = 200
+
+    def _attach(self, response: http.Response | None, request: http.Request | None) -> None:
+        super()._attach(response, request)
+        if response is None:
+            return
+        content_type = response.headers.get("content-type", "none")
+        self.reason = f"{self.reason}: HTTP {response.status_code}, content type {content_type}{_start_of(response)}"
+        if self.hint is None and not any(kind in content_type for kind in ("json", "event-stream")):
+            self.hint = "A proxy or another server may be responding in place of vLLM"
+
+
+def _start_of(response: http.Response) -> str:
+    try:
+        return f", body starts {plain_text(response.text[:400])[:120]!r}"
+    except http.StreamError:
+        return ""  # a stream, whose bytes have gone to the caller
+
+
+def plain_text(text: str) -> str:
+    """Return a page's first 200 characters without markup, in one line."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text)).strip()[:200]
 
 
 class LocalVLLMError(VLLMError):

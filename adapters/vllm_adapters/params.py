@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from typing_extensions import TypedDict  # Pydantic refuses typing's own before Python 3.12
-
-P = TypeVar("P", bound=BaseModel)
 
 
 def _schema(value: Any) -> Any:
@@ -348,40 +346,45 @@ MODELS: dict[str, type[BaseModel]] = {
     "tokenize": TokenizeParams,
 }
 
-_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
+def set_fields(params: BaseModel, model: type[BaseModel]) -> dict[str, Any]:
+    """Return the fields of ``model`` that are set in ``params``, an instance of a class that has them.
 
-def wire_value(name: str, value: Any) -> Any:
-    """A parameter's value as plain JSON data: Pydantic classes as their schemas, tuples as lists, ..."""
-
-    def unknown(found: Any) -> Any:
-        if (schema := _schema(found)) is found:
-            raise TypeError(f"{name}: a value of type {type(found).__name__} cannot be sent as JSON")
-        return schema
-
-    return _ANYTHING.dump_python(value, mode="json", by_alias=True, fallback=unknown)
-
-
-def wire(params: BaseModel, model: type[BaseModel] | None = None) -> dict[str, Any]:
-    """The parameters that are set, as a request has them; of a class that mixes ``model`` in, only those."""
-    fields = (model or type(params)).model_fields
-    given = vars(params)  # getattr of a Pydantic object, field by field, takes four times as long
-    return {name: wire_value(name, given[name]) for name in fields if given.get(name) is not None}
-
-
-class _NothingElse(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    Args:
+        params: Such as a ``ChatVLLM``.
+        model: The declaration of the parameters, such as ``ChatParams``.
+    """
+    values = vars(params)  # getattr of a Pydantic object, field by field, takes four times as long
+    return {name: value for name in model.model_fields if (value := values.get(name)) is not None}
 
 
 @cache
-def _strict(model: type[BaseModel]) -> type[BaseModel]:
-    return create_model(model.__name__, __base__=(model, _NothingElse))
+def _adapter(model: type[BaseModel]) -> TypeAdapter[dict[str, Any]]:
+    """Validate only what is given: a model would visit each of its fields."""
+    fields: Any = {name: Annotated[field.annotation, *field.metadata] for name, field in model.model_fields.items()}
+    make: Any = TypedDict
+    given = make(model.__name__, fields, total=False)
+    given.__pydantic_config__ = ConfigDict(extra="forbid")
+    return TypeAdapter(given)
 
 
-def validated(model: type[P], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the parameters of one call and return them as they go into the request, None left out.
+def validated(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Validate parameters and return them as JSON data: Pydantic classes as their schemas, tuples as lists, ...
+
+    Args:
+        model: Their declaration, such as ``ChatParams``.
+        values: Parameters by name; ``None`` means not given.
 
     Raises:
-        pydantic.ValidationError: a wrong type, a value out of bounds, or a name that ``model`` does not have.
+        pydantic.ValidationError: A value is of the wrong type or out of bounds, or ``model`` lacks a name.
+        TypeError: A value cannot be JSON data.
     """
-    return wire(_strict(model).model_validate(dict(values)), model)
+    adapter = _adapter(model)
+    found = adapter.validate_python({name: value for name, value in values.items() if value is not None})
+    return cast("dict[str, Any]", adapter.dump_python(found, mode="json", fallback=_schema_or_error))
+
+
+def _schema_or_error(value: Any) -> Any:
+    if (schema := _schema(value)) is value:
+        raise TypeError(f"a value of type {type(value).__name__} cannot be JSON data")
+    return schema

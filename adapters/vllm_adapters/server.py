@@ -1,43 +1,58 @@
-"""``VLLMServer``: where a server is, what it serves, and vLLM's own endpoints."""
+"""``VLLMServer``: the address of a server, its readiness, and vLLM's own endpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+import asyncio
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel
+from pydantic import SecretStr
 
-from vllm_adapters import params
 from vllm_adapters._client import endpoint
 from vllm_adapters._client.endpoint import EndpointCall, async_method, sync_method
 from vllm_adapters._optional import require
 from vllm_adapters._request.compat import validate_params
-from vllm_adapters.errors import InvalidRequest
+from vllm_adapters._transport.credentials import normalize_base_url
+from vllm_adapters.client import AsyncVLLMClient, VLLMClient
+from vllm_adapters.errors import InvalidRequest, ModelNotServed, ServerTimeout, ServerUnreachable, VLLMError
+from vllm_adapters.timeouts import Timeouts
 from vllm_adapters.types import Capabilities, Classified, ModelCard, Ranked, Tokens
 
 if TYPE_CHECKING:
     import numpy as np
     from prometheus_client import Metric
 
-
-import asyncio
-import time
-from collections.abc import Iterator
-from functools import partial
-from typing import Self
-
-from pydantic import SecretStr
-
-from vllm_adapters._transport.credentials import normalize_base_url
-from vllm_adapters.client import AsyncVLLMClient, VLLMClient
-from vllm_adapters.errors import ServerTimeout, ServerUnreachable, VLLMError
-from vllm_adapters.timeouts import Timeouts
-
-_QUICK = {"timeout": Timeouts(connect=5, idle=10, total=10), "max_retries": 0}
-
+__all__ = ["VLLMServer"]
 
 Messages = Sequence[Mapping[str, Any]]
+
+_HEALTH_OPTIONS = {"timeout": Timeouts(connect=5, idle=10, total=10), "max_retries": 0}
+_SETTINGS = ("default_headers", "default_query", "server_version", "http_client", "async_http_client")
+
+
+class _Clients:
+    """The clients of one server, shared by the ``VLLMServer`` objects of its models."""
+
+    def __init__(
+        self, base_url: str | None, api_key: str | SecretStr | None, async_http_client: Any, options: Mapping[str, Any]
+    ) -> None:
+        self.options = options
+        self.client = VLLMClient(base_url, api_key=api_key, **options)
+        self._async_http_client = async_http_client
+
+    @cached_property
+    def async_client(self) -> AsyncVLLMClient:
+        """The async client; what one client knows of the server, the other knows too."""
+        options = {
+            **self.options,
+            "default_headers": self.client._custom_headers,
+            "http_client": self._async_http_client,
+            "server_version": None,
+            "server_info": self.client.vllm.info,
+        }
+        return AsyncVLLMClient(self.client.vllm.address, api_key=self.client.api_key, **options)
 
 
 class VLLMServer:
@@ -50,14 +65,14 @@ class VLLMServer:
     >>> server.count_tokens("What is the capital of France?") > 0
     True
 
-    Every method has a twin with ``a`` before its name, to ``await``. Parameters beyond those listed are vLLM's
-    own, by their own names (``truncate_prompt_tokens``, ``use_activation``, ``priority``, ...).
+    Every method that sends a request has an async version with ``a`` before its name. Parameters beyond those listed
+    are vLLM's own, under their own names (``truncate_prompt_tokens``, ``use_activation``, ``priority``, ...).
 
     Args:
         base_url: As for ``VLLMClient``; default ``VLLM_BASE_URL``, else ``http://localhost:8000/v1``.
         api_key: As for ``VLLMClient``; default ``VLLM_API_KEY``.
         model: Served model name for every request; default: the one base model that is served.
-        async_http_client: As ``http_client`` of ``VLLMClient``, for coroutines.
+        async_http_client: As ``http_client`` of ``VLLMClient``, for the async client.
         options: Further arguments of ``VLLMClient``, such as ``timeout`` and ``max_retries``.
 
     Raises:
@@ -74,99 +89,134 @@ class VLLMServer:
         **options: Any,
     ) -> None:
         self.model = model
-        self.client = VLLMClient(base_url, api_key=api_key, **options)
-        headers = self.client._custom_headers
-        self._options = {**options, "default_headers": headers, "http_client": async_http_client}
+        self._clients = _Clients(base_url, api_key, async_http_client, options)
 
-    @cached_property
+    @classmethod
+    def connect(
+        cls, server: VLLMServer | None, base_url: str | None = None, *, model: str | None = None, **settings: Any
+    ) -> VLLMServer:
+        """Return the server of an object that takes either ``server`` or settings of its own.
+
+        Args:
+            server: A server to use.
+            base_url: The address, if ``server`` is not given.
+            model: Served model name; it takes precedence over the server's.
+            settings: Further arguments of the constructor, if ``server`` is not given.
+
+        Raises:
+            ValueError: ``server`` is given with another address, or with settings that it cannot take over.
+        """
+        if server is None:
+            return cls(base_url, model=model or None, **settings)
+        if base_url and normalize_base_url(base_url) != server.base_url:
+            raise ValueError(
+                f"`server` ({server.base_url}) and the base URL ({base_url}) are different addresses. Pass one of them."
+            )
+        for name in _SETTINGS:
+            if settings.get(name):
+                raise ValueError(f"`{name}` cannot be set beside `server`, which has its own. Remove one of them.")
+        return server.serving(model) if model else server
+
+    @property
+    def client(self) -> VLLMClient:
+        """The sync client."""
+        return self._clients.client
+
+    @property
     def async_client(self) -> AsyncVLLMClient:
-        """The async client of this server; what one client learns of the server, the other knows."""
-        options = {**self._options, "server_version": None, "facts": self.client.facts}
-        return AsyncVLLMClient(self.client.address, api_key=self.client.api_key, **options)
+        """The async client."""
+        return self._clients.async_client
 
     @property
     def base_url(self) -> str:
         """The server's base URL, ending in ``/v1``."""
-        return self.client.address
+        return self.client.vllm.address
+
+    @property
+    def model_name(self) -> str:
+        """The served model's name, as far as it is known without a request; else empty."""
+        return self.model or self.client.vllm.info.model or ""
 
     def __repr__(self) -> str:
-        address = self.base_url if "client" in vars(self) else "..."  # a traceback shows half-made objects too
+        address = self.base_url if "_clients" in vars(self) else "..."  # a traceback shows half-made objects too
         return f"{type(self).__name__}({address!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As for the client: a pickle holds no key, no headers, no connection.
+        # As for the client: a pickle contains no key, no headers, no connection.
         kept = ("timeout", "max_retries", "max_connections", "server_version", "allow_unknown")
-        options = {name: self._options[name] for name in kept if name in self._options}
+        options = {name: self._clients.options[name] for name in kept if name in self._clients.options}
         return partial(type(self), model=self.model, **options), (self.base_url,)
 
     def __copy__(self) -> Self:
-        return self  # not by way of __reduce__, which leaves the key behind
+        return self  # not by way of __reduce__, which drops the key
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     def serving(self, model: str) -> Self:
-        """The same server, asked for another of its models or LoRA adapters."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, model=model)
-        return twin
+        """Return the same server for another of its models or LoRA adapters; both share their connections."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, model=model)
+        return other
 
     def at_root(self, path: str) -> str:
-        """The URL of a path beside ``/v1``, where vLLM has its own endpoints."""
-        return f"{self.client.root}{path}"
+        """Return the URL of a path beside ``/v1``, where vLLM has its own endpoints."""
+        return f"{self.client.vllm.root}{path}"
+
+    # Readiness
 
     def _health(self, /) -> EndpointCall[bool]:
-        return EndpointCall(self.at_root("/health"), lambda *reply: True, cast_to=str, how=_QUICK)
+        return EndpointCall(self.at_root("/health"), lambda response: True, cast_to=str, options=_HEALTH_OPTIONS)
 
     def is_ready(self) -> bool:
-        """Whether the server answers requests now; ``False`` while it loads and when nothing listens."""
+        """Return whether the server responds now; ``False`` while it loads and when nothing listens."""
         try:
             return self._health().send(self.client)
         except VLLMError as error:
             return _not_ready(error)
 
     async def ais_ready(self) -> bool:
-        """``is_ready``, to await."""
+        """Async version of ``is_ready``."""
         try:
             return await self._health().asend(self.async_client)
         except VLLMError as error:
             return _not_ready(error)
 
     def wait_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
-        """Wait for the server to answer.
+        """Wait for the server to respond.
 
         Args:
             timeout: How long to wait, in seconds. Loading a large model takes minutes.
-            every: Seconds between two looks.
+            every: Seconds between two attempts.
 
         Raises:
             ServerTimeout: It is still not ready.
         """
-        for _ in self._patience(timeout, every):
+        for _ in self._attempts(timeout, every):
             if self.is_ready():
                 return self
             time.sleep(every)
-        raise self._too_long(timeout)
+        raise self._not_ready_in(timeout)
 
     async def await_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
-        """``wait_until_ready``, to await."""
-        for _ in self._patience(timeout, every):
+        """Async version of ``wait_until_ready``."""
+        for _ in self._attempts(timeout, every):
             if await self.ais_ready():
                 return self
             await asyncio.sleep(every)
-        raise self._too_long(timeout)
+        raise self._not_ready_in(timeout)
 
     @staticmethod
-    def _patience(timeout: float, every: float) -> Iterator[None]:
+    def _attempts(timeout: float, every: float) -> Iterator[None]:
         end = time.monotonic() + timeout
         yield
         while time.monotonic() + every < end:
             yield
 
-    def _too_long(self, timeout: float) -> ServerTimeout:
+    def _not_ready_in(self, timeout: float) -> ServerTimeout:
         return ServerTimeout(
             f"The server was not ready within {timeout:g} s",
-            hint="Look at its log: it may still load the model, or have died",
+            hint="Look at its log: it may still be loading the model, or have stopped",
             address=self.base_url,
             kind="total",
             seconds=timeout,
@@ -192,47 +242,70 @@ class VLLMServer:
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    def _body(
-        self, endpoint: str, model: type[BaseModel], fields: Mapping[str, Any], given: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        named = {"model": self.model} if self.model else {}
-        return {**named, **fields, **validate_params(model, given, endpoint=endpoint)}
-
     # What it serves
 
+    def _body(self, endpoint: str, fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        model = {"model": self.model} if self.model else {}
+        return {**model, **fields, **validate_params(endpoint, parameters)}
+
     def _models(self, /) -> EndpointCall[list[ModelCard]]:
-        """The served models: base models, their aliases and LoRA adapters."""
+        """Return the served models: base models, their aliases and LoRA adapters."""
         return EndpointCall("/models", endpoint.parse_models)
 
     models, amodels = sync_method(_models), async_method(_models)
 
     def _read_version(self, /) -> EndpointCall[str]:
-        """The server's vLLM version, such as ``"0.32.0"``."""
-        return EndpointCall(self.at_root("/version"), lambda reply, call, response: str(reply["version"]))
+        """Return the server's vLLM version, such as ``"0.32.0"``."""
+        return EndpointCall(self.at_root("/version"), lambda response: str(response["version"]))
 
     aversion = async_method(_read_version)
 
     @cached_property
     def version(self) -> str:
-        """The server's vLLM version, such as ``"0.32.0"``; asked once."""
+        """The server's vLLM version, such as ``"0.32.0"``; looked up once."""
         return self._read_version().send(self.client)
 
     def _routes(self, /) -> EndpointCall[dict[str, Any]]:
-        return EndpointCall(self.at_root("/openapi.json"), lambda reply, call, response: dict(reply.get("paths") or {}))
+        return EndpointCall(self.at_root("/openapi.json"), lambda response: dict(response.get("paths") or {}))
 
     def capabilities(self) -> Capabilities:
-        """What the server can do: version, models, context length, tasks and routes.
+        """Return what the server can do: version, models, context length, tasks and routes.
 
-        Tasks are read from the routes it has mounted, which tells the truth from 0.16.0 on; older servers
-        mount every route, whatever their model can do.
+        Tasks are derived from the routes of the server. Servers before 0.16.0 have every route, whatever their model
+        can do.
         """
-        return Capabilities.of(self.version, self.models(), self._routes().send(self.client))
+        return Capabilities.from_responses(self.version, self.models(), self._routes().send(self.client))
 
     async def acapabilities(self) -> Capabilities:
-        """``capabilities``, to await."""
-        return Capabilities.of(
+        """Async version of ``capabilities``."""
+        return Capabilities.from_responses(
             await self.aversion(), await self.amodels(), await self._routes().asend(self.async_client)
         )
+
+    def context_length(self) -> int | None:
+        """Return the context length of the model in tokens; a LoRA adapter has its base model's.
+
+        Returns:
+            ``None`` if the server does not tell.
+
+        Raises:
+            ModelNotServed: The server does not serve the model.
+        """
+        return self._context_length(self.models())
+
+    async def acontext_length(self) -> int | None:
+        """Async version of ``context_length``."""
+        return self._context_length(await self.amodels())
+
+    def _context_length(self, cards: Sequence[ModelCard]) -> int | None:
+        name = self.model
+        found = next((card for card in cards if (card.id == name if name else card.parent is None)), None)
+        if found is None:
+            served = tuple(card.id for card in cards)
+            hint = f"It serves: {', '.join(served) or 'none'}"
+            raise ModelNotServed(f"The model `{name}` is not served", hint=hint, address=self.base_url, served=served)
+        base = [card for card in cards if found.parent is not None and found.parent in (card.id, card.root)]
+        return next((card.max_model_len for card in (found, *base) if card.max_model_len), None)
 
     # Tokens
 
@@ -245,7 +318,7 @@ class VLLMServer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **parameters: Any,
     ) -> EndpointCall[Tokens]:
-        """The model's own tokens of a prompt, or of messages as its chat template renders them.
+        """Return the tokens of a prompt, or of messages as the model's chat template renders them.
 
         Args:
             prompt: Text; either this or ``messages``.
@@ -254,26 +327,25 @@ class VLLMServer:
             parameters: Such as ``add_special_tokens``, ``return_token_strs``, ``chat_template_kwargs``.
         """
         if (prompt is None) == (messages is None):
-            raise InvalidRequest("Give either a prompt or messages", address=self.base_url, param="prompt")
+            raise InvalidRequest("Either `prompt` or `messages` must be given", address=self.base_url, param="prompt")
         fields: dict[str, Any] = {"prompt": prompt} if messages is None else {"messages": list(messages)}
         if tools:
             fields["tools"] = list(tools)
-        body = self._body("tokenize", params.TokenizeParams, fields, parameters)
+        body = self._body("tokenize", fields, parameters)
         return EndpointCall(self.at_root("/tokenize"), endpoint.parse_tokens, body)
 
     tokenize, atokenize = sync_method(_tokenize), async_method(_tokenize)
 
     def _count_tokens(self, /, prompt: str | None = None, **given: Any) -> EndpointCall[int]:
-        """How many tokens a prompt or messages take; arguments are those of ``tokenize``."""
-        ask = self._tokenize(prompt, **given)
-        return EndpointCall(ask.path, lambda *reply: ask.read(*reply).count, ask.body)
+        """Return the number of tokens of a prompt or messages; arguments are those of ``tokenize``."""
+        return self._tokenize(prompt, **given).map(lambda tokens: tokens.count)
 
     count_tokens, acount_tokens = sync_method(_count_tokens), async_method(_count_tokens)
 
     def _detokenize(self, /, ids: Sequence[int]) -> EndpointCall[str]:
-        """The text of token ids. vLLM gives nothing for ids that are not in the vocabulary."""
+        """Return the text of token ids. vLLM returns nothing for ids outside of the vocabulary."""
         body = {**({"model": self.model} if self.model else {}), "tokens": list(ids)}
-        return EndpointCall(self.at_root("/detokenize"), lambda reply, call, response: str(reply["prompt"]), body)
+        return EndpointCall(self.at_root("/detokenize"), lambda response: str(response["prompt"]), body)
 
     detokenize, adetokenize = sync_method(_detokenize), async_method(_detokenize)
 
@@ -287,7 +359,7 @@ class VLLMServer:
         dimensions: int | None = None,
         **parameters: Any,
     ) -> EndpointCall[np.ndarray[Any, Any]]:
-        """Embeddings of texts (or of lists of the model's own token ids), in one request.
+        """Embed texts (or lists of the model's token ids) in one request.
 
         Args:
             texts: One text or many.
@@ -304,15 +376,15 @@ class VLLMServer:
         for name in ("embed_dtype", "endianness", "encoding_format"):
             if parameters.get(name) is not None:
                 raise InvalidRequest(
-                    f"`{name}` is embed()'s own choice: base64 of float32",
-                    hint="client.embeddings.create() takes it",
+                    f"`{name}` cannot be set: embed() always requests base64 of float32",
+                    hint="Use client.embeddings.create(), which takes it",
                     address=self.base_url,
                     param=name,
                 )
         fields: dict[str, Any] = {"input": inputs, "encoding_format": "base64"}
         if dimensions is not None:
             fields["dimensions"] = dimensions
-        body = self._body("embeddings", params.EmbeddingParams, fields, parameters)
+        body = self._body("embeddings", fields, parameters)
         return EndpointCall("/embeddings", endpoint.vectors_parser(len(inputs), dimensions), body)
 
     embed, aembed = sync_method(_embed), async_method(_embed)
@@ -320,26 +392,26 @@ class VLLMServer:
     def _pooling(
         self, /, texts: str | Sequence[str], *, task: str | None = None, **parameters: Any
     ) -> EndpointCall[list[np.ndarray[Any, Any]]]:
-        """The pooler's output for each text: a vector, or for token tasks one vector per token.
+        """Return the pooler's output for each text: a vector, or for token tasks one vector per token.
 
         Args:
             texts: One text or many.
-            task: Such as ``"embed"`` or ``"token_embed"``; what there is depends on the model.
+            task: Such as ``"embed"`` or ``"token_embed"``, depending on the model.
             parameters: vLLM's own.
 
         Returns:
             One float array per text, of shape (dimensions,) or (tokens, dimensions).
         """
         inputs = [texts] if isinstance(texts, str) else list(texts)
-        body = self._body("pooling", params.PoolingParams, {"input": inputs}, {"task": task, **parameters})
+        body = self._body("pooling", {"input": inputs}, {"task": task, **parameters})
         return EndpointCall(self.at_root("/pooling"), endpoint.pooled_parser(len(inputs)), body)
 
     pooling, apooling = sync_method(_pooling), async_method(_pooling)
 
     def _classify(self, /, texts: str | Sequence[str], **parameters: Any) -> EndpointCall[list[Classified]]:
-        """Label and probabilities of each text, from a classification model."""
+        """Return label and probabilities of each text, from a classification model."""
         inputs = [texts] if isinstance(texts, str) else list(texts)
-        body = self._body("classify", params.ClassifyParams, {"input": inputs}, parameters)
+        body = self._body("classify", {"input": inputs}, parameters)
         return EndpointCall(self.at_root("/classify"), endpoint.classes_parser(len(inputs)), body)
 
     classify, aclassify = sync_method(_classify), async_method(_classify)
@@ -347,7 +419,7 @@ class VLLMServer:
     def _score(
         self, /, text_1: str | Sequence[str], text_2: str | Sequence[str], **parameters: Any
     ) -> EndpointCall[list[float]]:
-        """How well texts go together, from a cross-encoder, or as cosine from an embedding model.
+        """Score pairs of texts, with a cross-encoder, or by cosine similarity with an embedding model.
 
         Args:
             text_1: One text, compared with each of ``text_2``; or as many texts as ``text_2`` has.
@@ -360,11 +432,11 @@ class VLLMServer:
         left = 1 if isinstance(text_1, str) else len(text_1)
         right = 1 if isinstance(text_2, str) else len(text_2)
         fields = {
-            # Of the four forms of this request, this is the one that every version has.
+            # Of the four forms of this request, this is the one that every version supports.
             "text_1": text_1 if isinstance(text_1, str) else list(text_1),
             "text_2": text_2 if isinstance(text_2, str) else list(text_2),
         }
-        body = self._body("score", params.ScoreParams, fields, parameters)
+        body = self._body("score", fields, parameters)
         return EndpointCall("/score", endpoint.scores_parser(max(left, right)), body)
 
     score, ascore = sync_method(_score), async_method(_score)
@@ -372,10 +444,10 @@ class VLLMServer:
     def _rerank(
         self, /, query: str, documents: Sequence[str], *, top_n: int | None = None, **parameters: Any
     ) -> EndpointCall[list[Ranked]]:
-        """Documents by their relevance to a query, best first.
+        """Rank documents by their relevance to a query, best first.
 
         Args:
-            query: What is looked for.
+            query: The query.
             documents: At least one text.
             top_n: How many to return; default all.
             parameters: vLLM's own, such as ``truncate_prompt_tokens`` or ``instruction``.
@@ -383,10 +455,12 @@ class VLLMServer:
         Raises:
             InvalidResponse: Too few results, an index twice or out of range, NaN or infinity.
         """
+        if isinstance(documents, str):
+            raise TypeError("`documents` must be a sequence of str, not str. Pass [text].")
         fields: dict[str, Any] = {"query": query, "documents": list(documents)}
         if top_n is not None:
             fields["top_n"] = top_n
-        body = self._body("rerank", params.RerankParams, fields, parameters)
+        body = self._body("rerank", fields, parameters)
         return EndpointCall("/rerank", endpoint.ranking_parser(list(documents), top_n), body)
 
     rerank, arerank = sync_method(_rerank), async_method(_rerank)
@@ -394,7 +468,7 @@ class VLLMServer:
     # LoRA adapters and metrics
 
     def _load_lora(self, /, name: str, path: str, *, load_inplace: bool | None = None) -> EndpointCall[str]:
-        """Load a LoRA adapter from a path on the server; it is then served as the model ``name``.
+        """Load a LoRA adapter from a path on the server, which then serves it as the model ``name``.
 
         Needs ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve ... --enable-lora``.
 
@@ -410,17 +484,17 @@ class VLLMServer:
     load_lora, aload_lora = sync_method(_load_lora), async_method(_load_lora)
 
     def _unload_lora(self, /, name: str) -> EndpointCall[str]:
-        """Stop serving a LoRA adapter. Needs what ``load_lora`` needs."""
+        """Stop serving a LoRA adapter. Needs the same flags as ``load_lora``."""
         return EndpointCall("/unload_lora_adapter", endpoint.parse_text, {"lora_name": name}, str)
 
     unload_lora, aunload_lora = sync_method(_unload_lora), async_method(_unload_lora)
 
     def _metrics(self, /) -> EndpointCall[list[Metric]]:
-        """The server's Prometheus metrics, parsed. Needs ``pip install 'vllm-adapters[metrics]'``."""
+        """Return the server's Prometheus metrics, parsed. Needs ``pip install 'vllm-adapters[metrics]'``."""
         parser = require("prometheus_client.parser", "metrics")
         return EndpointCall(
             self.at_root("/metrics"),
-            lambda reply, call, response: list(parser.text_string_to_metric_families(reply)),
+            lambda response: list(parser.text_string_to_metric_families(response)),
             cast_to=str,
         )
 
@@ -431,24 +505,3 @@ def _not_ready(error: VLLMError) -> bool:
     if isinstance(error, ServerUnreachable | ServerTimeout) or error.status_code >= 500:
         return False
     raise error
-
-
-_SETTINGS = ("default_headers", "default_query", "server_version", "http_client", "async_http_client")
-
-
-def reject_conflicts(server: VLLMServer, base_url: str | None, settings: Mapping[str, Any]) -> None:
-    """Raise for what is given beside a server object, and would be lost without a word.
-
-    Args:
-        server: The server object.
-        base_url: Another address, if one was given.
-        settings: Further arguments of ``VLLMServer`` that were given.
-
-    Raises:
-        ValueError: The address is another one, or there are settings that only a new server could have.
-    """
-    if base_url and normalize_base_url(base_url) != server.base_url:
-        raise ValueError(f"Give either server or an address: {server.base_url} and {base_url} are two addresses.")
-    for name in _SETTINGS:
-        if settings.get(name):
-            raise ValueError(f"Give either server or {name}: a server that is there already has its own.")

@@ -8,8 +8,8 @@ from vllm_adapters._compat import http
 
 __all__ = ["Timeouts"]
 
-_FOREVER = 1e9
-"""Seconds from which on a limit is none: locks and sockets know no infinity."""
+_UNLIMITED = 1e9
+"""Seconds from which on a limit counts as none: locks and sockets do not take infinity."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,10 @@ class Timeouts:
     3600.0
 
     Args:
-        connect: Until the connection stands. A starved client needs more than the SDK's 5 s.
-        idle: Between two pieces of the reply; keep-alive comments in a stream are none. A reply that is not
-            streamed comes in one piece, so this must cover its whole generation, and the wait in the server's queue.
+        connect: Until the connection is made. A client short of CPU needs more than the SDK's 5 s.
+        idle: Between two pieces of the response; keep-alive comments in a stream do not count. A response that is
+            not streamed comes in one piece, so this must cover its whole generation, and the wait in the server's
+            queue.
         total: From the call to the last byte, over all attempts.
     """
 
@@ -34,12 +35,12 @@ class Timeouts:
     def __post_init__(self) -> None:
         for name in ("connect", "idle", "total"):
             limit = getattr(self, name)
-            if limit is not None and limit > _FOREVER:
+            if limit is not None and limit > _UNLIMITED:
                 object.__setattr__(self, name, None)
 
     @classmethod
     def of(cls, limit: object) -> Timeouts:
-        """Any of the forms users give: ``Timeouts``, an httpx timeout, one number for all three, (connect, idle).
+        """Return ``Timeouts`` from any form: ``Timeouts``, an httpx timeout, one number for all, (connect, idle).
 
         Raises:
             TypeError: It is none of these.
@@ -54,8 +55,11 @@ class Timeouts:
             return cls(min(float(limit), 30.0), float(limit), float(limit))
         if isinstance(limit, tuple) and len(limit) in (2, 4):  # as httpx and LangChain take it
             return cls(*limit[:2])
-        raise TypeError(f"timeout is seconds, or Timeouts(connect=..., idle=..., total=...), not {limit!r}")
+        raise TypeError(
+            f"`timeout` must be a number or Timeouts, not {type(limit).__name__}. "
+            "Pass seconds, or Timeouts(connect=..., idle=..., total=...)."
+        )
 
     def transport(self) -> http.Timeout:
-        """As the transport understands them; waiting for a free connection counts as idle."""
+        """Return the limits as the HTTP client takes them; waiting for a free connection counts as idle."""
         return http.Timeout(connect=self.connect, read=self.idle, write=self.idle, pool=self.idle)

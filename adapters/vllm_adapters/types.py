@@ -1,22 +1,17 @@
-"""What vLLM's own endpoints answer, as small typed objects; each reply is checked before it is one."""
+"""Value objects that the methods of this package return."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
-
-from vllm_adapters.errors import ModelNotServed
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
     from vllm_adapters.errors import VLLMError
 
-
-R = TypeVar("R")
-T = TypeVar("T")
+__all__ = ["Capabilities", "Classified", "Embedded", "ModelCard", "Ranked", "Tokens", "ToolCall"]
 
 _TASK_OF_ROUTE = {
     "/v1/chat/completions": "chat",
@@ -39,9 +34,9 @@ class ModelCard:
     """One served model name.
 
     Args:
-        id: The name to ask for.
-        max_model_len: Context length in tokens; ``None`` for a LoRA adapter, whose base model's holds.
-        root: Path or hub name the server loaded.
+        id: The name to request.
+        max_model_len: Context length in tokens; ``None`` for a LoRA adapter, which has its base model's.
+        root: Path or hub name that the server loaded.
         parent: Base model of a LoRA adapter.
     """
 
@@ -51,36 +46,16 @@ class ModelCard:
     parent: str | None = None
 
 
-def context_length(cards: Sequence[ModelCard], name: str, address: str) -> int | None:
-    """Context length of a served model in tokens; a LoRA adapter's is its base model's.
-
-    Args:
-        cards: What the server serves.
-        name: The model's name; empty for the first base model.
-        address: The server's base URL, for the text of the error.
-
-    Raises:
-        ModelNotServed: There is no model of this name.
-    """
-    found = next((card for card in cards if (card.id == name if name else card.parent is None)), None)
-    if found is None:
-        served = tuple(card.id for card in cards)
-        hint = f"It serves: {', '.join(served) or 'none'}"
-        raise ModelNotServed(f"The model `{name}` is not served", hint=hint, address=address, served=served)
-    base = [card for card in cards if found.parent is not None and found.parent in (card.id, card.root)]
-    return next((card.max_model_len for card in (found, *base) if card.max_model_len), None)
-
-
 @dataclass(frozen=True)
 class Capabilities:
     """What a server can do.
 
     Args:
         version: vLLM version.
-        models: What it serves.
+        models: The served models.
         max_model_len: Context length in tokens of the first base model.
         tasks: Such as ``chat``, ``embeddings``, ``rerank``, ``load_lora``.
-        routes: Every path it has mounted.
+        routes: Every path of the server.
     """
 
     version: str
@@ -90,8 +65,8 @@ class Capabilities:
     routes: frozenset[str]
 
     @classmethod
-    def of(cls, version: str, models: Sequence[ModelCard], paths: Mapping[str, Any]) -> Capabilities:
-        """From the replies of ``/version``, ``/v1/models`` and ``/openapi.json``."""
+    def from_responses(cls, version: str, models: Sequence[ModelCard], paths: Mapping[str, Any]) -> Capabilities:
+        """Combine the responses of ``/version``, ``/v1/models`` and ``/openapi.json``."""
         lengths = [card.max_model_len for card in models if card.max_model_len is not None]
         tasks = frozenset(task for route, task in _TASK_OF_ROUTE.items() if route in paths)
         return cls(version, tuple(models), lengths[0] if lengths else None, tasks, frozenset(paths))
@@ -99,12 +74,12 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text in the model's tokens.
+    """The tokens of a text.
 
     Args:
         ids: Token ids.
         max_model_len: The model's context length in tokens.
-        strings: Each token's text, where ``return_token_strs=True`` asked for it.
+        strings: Each token's text, if ``return_token_strs=True`` was given.
     """
 
     ids: list[int]
@@ -113,13 +88,19 @@ class Tokens:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of tokens."""
         return len(self.ids)
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One document of a ranking: its place in what was sent, its score, its text."""
+    """One document of a ranking.
+
+    Args:
+        index: Its position among the documents of the request.
+        score: Its relevance; higher is more relevant.
+        text: Its text.
+    """
 
     index: int
     score: float
@@ -128,7 +109,12 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Classified:
-    """One text's label (``None`` if the model names none) and the probability of each class."""
+    """The classification of one text.
+
+    Args:
+        label: The most probable class; ``None`` if the model has no names for its classes.
+        probs: The probability of each class.
+    """
 
     label: str | None
     probs: list[float]
@@ -136,13 +122,13 @@ class Classified:
 
 @dataclass
 class Embedded:
-    """The vectors of many texts.
+    """The embeddings of many texts.
 
     Args:
         vectors: float32 array of shape (number of texts, dimensions), in the order of the texts; NaN in the rows
             of texts that failed. Shape (number of texts, 0) if none succeeded.
         prompt_tokens: Tokens that the server counted, over all requests.
-        failures: The error of each text that failed, by its position; empty unless ``keep_going`` was asked for.
+        failures: The error of each text that failed, by its position; empty unless ``keep_going`` was given.
     """
 
     vectors: np.ndarray[Any, Any]
@@ -152,50 +138,24 @@ class Embedded:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One tool call of a reply.
+    """One tool call of a reply, complete or marked as invalid.
 
     Args:
-        index: Its place among the calls of the reply.
-        id: The server's name for the call; empty if it gave none.
+        index: Its position among the tool calls of the reply.
+        id: The server's id; empty if it gave none.
         name: The tool's name; empty if the reply ended before it.
-        text: The arguments as they came.
-        arguments: The arguments as a dict; ``None`` for a broken call.
-        error: What is wrong with it; ``None`` for a whole call.
+        raw_arguments: The arguments as generated.
+        arguments: The parsed arguments; ``None`` for an invalid call.
+        error: Why the call is invalid; ``None`` for a complete one.
     """
 
     index: int
     id: str
     name: str
-    text: str
+    raw_arguments: str
     arguments: dict[str, Any] | None
     error: str | None = None
 
-    @classmethod
-    def read(cls, index: int, id: str | None, name: str | None, text: str | None, *, cut: bool = False) -> ToolCall:
-        """A call from its parts.
-
-        Args:
-            index: Its place among the calls of the reply.
-            id: The server's name for the call.
-            name: The tool's name.
-            text: The arguments, JSON; nothing at all stands for no arguments.
-            cut: Whether the reply ended while this call was being made.
-        """
-        arguments: Any = None
-        error = None
-        text = text or ""
-        try:
-            arguments = json.loads(text, parse_constant=_refuse) if text.strip() or cut else {}
-        except (ValueError, RecursionError) as reason:  # a model that goes in circles opens brackets without end
-            error = f"The arguments are not JSON ({reason})"
-        if cut:
-            error = "The reply was cut short while this call was being made"
-        elif error is None and not isinstance(arguments, dict):
-            error = f"The arguments are not a JSON object but {type(arguments).__name__}"
-        elif not name:
-            error = "The call names no tool"
-        return cls(index, id or "", name or "", text, None if error else arguments, error)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"it holds {constant}, which JSON does not have")
+    def as_dict(self) -> dict[str, Any]:
+        """Return an invalid call as frameworks store it: ``id``, ``name``, raw ``arguments`` and ``error``."""
+        return {"id": self.id, "name": self.name, "arguments": self.raw_arguments, "error": self.error}

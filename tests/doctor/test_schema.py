@@ -76,5 +76,5 @@ def test_older_server_is_compared_with_its_own_version():
 
 def test_newer_server_is_compared_with_the_newest_version_of_the_table():
     newer = Version("99")
-    ours = {name for name in availability.names("chat") if availability.availability("chat", name).last is None}
+    ours = {name for name in availability.names("chat") if availability.lookup("chat", name).last is None}
     assert compare_fields({"chat": frozenset(ours | {"teleport"})}, newer) == ({"chat": ["teleport"]}, {})

@@ -9,10 +9,10 @@ import pytest
 from packaging.version import Version
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
-from vllm_adapters._request.availability import _FOREIGN as FOREIGN
+from vllm_adapters._request.availability import _FOREIGN_NAMES
 from vllm_adapters._request.availability import (
     additions,
-    availability,
+    lookup,
     endpoint_of,
     fields,
     names,
@@ -287,12 +287,12 @@ SEEN = [
 
 @pytest.mark.parametrize(("endpoint", "name", "first", "last"), SEEN)
 def test_availability(endpoint, name, first, last):
-    assert availability(endpoint, name) == (Version(first), Version(last) if last else None)
+    assert lookup(endpoint, name) == (Version(first), Version(last) if last else None)
 
 
 @pytest.mark.parametrize("name", ["store", "metadata", "functions", "service_tier", "return_documents", "topk"])
 def test_what_vllm_never_declared_is_unknown(name):
-    assert all(availability(endpoint, name) is None for endpoint in TABLE["endpoints"])
+    assert all(lookup(endpoint, name) is None for endpoint in TABLE["endpoints"])
 
 
 def test_names_include_openai_fields_and_additions_do_not():
@@ -376,7 +376,7 @@ def test_suggests_nothing_the_endpoint_does_not_take(endpoint, name):
 
 def test_every_suggestion_is_a_name_of_some_endpoint():
     known = frozenset[str]().union(*(names(endpoint) for endpoint in TABLE["endpoints"]))
-    for meant in FOREIGN.values():
+    for meant in _FOREIGN_NAMES.values():
         assert TypeAdapter(str).validate_python(meant).split("=")[0] in known, meant
 
 

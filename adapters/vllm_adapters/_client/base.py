@@ -1,18 +1,14 @@
-"""What ``VLLMClient`` and ``AsyncVLLMClient`` share: everything but the ``await``.
-
-Work that needs answers of the server on its way is written once, as a generator that yields the URLs to GET
-and is sent their JSON; each client runs such ``Steps`` in its own manner.
-"""
+"""``BaseVLLMClient``: everything that ``VLLMClient`` and ``AsyncVLLMClient`` share, without I/O."""
 
 from __future__ import annotations
 
 import json
-import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, Self, cast, get_args
 
 import openai
 from openai._constants import RAW_RESPONSE_HEADER
@@ -21,322 +17,403 @@ from openai._types import NotGiven
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
-from vllm_adapters._client.discovery import Discovery, ServerInfo
+from vllm_adapters._client.discovery import LookUp, ServerInfo
+from vllm_adapters._client.sdk_helpers import parse_errors
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability, compat
+from vllm_adapters._request.encode import encoding_error
 from vllm_adapters._response import error_mapping
-from vllm_adapters._response.error_mapping import RequestContext, sdk_parse_errors
-from vllm_adapters._response.validate import decodes_as_float32, validate_response, validate_shape, validate_vectors
-from vllm_adapters._transport.credentials import normalize_headers
-from vllm_adapters._transport.http import DEADLINE, Deadline
+from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters._response.validate import decodes_as_float32, validate_response, validate_types, validate_vectors
+from vllm_adapters._transport.credentials import normalize_api_key, normalize_base_url, normalize_headers
+from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, Deadline, ReplyStream, SyncHTTP
+from vllm_adapters._transport.pool import HTTPClients, make_http_clients
 from vllm_adapters._version import __version__
-from vllm_adapters.errors import (
-    AuthenticationFailed,
-    InvalidRequest,
-    InvalidResponse,
-    ModelNotServed,
-    PermissionDenied,
-    VLLMError,
-    WrongAddress,
-)
+from vllm_adapters.errors import InvalidResponse, VLLMError
 from vllm_adapters.timeouts import Timeouts
 
-log = logging.getLogger("vllm_adapters")
-
-R = TypeVar("R")
+_COMPLETIONS = (ChatCompletionChunk, ChatCompletion, Completion)
 
 
-_REPLIES = (ChatCompletionChunk, ChatCompletion, Completion)
+@dataclass(frozen=True)
+class ClientState:
+    """What our clients add to the SDK's, under ``client.vllm``.
 
+    Args:
+        address: The server's base URL, ending in ``/v1``.
+        info: What is known of the server, shared with other clients of it.
+        timeouts: Time limits of a call.
+        max_connections: Connections at once.
+        allow_unknown: Whether body fields pass that no vLLM version has.
+        http_clients: The HTTP clients, shared with copies of the client.
+        own_http_client: The user's HTTP client, if one was given.
+        http_options: The user's arguments for the HTTP clients.
+        run: Runs a look-up with the client.
+    """
 
-class BaseVLLMClient:
-    """What both clients share: everything but the ``await``."""
-
-    base_url: Any
-    facts: ServerInfo
-    time_limits: Timeouts
+    address: str
+    info: ServerInfo
+    timeouts: Timeouts
     max_connections: int
     allow_unknown: bool
-
-    @property
-    def address(self) -> str:
-        """The server's base URL, ending in ``/v1``."""
-        return str(self.base_url).rstrip("/")
+    http_clients: HTTPClients[Any]
+    own_http_client: Any
+    http_options: Mapping[str, Any] | None
+    run: Callable[[LookUp[Any]], Any]
 
     @property
     def root(self) -> str:
-        """The server's root, where ``/version``, ``/health`` and ``/tokenize`` live."""
+        """The server's root, which has ``/version``, ``/health`` and ``/tokenize``."""
         return self.address.removesuffix("/v1")
 
-    @property
-    def user_agent(self) -> str:
-        """What requests call themselves."""
-        return f"vllm-adapters/{__version__} openai/{openai.__version__}"
-
-    def platform_headers(self) -> dict[str, str]:
-        """None of the SDK's six headers about this machine: no vLLM reads them, and each costs CPU."""
-        return {}
-
-    def __repr__(self) -> str:
-        address = self.address if "_base_url" in vars(self) else "..."  # a traceback shows half-made objects too
-        return f"{type(self).__name__}({address!r})"
-
-    def call_of(self, options: FinalRequestOptions | None) -> RequestContext:
-        """What ``options`` asks for, for the texts of errors."""
+    def context(self, options: FinalRequestOptions | None) -> RequestContext:
+        """Return the request of ``options``, for errors."""
         if options is None:
             return RequestContext(self.address)
         body = options.json_data if isinstance(options.json_data, Mapping) else {}
-        return RequestContext(
-            self.address, _path_of(options.url), cast("str | None", body.get("model")) or self.facts.model
-        )
+        return RequestContext(self.address, _path_of(options.url), body.get("model") or self.info.model)
 
-    def _begin(self, options: FinalRequestOptions) -> Deadline:
+
+class BaseVLLMClient:
+    """The part of both clients that does no I/O: how they are made and copied, what they send, what they accept."""
+
+    _http_class: type[SyncHTTP] | type[AsyncHTTP]
+    _state_class: type[ClientState]
+    vllm: ClientState
+    """What this class adds to the SDK's, under one name that no release of the SDK can collide with."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | SecretStr | None = None,
+        timeout: float | Timeouts | http.Timeout | None = Timeouts(),  # noqa: B008  # frozen
+        max_retries: int = openai.DEFAULT_MAX_RETRIES,
+        max_connections: int = 1000,
+        server_version: str | Version | None = None,
+        allow_unknown: bool = False,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        http_client: Any = None,
+        http_options: Mapping[str, Any] | None = None,
+        server_info: ServerInfo | None = None,
+        http_clients: HTTPClients[Any] | None = None,
+    ) -> None:
+        address = normalize_base_url(base_url)
+        self.vllm = self._state_class(
+            address,
+            info=ServerInfo.of(address, server_version, server_info),
+            timeouts=Timeouts.of(timeout),
+            max_connections=max_connections,
+            allow_unknown=allow_unknown,
+            http_clients=http_clients
+            or make_http_clients(self._http_class, http.URL(address).host, max_connections, http_options),
+            own_http_client=http_client,
+            http_options=http_options,
+            run=self._run,
+        )
+        sdk: Any = super()
+        sdk.__init__(
+            api_key=normalize_api_key(api_key),
+            base_url=address,
+            timeout=self.vllm.timeouts.transport(),
+            max_retries=max_retries,
+            http_client=self._client,
+        )
+        _drop_environment(self, default_headers, default_query)
+
+    def _run(self, plan: LookUp[Any]) -> Any:
+        raise NotImplementedError
+
+    @property
+    def _client(self) -> Any:
+        return self.vllm.own_http_client or self.vllm.http_clients.current()
+
+    @_client.setter
+    def _client(self, client: Any) -> None:
+        pass  # the SDK hands back what it was given
+
+    @property
+    def user_agent(self) -> str:
+        """The ``User-Agent`` header."""
+        return f"vllm-adapters/{__version__} openai/{openai.__version__}"
+
+    def platform_headers(self) -> dict[str, str]:
+        """Return none of the SDK's six headers about this machine: no vLLM reads them, and each costs CPU."""
+        return {}
+
+    def copy(self, **changes: Any) -> Self:
+        """Return the same client with other options; server info and connections are shared."""
+        return type(self)(**_copy_arguments(self, changes))
+
+    with_options = copy
+
+    def __repr__(self) -> str:
+        address = self.vllm.address if "vllm" in vars(self) else "..."  # a traceback shows half-made objects too
+        return f"{type(self).__name__}({address!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self  # safe to share: nothing of it changes but the server info
+
+    def __copy__(self) -> Any:
+        return self  # not by way of __reduce__, which drops the key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle contains no key and no headers: the process that loads it reads VLLM_API_KEY itself.
+        state = self.vllm
+        config = {
+            "timeout": state.timeouts,
+            "max_retries": self.max_retries,  # type: ignore[attr-defined]
+            "max_connections": state.max_connections,
+            "server_version": str(state.info.version) if state.info.version_given else None,
+            "allow_unknown": state.allow_unknown,
+        }
+        return _unpickle, (type(self), state.address, config)
+
+    # Requests
+
+    def _start(self, options: FinalRequestOptions) -> Deadline:
+        """Set the limits of a request, and start its deadline."""
         if isinstance(options.headers, Mapping):
             options.headers = normalize_headers(options.headers)
-        given, around, call = options.timeout, DEADLINE.get(), self.call_of(options)
-        if around is not None and isinstance(given, NotGiven):  # asked on the way of another call, in its time
-            options.timeout = around.limits.transport()
-            return replace(around, call=call)
-        limits = self.time_limits if isinstance(given, NotGiven) else Timeouts.of(given)
+        given, outer = options.timeout, DEADLINE.get()
+        if outer is not None and isinstance(given, NotGiven):  # a look-up within another call, in its time
+            options.timeout = outer.limits.transport()
+            return outer
+        limits = self.vllm.timeouts if isinstance(given, NotGiven) else Timeouts.of(given)
         options.timeout = limits.transport()
-        return Deadline.start(limits, call, around)
+        return Deadline.start(limits, outer)
 
-    def _prepare(self, options: FinalRequestOptions) -> Discovery[FinalRequestOptions]:
-        """Merge the caller's ``extra_body``, fill in the model, and say the body in the server's dialect."""
-        endpoint = availability.endpoint_of(options.url)
-        body = options.json_data
+    def _merged_body(self, options: FinalRequestOptions) -> tuple[str, dict[str, Any]] | None:
+        """Return endpoint and body of a request, with the caller's ``extra_body``, names checked.
+
+        Returns:
+            ``None`` for requests that are not translated.
+        """
+        endpoint, body = availability.endpoint_of(options.url), options.json_data
         if endpoint is None or not isinstance(body, Mapping | None) or options.method.lower() != "post":
-            return options
+            return None
         merged = {**(body or {}), **cast("Mapping[str, Any]", options.extra_json or {})}
-        if not self.allow_unknown:
-            compat.reject_unknown(endpoint, merged, self.call_of(options))  # before anything is asked
-        if not merged.get("model") and "model" in availability.names(endpoint):
-            merged["model"] = yield from self._served_model()
-        version = (yield from self._server_version()) if compat.needs_version(endpoint, merged) else self.facts.version
-        call = RequestContext(self.address, _path_of(options.url), merged.get("model"))
-        if (merged.get("embed_dtype") or merged.get("endianness")) and decodes_as_float32(options.post_parser):
-            merged["encoding_format"] = "float"
+        if not self.vllm.allow_unknown:
+            compat.reject_unknown(endpoint, merged)
+        return endpoint, merged
+
+    def _look_ups(self, endpoint: str, body: dict[str, Any]) -> LookUp[None] | None:
+        """Return what must be looked up before ``body`` is sent, or ``None`` if everything is known."""
+        model = not body.get("model") and "model" in availability.names(endpoint)
+        if model and self.vllm.info.model:
+            body["model"], model = self.vllm.info.model, False
+        version = not self.vllm.info.version_known and compat.needs_version(endpoint, body)
+        return self._look_up(body, model=model, version=version) if model or version else None
+
+    def _look_up(self, body: dict[str, Any], *, model: bool, version: bool) -> LookUp[None]:
+        if model:
+            body["model"] = yield from self.vllm.info.look_up_model()
+        if version:
+            yield from self.vllm.info.look_up_version()
+
+    def _translate(self, endpoint: str, body: dict[str, Any], options: FinalRequestOptions) -> None:
+        """Put the body into ``options`` as the server's version understands it."""
+        if (body.get("embed_dtype") or body.get("endianness")) and decodes_as_float32(options.post_parser):
+            body["encoding_format"] = "float"
         options.json_data = compat.translate(
-            endpoint, merged, version=version, call=call, allow_unknown=self.allow_unknown
+            endpoint, body, version=self.vllm.info.version, allow_unknown=self.vllm.allow_unknown
         )
         options.extra_json = None
-        return options
 
-    def _served_model(self) -> Discovery[str]:
-        """The name of the one base model that is served."""
-        model = self.facts.model  # another thread may forget it meanwhile
-        if model is None:
-            cards = _cards((yield f"{self.address}/models"))
-            base = [card for card in cards if not card.get("parent")]
-            # Each alias of --served-model-name is a card of its own, with the same root.
-            if len({card.get("root") or card.get("id") for card in base}) != 1:
-                self.facts.answers.clear()  # a router may not know its servers yet
-                served = tuple(str(card.get("id")) for card in cards)
-                raise ModelNotServed(
-                    "No model was named, and the server does not serve exactly one base model",
-                    hint=f"Name one with model=: {', '.join(served) or 'it serves none'}",
-                    address=self.address,
-                    served=served,
-                )
-            model = self.facts.model = str(base[0]["id"])
-        return model
-
-    def _server_version(self) -> Discovery[Version | None]:
-        """The server's version; ``None`` for a gateway that does not tell, which is then taken for the newest."""
-        if not self.facts.version_known:
-            try:
-                answer = yield f"{self.root}/version"
-                self.facts.version = compat.parse_version(str(answer.get("version")))
-            except (
-                WrongAddress,
-                InvalidRequest,
-                InvalidResponse,
-                AuthenticationFailed,
-                PermissionDenied,
-            ) as silent:
-                log.debug("The server tells no version: %s", silent)
-                self.facts.version = self._version_in_fingerprint()
-            self.facts.version_known = True
-        return self.facts.version
-
-    def _explain(self, error: VLLMError) -> Discovery[VLLMError]:
-        """``error`` with what the server can add to it: the names it serves, the routes it has."""
-        if isinstance(error, ModelNotServed):
-            self.facts.model = None  # it may have been replaced: ask again next time
-            self.facts.answers.clear()
-            if not error.served and error.status_code == 404:
-                served = tuple(str(card.get("id")) for card in _cards((yield f"{self.address}/models")))
-                return self._again(error, f"It serves: {', '.join(served)}", served=served) if served else error
-        if type(error) is WrongAddress and error.status_code == 404:
-            version = (yield f"{self.root}/version").get("version")
-            paths = (yield f"{self.root}/openapi.json").get("paths")
-            offers = [path for path in _TASKS if isinstance(paths, Mapping) and path in paths]
-            if version and offers:
-                return self._again(
-                    error,
-                    f"This is vLLM {version}, and the model it serves has no such task or the route is switched "
-                    f"off; it offers {', '.join(offers)}",
-                )
-        return error
-
-    def _again(self, error: VLLMError, hint: str, **details: Any) -> VLLMError:
-        text = error.message.removesuffix(error.hint or "").rstrip(". ")
-        told = type(error)(text, hint=hint, response=error.response, body=error.body, **details)
-        told.address, told.model, told.param = error.address, error.model, error.param
-        return told
-
-    def _learn(self, fingerprint: object) -> None:
-        """Note a reply's ``system_fingerprint``: it bears the version, and another one means another server."""
-        facts = self.facts
-        if facts.stated or fingerprint == facts.fingerprint or not isinstance(fingerprint, str):
-            return
-        if facts.fingerprint is not None:
-            facts.version_known = False
-            facts.answers.clear()
-        facts.fingerprint = fingerprint
-        if facts.version is None:
-            facts.version = self._version_in_fingerprint()
-
-    def _version_in_fingerprint(self) -> Version | None:
-        fingerprint = self.facts.fingerprint or ""
-        return compat.parse_version(fingerprint) if fingerprint.startswith("vllm-") else None
-
-    def _call_sent(self, response: http.Response) -> RequestContext:
+    def _build_request(self, options: FinalRequestOptions, **how: Any) -> http.Request:
+        parent: Any = super()
         try:
-            model = json.loads(response.request.content).get("model")
-        except (ValueError, AttributeError, http.StreamError):
-            model = None  # a GET, or a file that was streamed up
-        return RequestContext(self.address, response.request.url.path, model)
+            return cast(http.Request, parent._build_request(options, **how))
+        except (TypeError, ValueError) as error:
+            raise encoding_error(options.json_data, error) from error
+
+    def _deadline(self) -> Deadline:
+        return DEADLINE.get() or Deadline.start(self.vllm.timeouts)
+
+    def _should_retry(self, response: http.Response) -> bool:
+        """Do not retry when the call must be over before the server's ``Retry-After``: raise its error instead."""
+        parent: Any = super()
+        at, wait = self._deadline().at, error_mapping.retry_after(response) or 0
+        return bool(parent._should_retry(response)) and (at is None or time.monotonic() + wait < at)
+
+    def _calculate_retry_timeout(self, *args: Any, **options: Any) -> float:
+        """Return the seconds until the next attempt, at most until the call must be over."""
+        parent: Any = super()
+        wait, left = float(parent._calculate_retry_timeout(*args, **options)), self._deadline().left()
+        return wait if left is None else min(wait, left)
+
+    # Responses
 
     def _process_response_data(self, *, data: object, cast_to: Any, response: http.Response) -> Any:
-        if cast_to in _REPLIES:
+        if cast_to in _COMPLETIONS:
             with suppress(ValidationError):  # vLLM has finish reasons that OpenAI's types do not list
-                # The SDK's lenient constructor walks every field's type in Python: ten times the cost of Pydantic's.
+                # The SDK's lenient constructor visits every field's type in Python: ten times the cost of Pydantic's.
                 return cast_to.model_validate(data)
-            validate_shape(data, call=self._call_sent(response), response=response)
+            validate_types(data)
         parent: Any = super()
         return parent._process_response_data(data=data, cast_to=cast_to, response=response)
 
-    def _status_error(self, body: object, response: http.Response) -> VLLMError:
-        return error_mapping.from_status(response.status_code, body, call=self._call_sent(response), response=response)
+    def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
+        return error_mapping.from_status(response.status_code, body, self._sent_context(response), response)
+
+    def _sent_context(self, response: http.Response) -> RequestContext:
+        """Return the request of ``response``, for errors."""
+        try:
+            model = json.loads(response.request.content).get("model")
+        except (ValueError, AttributeError, http.StreamError):
+            model = None  # a GET, or an uploaded file
+        return RequestContext(self.vllm.address, response.request.url.path, model)
+
+    def _map_error(
+        self, failure: openai.OpenAIError | http.RequestError, options: FinalRequestOptions
+    ) -> VLLMError | None:
+        """Return an error of a request as ours, with its context; ``None`` for one that is no failure of the server."""
+        if isinstance(failure, VLLMError):
+            error = failure
+        elif isinstance(failure, openai.APIConnectionError | http.RequestError):  # bare: of an error's own body
+            error = error_mapping.from_transport(failure.__cause__ or failure, failure.request)
+        else:
+            return None
+        context = self.vllm.context(options)
+        return error.add_context(address=context.address, model=context.model)
+
+    @contextmanager
+    def response_errors(self, response: http.Response) -> Iterator[None]:
+        """Map errors while a response is read: malformed ones, those of the transport, and add the response."""
+        try:
+            yield
+        except VLLMError as error:
+            context = self._sent_context(response)
+            error.add_context(address=context.address, model=context.model, response=response)
+            raise
+        except http.RequestError as error:
+            context = self._sent_context(response)
+            raise error_mapping.from_transport(error, response.request).add_context(
+                address=context.address, model=context.model
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise self._malformed(f"The response cannot be parsed ({error})", response) from None
+
+    def _malformed(self, reason: str, response: http.Response) -> InvalidResponse:
+        context = self._sent_context(response)
+        return InvalidResponse(reason, address=context.address, model=context.model, response=response)
+
+    def _before_processing(
+        self, options: FinalRequestOptions, response: http.Response, stream: bool, cast_to: Any
+    ) -> bool:
+        """Arrange that the response is checked before the SDK's own helpers convert it.
+
+        Returns:
+            Whether the SDK's raw response must be parsed at once to be checked.
+        """
+        if stream:
+            if response.request.headers.get(RAW_RESPONSE_HEADER) == "stream":  # for a caller who reads bytes
+                response.stream = ReplyStream(response.stream, map_errors=lambda: self.response_errors(response))
+            return False
+        checked = _is_checked(options.url, cast_to)
+        if checked:
+            options.post_parser = self._checked_parser(options, response)
+        return checked
+
+    def _checked_parser(self, options: FinalRequestOptions, response: http.Response) -> Callable[[Any], Any]:
+        """Return the SDK's parser of a response that was not streamed, behind our checks."""
+        body, parser = options.json_data, options.post_parser
+        endpoint = (
+            "responses" if _path_of(options.url).endswith("/responses") else availability.endpoint_of(options.url)
+        )
+
+        def parse(parsed: Any) -> Any:
+            fields = parsed if isinstance(parsed, Mapping) else vars(parsed) if isinstance(parsed, BaseModel) else {}
+            self.vllm.info.update(fields.get("system_fingerprint"))
+            error = fields.get("error") or (getattr(parsed, "model_extra", None) or {}).get("error")
+            if error:
+                raise error_mapping.from_event({"error": error}, self._sent_context(response), response)
+            validate_response(parsed, body, endpoint=endpoint, content=response.content)
+            if not callable(parser):
+                return parsed
+            if isinstance(parsed, ChatCompletion):
+                with parse_errors(lambda: parsed):
+                    return parser(parsed)
+            converted = parser(parsed)
+            if isinstance(converted, CreateEmbeddingResponse):
+                dimensions = body.get("dimensions") if isinstance(body, Mapping) else None
+                validate_vectors([item.embedding for item in converted.data], dimensions)  # decoded from base64
+            return converted
+
+        return parse
 
     def _not_a_stream(self, response: http.Response) -> VLLMError:
-        """The error for a 200 that should have been a stream of events; its body has been read."""
-        call = self._call_sent(response)
+        """Return the error for a 200 that should have been an event stream; its body has been read."""
         try:
             body = response.json()
         except (ValueError, RecursionError):
             body = None
         if isinstance(body, Mapping) and body.get("error"):
-            return error_mapping.from_event(body, call=call, response=response)
-        return error_mapping.invalid_response("The reply is not a stream of events", call=call, response=response)
-
-    @contextmanager
-    def reading(self, response: http.Response) -> Iterator[None]:
-        """The SDK's bare parse errors as ``InvalidResponse``, a body that breaks off as ``ServerUnreachable``."""
-        try:
-            yield
-        except http.RequestError as error:
-            raise error_mapping.from_transport(
-                error, call=self._call_sent(response), request=response.request
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise error_mapping.invalid_response(
-                f"The reply cannot be read ({error})", call=self._call_sent(response), response=response
-            ) from None
-
-    def _checking(self, options: FinalRequestOptions, response: http.Response) -> None:
-        """Have a reply that was not streamed checked before the SDK's own helpers make something of it."""
-        body, call, then = options.json_data, self.call_of(options), options.post_parser
-
-        def check(answer: Any) -> Any:
-            fields = answer if isinstance(answer, Mapping) else vars(answer) if isinstance(answer, BaseModel) else {}
-            self._learn(fields.get("system_fingerprint"))
-            validate_response(answer, body, call=call, response=response)
-            if not callable(then):
-                return answer
-            if isinstance(answer, ChatCompletion):
-                with sdk_parse_errors(lambda: answer, call):
-                    return then(answer)
-            made = then(answer)
-            if isinstance(made, CreateEmbeddingResponse):
-                asked = body.get("dimensions") if isinstance(body, Mapping) else None
-                vectors = [item.embedding for item in made.data]  # out of base64
-                validate_vectors(vectors, asked, call=call, response=response)
-            return made
-
-        options.post_parser = check
-
-    def _name_failures_of_bytes(self, response: http.Response) -> None:
-        """Name the failures of a stream that ``with_streaming_response`` hands out as bytes."""
-        if response.request.headers.get(RAW_RESPONSE_HEADER) == "stream":
-            from vllm_adapters._client.sdk_helpers import RawEventStream
-
-            response.stream = RawEventStream(response.stream, lambda: self.reading(response))
-
-    def _failed(self, failure: openai.OpenAIError | http.RequestError) -> VLLMError | None:
-        """The SDK's error as ours; ``None`` for those that are no failure of the server."""
-        if isinstance(failure, VLLMError):
-            return failure
-        deadline = DEADLINE.get()
-        call = deadline.call if deadline else RequestContext(self.address)
-        if isinstance(failure, openai.APIConnectionError | http.RequestError):  # bare: of an error's own body
-            return error_mapping.from_transport(failure.__cause__ or failure, call=call, request=failure.request)
-        return None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self  # safe to share: nothing of it changes but what it learns of the server
-
-    def __copy__(self) -> Any:
-        return self  # not by way of __reduce__, which leaves the key behind
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A pickle holds no key and no headers: the process that opens it reads VLLM_API_KEY itself.
-        config = {
-            "timeout": self.time_limits,
-            "max_retries": self.max_retries,  # type: ignore[attr-defined]
-            "max_connections": self.max_connections,
-            "server_version": str(self.facts.version) if self.facts.stated else None,
-            "allow_unknown": self.allow_unknown,
-        }
-        return _unpickle, (type(self), self.address, config)
+            return error_mapping.from_event(body, self._sent_context(response), response)
+        return self._malformed("The response is not an event stream", response)
 
 
 @lru_cache(maxsize=256)
 def _path_of(url: str) -> str:
-    """The path of a request to ``url``, which the SDK gives whole or relative to the server's ``/v1``."""
+    """Return the path of a request to ``url``, which the SDK gives whole or relative to the server's ``/v1``."""
     found = http.URL(url)
     return "/v1/" + found.path.lstrip("/") if found.is_relative_url else found.path
 
 
-def as_answer(reply: object) -> dict[str, Any]:
-    """What a GET returned, if it is a JSON object; a gateway may answer anything."""
-    return reply if isinstance(reply, dict) else {}
-
-
-def _cards(reply: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The model cards of ``/v1/models``; a gateway's may be of any shape."""
-    cards = reply.get("data")
-    return [card for card in cards if isinstance(card, Mapping) and card.get("id")] if isinstance(cards, list) else []
-
-
 def is_event_stream(response: http.Response) -> bool:
-    """Whether a reply is what a streamed request should get."""
+    """Return whether a response is what a streamed request should get."""
     return "text/event-stream" in response.headers.get("content-type", "").lower()
 
 
-_TASKS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/rerank",
-    "/score",
-    "/classify",
-    "/pooling",
-    "/v1/audio/transcriptions",
-)
+def _is_checked(url: str, cast_to: Any) -> bool:
+    """Return whether a response is checked: not texts, files, and what users request by ``post``."""
+    return cast_to is not str and bool(
+        availability.endpoint_of(url) or (isinstance(cast_to, type) and issubclass(cast_to, BaseModel))
+    )
+
+
+def checked_stream_class(stream_cls: Any, checked: Any) -> Any:
+    """Return our stream class for the type of chunk that the SDK's resource requested."""
+    chunk = get_args(stream_cls)
+    return checked[chunk[0]] if chunk else stream_cls
+
+
+def _drop_environment(
+    client: Any, default_headers: Mapping[str, str] | None, default_query: Mapping[str, object] | None
+) -> None:
+    """Undo what the SDK's constructor took from the environment's ``OPENAI_*``: none of it is for vLLM."""
+    client.organization = client.project = client.webhook_secret = client.admin_api_key = None
+    client._custom_headers = normalize_headers(default_headers)
+    client._custom_query = dict(default_query or {})
+
+
+def _copy_arguments(client: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return constructor arguments for a copy of ``client`` with ``changes``."""
+    state = client.vllm
+    arguments: dict[str, Any] = {
+        "base_url": state.address,
+        "api_key": client.api_key,
+        "timeout": state.timeouts,
+        "max_retries": client.max_retries,
+        "max_connections": state.max_connections,
+        "allow_unknown": state.allow_unknown,
+        "http_client": state.own_http_client,
+        "http_options": state.http_options,
+        "server_info": state.info,
+        "http_clients": state.http_clients,
+    }
+    if "base_url" in changes:
+        arguments["server_info"] = None
+    if not changes.keys().isdisjoint(("base_url", "max_connections", "http_options")):
+        arguments["http_clients"] = None
+    added = {
+        "default_headers": {**client._custom_headers, **(changes.get("default_headers") or {})},
+        "default_query": {**client._custom_query, **(changes.get("default_query") or {})},
+    }
+    return {**arguments, **changes, **added}
 
 
 def _unpickle(cls: Callable[..., Any], address: str, config: dict[str, Any]) -> Any:

@@ -1,11 +1,11 @@
-"""One plan, two methods: a request and how to read its reply, sent by the sync or the async client."""
+"""vLLM's own endpoints: each call is a request and the parser of its response, for a sync and an async method."""
 
 from __future__ import annotations
 
 import base64
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from operator import index
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
@@ -15,23 +15,26 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 
 from vllm_adapters._client.base import BaseVLLMClient
-from vllm_adapters._compat import http
-from vllm_adapters._response.error_mapping import RequestContext, invalid_response
-from vllm_adapters._response.validate import sort_by_index, validate_shape
-from vllm_adapters.client import AsyncVLLMClient, VLLMClient
+from vllm_adapters._response.validate import sort_by_index, validate_types
+from vllm_adapters.errors import InvalidResponse
 from vllm_adapters.types import Classified, ModelCard, Ranked, Tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-if TYPE_CHECKING:
-    import numpy as np
 F = TypeVar("F", bound=Callable[..., Any])
+
+Parser: TypeAlias = Callable[[Any], R]
+"""Parses the JSON (or text) of a response; a part that is missing or of the wrong type may raise as it will."""
 
 
 class HasClients(Protocol):
-    """Something that talks to one server."""
+    """An object with the clients of one server."""
 
     @property
     def client(self) -> VLLMClient:
@@ -39,7 +42,7 @@ class HasClients(Protocol):
 
     @property
     def async_client(self) -> AsyncVLLMClient:
-        """For coroutines."""
+        """For async methods."""
 
 
 S = TypeVar("S", bound=HasClients)
@@ -47,56 +50,62 @@ S = TypeVar("S", bound=HasClients)
 
 @dataclass(frozen=True)
 class EndpointCall(Generic[R]):
-    """One request and how to read its reply: all that a sync and an async method share."""
+    """One request and the parser of its response.
+
+    Args:
+        path: Relative to ``/v1``, or a whole URL.
+        parse: The parser.
+        body: The JSON body of a POST; ``None`` for a GET.
+        cast_to: ``str`` for a response of plain text.
+        options: Further request options, such as ``timeout``.
+    """
 
     path: str
-    read: Callable[[Any, RequestContext, http.Response], R]
+    parse: Parser[R]
     body: Mapping[str, Any] | None = None
     cast_to: Any = dict[str, object]
-    how: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-    def options(self) -> FinalRequestOptions:
-        """The request, asking the SDK for the raw response beside what it parses."""
+    def map(self, convert: Callable[[R], T]) -> EndpointCall[T]:
+        """Return the same call with its result converted."""
+        parse = self.parse
+        return replace(self, parse=lambda response: convert(parse(response)))  # type: ignore[arg-type, return-value]
+
+    def with_usage(self) -> EndpointCall[tuple[R, dict[str, Any]]]:
+        """Return the same call with the response's ``usage`` beside its result."""
+        parse = self.parse
+        with_usage = lambda response: (parse(response), parse_usage(response))  # noqa: E731
+        return replace(self, parse=with_usage)  # type: ignore[arg-type, return-value]
+
+    def send(self, client: VLLMClient) -> R:
+        """Send the request and parse its response."""
+        return self._parsed(client, client.request(self.cast_to, self._request_options()))
+
+    async def asend(self, client: AsyncVLLMClient) -> R:
+        """Async version of ``send``."""
+        return self._parsed(client, await client.request(self.cast_to, self._request_options()))
+
+    def _request_options(self) -> FinalRequestOptions:
+        """Return the request; the SDK returns the raw response beside what it parses."""
         method = "get" if self.body is None else "post"
         headers = {RAW_RESPONSE_HEADER: "true"}
         return FinalRequestOptions.construct(
-            method=method, url=self.path, json_data=self.body, headers=headers, **self.how
+            method=method, url=self.path, json_data=self.body, headers=headers, **self.options
         )
 
-    def with_usage(self) -> EndpointCall[tuple[R, dict[str, Any]]]:
-        """The same, answering with the reply's ``usage`` beside what it says."""
-        return EndpointCall(
-            self.path,
-            lambda reply, call, response: (self.read(reply, call, response), parse_usage(reply, call, response)),
-            self.body,
-            self.cast_to,
-            self.how,
-        )
-
-    def send(self, client: VLLMClient) -> R:
-        """Send it, and read the reply."""
-        return self.answer(client, client.request(self.cast_to, self.options()))
-
-    async def asend(self, client: AsyncVLLMClient) -> R:
-        """``send``, to await."""
-        return self.answer(client, await client.request(self.cast_to, self.options()))
-
-    def answer(self, client: BaseVLLMClient, raw: LegacyAPIResponse[Any]) -> R:
-        """What the reply says."""
-        response = raw.http_response
-        call = RequestContext(client.address, response.request.url.path)
-        with client.reading(response):
-            reply = raw.parse()
-        if self.cast_to is not str and not isinstance(reply, Mapping):
-            raise invalid_response("The reply is not a JSON object", call=call, response=response)
-        try:
-            return self.read(reply, call, response)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise invalid_response(f"The reply lacks something ({error!r})", call=call, response=response) from None
+    def _parsed(self, client: BaseVLLMClient, raw: LegacyAPIResponse[Any]) -> R:
+        with client.response_errors(raw.http_response):
+            response = raw.parse()
+            if self.cast_to is not str and not isinstance(response, Mapping):
+                raise InvalidResponse("The response is not a JSON object")
+            try:
+                return self.parse(response)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise InvalidResponse(f"A part of the response is missing or malformed ({error!r})") from None
 
 
 def sync_method(plan: Callable[Concatenate[S, P], EndpointCall[R]]) -> Callable[Concatenate[S, P], R]:
-    """The sync method that sends what ``plan`` asks."""
+    """Return the sync method that sends the call of ``plan``."""
 
     @wraps(plan)
     def send(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -108,7 +117,7 @@ def sync_method(plan: Callable[Concatenate[S, P], EndpointCall[R]]) -> Callable[
 def async_method(
     plan: Callable[Concatenate[S, P], EndpointCall[R]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """The coroutine method that sends what ``plan`` asks."""
+    """Return the async method that sends the call of ``plan``."""
 
     @wraps(plan)
     async def send(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -118,59 +127,59 @@ def async_method(
 
 
 def _named(method: F, name: str) -> F:
-    """``method``, called ``name`` in tracebacks and help."""
+    """Name a method for tracebacks and help."""
     method.__name__, method.__qualname__ = name, f"VLLMServer.{name}"
     return method
 
 
-Parser: TypeAlias = Callable[[Any, RequestContext, Any], R]
-
-
-def parse_models(reply: Mapping[str, Any], call: RequestContext, response: Any) -> list[ModelCard]:
-    """The cards of ``/v1/models``."""
-    return [ModelCard(str(c["id"]), _length(c), _text(c, "root"), _text(c, "parent")) for c in reply["data"]]
+def parse_models(response: Mapping[str, Any]) -> list[ModelCard]:
+    """Parse ``/v1/models``."""
+    return [
+        ModelCard(str(card["id"]), _length(card), _text(card, "root"), _text(card, "parent"))
+        for card in response["data"]
+    ]
 
 
 def _length(card: Mapping[str, Any]) -> int | None:
-    """The context length that a card tells; of gateways' cards not all have a number there."""
+    """Return the context length of a card; a gateway's may have none, or something else there."""
     length = card.get("max_model_len")
     return length if isinstance(length, int) and length > 0 else None
 
 
-def _text(card: Mapping[str, Any], field: str) -> str | None:
-    text = card.get(field)
+def _text(card: Mapping[str, Any], name: str) -> str | None:
+    text = card.get(name)
     return text if isinstance(text, str) else None
 
 
-def parse_usage(reply: Mapping[str, Any], call: RequestContext, response: Any) -> dict[str, Any]:
-    """The reply's ``usage``, empty if it has none."""
-    validate_shape({"usage": reply.get("usage")}, call=call, response=response)
-    return dict(reply.get("usage") or {})
+def parse_usage(response: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a response's ``usage``, empty if it has none."""
+    validate_types({"usage": response.get("usage")})
+    return dict(response.get("usage") or {})
 
 
-def parse_text(reply: str, call: RequestContext, response: Any) -> str:
-    """A reply of plain text."""
-    return reply
+def parse_text(response: str) -> str:
+    """Return a response of plain text."""
+    return response
 
 
-def parse_tokens(reply: Mapping[str, Any], call: RequestContext, response: Any) -> Tokens:
-    """The reply of ``/tokenize``."""
-    return Tokens(_list_of(reply["tokens"], int), int(reply["max_model_len"]), reply.get("token_strs"))
+def parse_tokens(response: Mapping[str, Any]) -> Tokens:
+    """Parse ``/tokenize``."""
+    return Tokens(_list_of(response["tokens"], int), int(response["max_model_len"]), response.get("token_strs"))
 
 
 def _list_of(values: Any, kind: type[T]) -> list[T]:
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise ValueError(f"no list of {kind.__name__}: {values!r:.80}")
+        raise ValueError(f"not a list of {kind.__name__}: {values!r:.80}")
     return values
 
 
 def vectors_parser(count: int, dimensions: int | None = None) -> Parser[np.ndarray[Any, Any]]:
-    """Reads ``count`` base64 vectors into one float32 array of shape (count, dimensions)."""
+    """Return a parser of ``count`` base64 vectors, to one float32 array of shape (count, dimensions)."""
 
-    def read(reply: Mapping[str, Any], call: RequestContext, response: Any) -> np.ndarray[Any, Any]:
+    def parse(response: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        items = [item["embedding"] for item in sort_by_index(reply["data"], count, call=call, response=response)]
+        items = [item["embedding"] for item in sort_by_index(response["data"], count)]
         if not all(isinstance(item, str) for item in items):
             block = np.asarray(items, dtype=np.float32)  # a gateway may not pass base64 on; ragged lists raise
         else:
@@ -179,79 +188,76 @@ def vectors_parser(count: int, dimensions: int | None = None) -> Parser[np.ndarr
                 raise ValueError("vectors of different dimensions")
             block = np.frombuffer(b"".join(raw), dtype="<f4").reshape(count, -1)
         if block.ndim != 2 or block.shape[1] == 0 or not np.isfinite(block).all():
-            raise invalid_response("A vector is empty or holds NaN or infinity", call=call, response=response)
+            raise InvalidResponse("A vector is empty or contains NaN or infinity")
         if dimensions and block.shape[1] != dimensions:
-            reason = f"The vectors have {block.shape[1]} dimensions, not the {dimensions} that were asked for"
-            raise invalid_response(reason, call=call, response=response)
+            raise InvalidResponse(f"The vectors have {block.shape[1]} dimensions, not the requested {dimensions}")
         return block
 
-    return read
+    return parse
 
 
 def pooled_parser(count: int) -> Parser[list[np.ndarray[Any, Any]]]:
-    """Reads the pooler's output for ``count`` texts."""
+    """Return a parser of the pooler's output for ``count`` texts."""
 
-    def read(reply: Mapping[str, Any], call: RequestContext, response: Any) -> list[np.ndarray[Any, Any]]:
+    def parse(response: Mapping[str, Any]) -> list[np.ndarray[Any, Any]]:
         import numpy as np
 
-        items = sort_by_index(reply["data"], count, call=call, response=response)
+        items = sort_by_index(response["data"], count)
         arrays = [np.asarray(item["data"], dtype=np.float32) for item in items]
         if not all(array.size and np.isfinite(array).all() for array in arrays):
-            raise invalid_response("An output is empty or holds NaN or infinity", call=call, response=response)
+            raise InvalidResponse("An output is empty or contains NaN or infinity")
         return arrays
 
-    return read
+    return parse
 
 
 def classes_parser(count: int) -> Parser[list[Classified]]:
-    """Reads label and probabilities of ``count`` texts."""
+    """Return a parser of the label and probabilities of ``count`` texts."""
 
-    def read(reply: Mapping[str, Any], call: RequestContext, response: Any) -> list[Classified]:
-        items = sort_by_index(reply["data"], count, call=call, response=response)
-        return [_classified(item, call, response) for item in items]
+    def parse(response: Mapping[str, Any]) -> list[Classified]:
+        return [_classified(item) for item in sort_by_index(response["data"], count)]
 
-    return read
+    return parse
 
 
-def _classified(item: Mapping[str, Any], call: RequestContext, response: Any) -> Classified:
-    label, probs = item.get("label"), [_finite(p, call, response) for p in item["probs"]]
+def _classified(item: Mapping[str, Any]) -> Classified:
+    label, probs = item.get("label"), [_finite(p) for p in item["probs"]]
     if not probs or not isinstance(label, str | None):
-        raise ValueError(f"no class: {item!r:.80}")
+        raise ValueError(f"not a classification: {item!r:.80}")
     return Classified(label, probs)
 
 
 def scores_parser(count: int) -> Parser[list[float]]:
-    """Reads ``count`` scores, in the order of what was sent."""
+    """Return a parser of ``count`` scores, in the order of the request."""
 
-    def read(reply: Mapping[str, Any], call: RequestContext, response: Any) -> list[float]:
-        items = sort_by_index(reply["data"], count, call=call, response=response)
-        return [_finite(item["score"], call, response) for item in items]
+    def parse(response: Mapping[str, Any]) -> list[float]:
+        return [_finite(item["score"]) for item in sort_by_index(response["data"], count)]
 
-    return read
+    return parse
 
 
 def ranking_parser(documents: Sequence[str], top_n: int | None) -> Parser[list[Ranked]]:
-    """Reads a ranking of ``documents``, best first, which must name each document at most once."""
+    """Return a parser of a ranking of ``documents``, best first, which must name each document at most once."""
     expected = min(top_n or len(documents), len(documents))
 
-    def read(reply: Mapping[str, Any], call: RequestContext, response: Any) -> list[Ranked]:
-        results = list(reply["results"])
+    def parse(response: Mapping[str, Any]) -> list[Ranked]:
+        results = list(response["results"])
         indices = [index(result["index"]) for result in results]
         if len(set(indices)) != expected or len(indices) != expected:
-            reason = f"{len(set(indices))} different documents ranked in {len(indices)} results, not {expected}"
-            raise invalid_response(reason, call=call, response=response)
+            raise InvalidResponse(
+                f"The ranking has {len(set(indices))} different documents in {len(indices)} results, not {expected}"
+            )
         if not all(0 <= index < len(documents) for index in indices):
-            reason = f"An index is not of the {len(documents)} documents: {indices[:10]}"
-            raise invalid_response(reason, call=call, response=response)
-        scores = [_finite(result["relevance_score"], call, response) for result in results]
+            raise InvalidResponse(f"An index is out of range for {len(documents)} documents: {indices[:10]}")
+        scores = [_finite(result["relevance_score"]) for result in results]
         ranked = [Ranked(i, score, documents[i]) for i, score in zip(indices, scores, strict=True)]
         return sorted(ranked, key=lambda document: -document.score)
 
-    return read
+    return parse
 
 
-def _finite(value: Any, call: RequestContext, response: Any) -> float:
+def _finite(value: Any) -> float:
     number = float(value) if isinstance(value, int | float) else math.nan
     if not math.isfinite(number):
-        raise invalid_response(f"A score is {value!r}", call=call, response=response)
+        raise InvalidResponse(f"A score is {value!r}")
     return number

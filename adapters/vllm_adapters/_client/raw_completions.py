@@ -1,40 +1,42 @@
-"""Completions, of chats and of texts, as plain dicts, for frameworks that make objects of their own.
+"""Completions as plain dicts, for frameworks that make objects of their own.
 
-Turning a request into the SDK's types and back, and a reply into the SDK's objects and back into dicts, takes
-more CPU than everything else that a client does. What is checked and translated is the same either way.
+Converting a request to the SDK's types and back, and a response to the SDK's objects and back to dicts, takes more
+CPU than everything else a client does. What is checked and translated is the same either way.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from openai import AsyncStream, Stream
+from openai import AsyncOpenAI, AsyncStream, Stream
 from openai._base_client import make_request_options
 from openai._constants import RAW_RESPONSE_HEADER
 from openai._types import not_given
 
-from vllm_adapters.client import AsyncVLLMClient, VLLMClient
+if TYPE_CHECKING:
+    from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 
 
 class RawCompletions:
-    """What ``client.chat.completions`` is to frameworks: ``create``, also ``with_raw_response``; dicts come out.
+    """Drop-in for ``client.chat.completions`` that returns plain dicts: ``create``, also ``with_raw_response``.
 
     Args:
-        client: Of the sync client ``create`` returns a dict or a stream of dicts, of the async one an awaitable.
+        client: With the sync client ``create`` returns a dict or a stream of dicts, with the async one an awaitable.
         raw: Return the SDK's raw response, whose ``parse()`` is the dict or the stream.
-        path: ``"/completions"`` for what ``client.completions`` is.
+        path: ``"/completions"`` for a drop-in for ``client.completions``.
     """
 
     def __init__(
         self, client: VLLMClient | AsyncVLLMClient, *, raw: bool = False, path: str = "/chat/completions"
     ) -> None:
-        self._client = client
+        self._client: Any = client
         self._raw = raw
         self._path = path
+        self._stream_cls: Any = AsyncStream[object] if isinstance(client, AsyncOpenAI) else Stream[object]
 
     @property
     def with_raw_response(self) -> RawCompletions:
-        """The same, returning raw responses, for those who want the headers."""
+        """The same, returning raw responses, for callers who need the headers."""
         return RawCompletions(self._client, raw=True, path=self._path)
 
     def create(
@@ -51,12 +53,11 @@ class RawCompletions:
         options = make_request_options(
             extra_headers=headers, extra_query=extra_query, extra_body=extra_body, timeout=timeout
         )
-        post: Any = self._client.post
-        return post(
+        return self._client.post(
             self._path,
             body=body,
             options=options,
             cast_to=object,
             stream=bool(body.get("stream")),
-            stream_cls=Stream[object] if isinstance(self._client, VLLMClient) else AsyncStream[object],
+            stream_cls=self._stream_cls,
         )

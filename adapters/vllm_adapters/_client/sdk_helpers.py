@@ -1,66 +1,94 @@
-"""The SDK's helpers ``chat.completions.stream`` and ``with_streaming_response``: their errors as ours."""
+"""Errors of the SDK's helpers ``chat.completions.parse`` and ``.stream``, mapped to ours."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import openai
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.resources.chat import AsyncChat, AsyncCompletions, Chat, Completions
+from openai.types.chat import ChatCompletion
 
-from vllm_adapters._compat import http
-from vllm_adapters._response.error_mapping import RequestContext, sdk_parse_errors
+from vllm_adapters._response.structured import truncation_error
+from vllm_adapters.errors import ConstraintNotEnforced, InvalidResponse, VLLMError
 
 
-class RawEventStream(http.SyncByteStream, http.AsyncByteStream):
-    """The bytes of an event stream whose caller reads them as they are, and must see to it that they are whole.
+@contextmanager
+def parse_errors(completion: Callable[[], Any]) -> Iterator[None]:
+    """Map the errors of the SDK's helpers, which make objects of replies, to ours.
 
     Args:
-        stream: The transport's.
-        reading: Turns the transport's errors into ours.
+        completion: Returns the reply, as far as it has arrived.
+
+    Raises:
+        TruncatedOutput: The token limit truncated the reply.
+        FilteredOutput: A content filter did.
+        InvalidResponse: Its choices or tool calls have indices with gaps.
+        ConstraintNotEnforced: It does not fit the class, or a call's arguments do not fit their tool.
     """
+    try:
+        yield
+    except openai.LengthFinishReasonError as error:
+        if isinstance(error, VLLMError):
+            raise
+        fields: Any = error.completion.to_dict()
+        plain = ChatCompletion.construct(**fields)  # pickle cannot find the class of a stream's own
+        partial = _text_of(error.completion)
+        raise cast(VLLMError, truncation_error("length", partial, completion=plain)) from None
+    except openai.ContentFilterFinishReasonError:
+        raise cast(VLLMError, truncation_error("content_filter", _text_of(completion()))) from None
+    except IndexError as error:  # of the SDK's lists
+        raise InvalidResponse(
+            f"The choices or tool calls of the stream do not count from 0 ({error})",
+            hint="Use client.chat.completions.create(..., stream=True), which returns them unchanged",
+        ) from error
+    except ValueError as error:  # Pydantic's is one
+        text = _text_of(completion())
+        raise ConstraintNotEnforced(
+            f"The reply does not fit the requested class: {error}; reply: {text[:200]!r}",
+            hint="A schema cannot express a class's own validators, "
+            "and the arguments of tools fit theirs only where the tool is strict and forced",
+            reply=text,
+            constraint="json",
+        ) from error
 
-    def __init__(self, stream: Any, reading: Callable[[], AbstractContextManager[None]]) -> None:
-        self._stream, self._reading = stream, reading
 
-    def __iter__(self) -> Iterator[bytes]:
-        with self._reading():
-            yield from self._stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with self._reading():
-            async for piece in self._stream:
-                yield piece
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._stream.close()
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._stream.aclose()
+def _text_of(completion: Any) -> str:
+    message = completion.choices[0].message
+    return message.content or (message.tool_calls[-1].function.arguments if message.tool_calls else "")
 
 
 class _State(ChatCompletionStreamState[Any]):
-    """What a stream's events are made of."""
+    """The state of the SDK's stream of events, with our errors."""
 
     def __init__(self, stream: Any) -> None:
-        asked, raw = stream._state, stream._raw_stream
-        super().__init__(input_tools=asked._input_tools, response_format=asked._response_format)
-        self._call: RequestContext = raw._client.call_of(raw._options)
+        state, raw = stream._state, stream._raw_stream
+        super().__init__(input_tools=state._input_tools, response_format=state._response_format)
+        self._raw = raw
 
     def handle_chunk(self, chunk: Any) -> Any:
-        with sdk_parse_errors(lambda: self.current_completion_snapshot, self._call):
+        with self._errors():
             return super().handle_chunk(chunk)
 
     def get_final_completion(self) -> Any:
-        with sdk_parse_errors(lambda: self.current_completion_snapshot, self._call):
+        with self._errors():
             return super().get_final_completion()
 
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with parse_errors(lambda: self.current_completion_snapshot):
+                yield
+        except VLLMError as error:
+            context = self._raw._client.vllm.context(self._raw._options)
+            error.add_context(address=context.address, model=context.model)
+            raise
 
-class _Opening:
+
+class _StreamManager:
     """The SDK's manager of a stream of events, sync or async."""
 
     def __init__(self, manager: Any) -> None:
@@ -87,18 +115,18 @@ class _Completions(Completions):
     if not TYPE_CHECKING:  # the SDK's own signature holds
 
         def stream(self, **request: Any) -> Any:
-            return _Opening(super().stream(**request))
+            return _StreamManager(super().stream(**request))
 
 
 class _AsyncCompletions(AsyncCompletions):
     if not TYPE_CHECKING:
 
         def stream(self, **request: Any) -> Any:
-            return _Opening(super().stream(**request))
+            return _StreamManager(super().stream(**request))
 
 
 class CheckedChat(Chat):
-    """``client.chat`` whose ``completions.stream`` raises errors of ours."""
+    """``client.chat`` whose ``completions.stream`` raises our errors."""
 
     @cached_property
     def completions(self) -> Completions:
@@ -107,7 +135,7 @@ class CheckedChat(Chat):
 
 
 class AsyncCheckedChat(AsyncChat):
-    """``HelpfulChat`` for the async client."""
+    """``CheckedChat`` of the async client."""
 
     @cached_property
     def completions(self) -> AsyncCompletions:

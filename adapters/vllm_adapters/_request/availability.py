@@ -1,4 +1,4 @@
-"""Which vLLM version knows which parameter of which endpoint, as the generated availability.json has it."""
+"""Parameter availability: which vLLM version has which parameter of which endpoint, from availability.json."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from packaging.version import Version
 
-# How other servers and libraries call it -> how vLLM does.
-_FOREIGN = {
+# The name in other servers and libraries -> vLLM's name.
+_FOREIGN_NAMES = {
     "max_new_tokens": "max_tokens",
     "max_output_tokens": "max_tokens",
     "max_length": "max_tokens",
@@ -51,14 +51,14 @@ _FOREIGN = {
     "top_k": "top_n",
     "truncate": "truncate_prompt_tokens",
 }
-# The client's own settings: no endpoint has them.
-_OF_THE_CLIENT = frozenset(
+# Settings of the client. No endpoint has them.
+_CLIENT_SETTINGS = frozenset(
     {"api_base", "api_base_url", "api_key", "base_url", "default_headers", "http_client", "max_retries"}
 )
 
 
 class Availability(NamedTuple):
-    """The vLLM versions that know a parameter; ``last`` is None while the newest still does."""
+    """The first and last vLLM version that have a parameter; ``last`` is ``None`` if the newest has it."""
 
     first: Version
     last: Version | None
@@ -73,28 +73,28 @@ def _table() -> dict[str, Any]:
 
 @cache
 def fields(endpoint: str) -> dict[str, dict[str, Any]]:
-    """The table's rows for an endpoint, or for a parameter that is an object: ``structured_outputs``, ..."""
+    """Return the table's rows for an endpoint, or for a parameter that is an object (``structured_outputs``, ...)."""
     group: dict[str, dict[str, Any]] = _table()["endpoints"]
     return group[endpoint] if endpoint in group else _table()["objects"][endpoint]
 
 
 @cache
 def names(endpoint: str) -> frozenset[str]:
-    """Every name that some version of this endpoint (or object) knows, OpenAI's own and removed ones too."""
+    """Return every name that some version of the endpoint (or object) has, OpenAI's own and removed ones included."""
     return frozenset(fields(endpoint))
 
 
 @cache
 def additions(endpoint: str) -> frozenset[str]:
-    """The names that vLLM adds to what the OpenAI SDK knows."""
+    """Return the names that vLLM adds to those of the OpenAI SDK."""
     return frozenset(name for name, row in fields(endpoint).items() if not row.get("openai"))
 
 
 @cache
-def availability(endpoint: str, name: str) -> Availability | None:
-    """Since when, and until when, vLLM knows a parameter; None if it never did.
+def lookup(endpoint: str, name: str) -> Availability | None:
+    """Return the versions that have a parameter, or ``None`` if none has it.
 
-    The table begins with ``oldest()``: a ``first`` equal to it means that version or any before it.
+    A ``first`` equal to ``oldest()`` means that version or any before it.
     """
     row = fields(endpoint).get(name)
     if row is None:
@@ -104,19 +104,19 @@ def availability(endpoint: str, name: str) -> Availability | None:
 
 @cache
 def newest() -> Version:
-    """The newest vLLM version the table describes."""
+    """Return the newest vLLM version of the table."""
     return Version(_table()["newest"])
 
 
 @cache
 def oldest() -> Version:
-    """The oldest vLLM version the table describes."""
+    """Return the oldest vLLM version of the table."""
     return Version(_table()["oldest"])
 
 
 @cache
 def endpoint_of(path: str) -> str | None:
-    """The endpoint behind a path or URL, with or without ``/v1`` and whatever a proxy puts in front."""
+    """Return the endpoint of a path or URL, with or without ``/v1``, behind any path prefix of a proxy."""
     parts = [part for part in urlsplit(path).path.split("/") if part]
     tails = ("/" + "/".join(parts[start:]) for start in range(len(parts)))
     return next((endpoint for tail in tails if (endpoint := _by_path().get(tail))), None)
@@ -124,7 +124,7 @@ def endpoint_of(path: str) -> str | None:
 
 @cache
 def paths(endpoint: str) -> tuple[str, ...]:
-    """The paths an endpoint answers at."""
+    """Return the paths of an endpoint."""
     return tuple(_table()["paths"][endpoint])
 
 
@@ -136,12 +136,12 @@ def _by_path() -> dict[str, str]:
 
 
 def suggest(endpoint: str, name: str) -> list[str]:
-    """What the user may have meant by a name this endpoint does not know, best first; often nothing."""
-    if name in _OF_THE_CLIENT:
-        return [f"the client's own {name}"]
+    """Return names of the endpoint that are close to ``name``, best first; often none."""
+    if name in _CLIENT_SETTINGS:
+        return [f"the client's {name}"]
     known = names(endpoint)
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", name).lower()
-    found = [_FOREIGN[plain]] if plain in _FOREIGN else []
+    found = [_FOREIGN_NAMES[plain]] if plain in _FOREIGN_NAMES else []
     if plain != name:
         found.append(plain)
     found = [text for text in found if re.split(r"\W", text, maxsplit=1)[0] in known]

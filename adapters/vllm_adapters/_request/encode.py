@@ -1,4 +1,7 @@
-"""What no request can carry, and where in a body it is: the JSON encoder says neither."""
+"""Errors for values that cannot be encoded as JSON, with their place in the body.
+
+The JSON encoder itself names neither the value nor its place.
+"""
 
 from __future__ import annotations
 
@@ -9,59 +12,53 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters.errors import InvalidRequest
 
-_WRITTEN = (bool, int, type(None), datetime, BaseModel)  # by the SDK
+_ENCODED = (bool, int, type(None), datetime, BaseModel)  # by the SDK
 
 
-def encoding_error(body: object, error: Exception, *, call: RequestContext) -> InvalidRequest:
-    """The error for a body that cannot be written as JSON.
+def encoding_error(body: object, error: Exception) -> InvalidRequest:
+    """Return the error for a body that cannot be encoded as JSON.
 
     Args:
         body: The request's body.
-        error: What the encoder said.
-        call: What was asked.
+        error: What the encoder raised.
     """
-    place, (what, hint) = next(_culprits(body, ""), ("The request", (f"cannot be written: {error}", None)))
-    return InvalidRequest(
-        f"{place} {what}",
-        hint=hint,
-        address=call.address,
-        model=call.model,
-        param=place.partition("[")[0].partition(".")[0] if hint else None,
-    )
+    place, (problem, hint) = next(_unencodable(body, ""), ("The request", (f"cannot be encoded: {error}", None)))
+    param = place.partition("[")[0].partition(".")[0] if hint else None
+    return InvalidRequest(f"`{place}` {problem}" if hint else f"{place} {problem}", hint=hint, param=param)
 
 
-def _culprits(value: object, place: str, around: tuple[object, ...] = ()) -> Iterator[tuple[str, tuple[str, str]]]:
-    if any(value is outer for outer in around):
-        yield place, ("holds itself", "Give what has an end")
+def _unencodable(value: object, place: str, parents: tuple[object, ...] = ()) -> Iterator[tuple[str, tuple[str, str]]]:
+    if any(value is parent for parent in parents):
+        yield place, ("contains a circular reference", "Remove the reference to itself")
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _culprits(item, f"{place}.{key}" if place else str(key), (*around, value))
+            yield from _unencodable(item, f"{place}.{key}" if place else str(key), (*parents, value))
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            yield from _culprits(item, f"{place}[{number}]", (*around, value))
-    elif fault := _fault(value):
-        yield place, fault
+            yield from _unencodable(item, f"{place}[{number}]", (*parents, value))
+    elif problem := _problem(value):
+        yield place, problem
 
 
-def _fault(value: Any) -> tuple[str, str] | None:
+def _problem(value: Any) -> tuple[str, str] | None:
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as error:
             return (
-                f"holds {value[error.start]!r} at {error.start}, half of a character, which no request can carry",
-                "A text was cut in the middle of it, or read with errors='surrogateescape': "
-                "text.encode(errors='replace').decode() puts a question mark in its place",
+                f"contains a lone surrogate ({value[error.start]!r} at index {error.start}), "
+                "which cannot be encoded as UTF-8",
+                "Decode the text without errors='surrogateescape' and do not split it inside a character, "
+                "or replace it: text.encode(errors='replace').decode()",
             )
         return None
     if isinstance(value, float):
-        return None if math.isfinite(value) else (f"is {value}, which JSON does not have", "Give a finite number")
-    if isinstance(value, _WRITTEN):
+        return None if math.isfinite(value) else (f"is {value}, which JSON cannot encode", "Pass a finite number")
+    if isinstance(value, _ENCODED):
         return None
     return (
-        f"is of the type {type(value).__name__}, which JSON does not have",
-        "Give text, numbers, booleans, None, lists and dicts",
+        f"is of type {type(value).__name__}, which JSON cannot encode",
+        "Pass str, numbers, bool, None, lists and dicts",
     )

@@ -1,46 +1,49 @@
-"""Server-sent events out of bytes."""
+"""Server-sent events, parsed from bytes."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 _BOM = b"\xef\xbb\xbf"
 
 
 class EventSplitter:
-    """Server-sent events out of bytes that arrive in any pieces: the data of each event."""
+    """Splits bytes that arrive in any pieces into the data of server-sent events.
+
+    Comments, ``event:``, ``id:`` and ``retry:`` lines are dropped: no client of vLLM needs them.
+    """
 
     def __init__(self) -> None:
         self._rest: list[bytes] = []
         self._data: list[bytes] = []
-        self.said_something = True
-        """Whether what was fed last held more than comments, which gateways send to keep a connection open."""
+        self.only_comments = False
+        """Whether the last piece had nothing but comments, which gateways send to keep a connection open."""
 
-    def feed(self, received: bytes) -> Iterator[bytes]:
-        """The data of every event that ``received`` completes."""
-        if b"\n" not in received and b"\r" not in received and not self._holds_return:
-            self._rest.append(received)  # a line of megabytes is put together once, not at each of its pieces
-            self.said_something = not next(filter(None, self._rest), b":").startswith(b":")
-            return
-        text = b"".join([*self._rest, received])
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Return the data of every event that ``piece`` completes."""
+        rest = self._rest
+        if b"\n" not in piece and b"\r" not in piece and not (rest and rest[-1].endswith(b"\r")):
+            rest.append(piece)  # a line of megabytes is joined once, not at each of its pieces
+            self.only_comments = next(filter(None, rest), b":").startswith(b":")
+            return []
+        text = b"".join([*rest, piece]) if rest else piece
         if b"\r" in text:
-            held = b"\r" if text.endswith(b"\r") else b""  # the \n of a \r\n may still be on its way
+            held = b"\r" if text.endswith(b"\r") else b""  # the \n of a \r\n may still be to come
             text = text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
-        *lines, rest = text.split(b"\n")
-        self._rest = [rest]
-        self.said_something = any(line.strip(b"\r")[:1] not in (b"", b":") for line in (*lines, rest))
+        *lines, last = text.split(b"\n")
+        self._rest = [last] if last else []
+        self.only_comments = last[:1] in (b"", b":", b"\r")
+        events = []
         for line in lines:
             if line.startswith(b"data:"):
                 self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-            elif not line and self._data:
-                data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-                self._data = []
-                if data:
-                    yield data
+            elif not line:
+                if self._data:
+                    data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+                    self._data = []
+                    if data:
+                        events.append(data)
+                continue
             elif line.startswith(_BOM + b"data:"):  # gateways on .NET begin with a byte order mark
                 self._data.append(line[8:])
-            # Comments, `event:`, `id:` and `retry:` lines carry nothing that vLLM's clients need.
-
-    @property
-    def _holds_return(self) -> bool:
-        return bool(self._rest) and self._rest[-1].endswith(b"\r")
+            if not line.startswith(b":"):
+                self.only_comments = False
+        return events

@@ -1,6 +1,6 @@
-"""Whole streams or an error; one kind of delta per chunk; chunks made cheaply.
+"""Checked streams: complete or an error, with one kind of delta per chunk.
 
-``ChunkReader`` does all the work on bytes, without I/O; ``WholeStream`` and ``AsyncWholeStream`` feed it.
+``ChunkReader`` does all the work on bytes, without I/O; ``CheckedStream`` and ``AsyncCheckedStream`` feed it.
 """
 
 from __future__ import annotations
@@ -14,94 +14,106 @@ from openai import AsyncStream, Stream
 from pydantic_core import from_json
 
 from vllm_adapters._compat import http
-from vllm_adapters._request.availability import endpoint_of
-from vllm_adapters._response import error_mapping, structured
+from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.sse import EventSplitter
+from vllm_adapters._response.structured import check_constraint, requested_constraint
 from vllm_adapters._response.tool_calls import ToolCallDeltas
-from vllm_adapters._response.validate import expected_choices, validate_shape
-from vllm_adapters.errors import IncompleteStream, ServerTimeout, VLLMError
+from vllm_adapters._response.validate import expected_choices, validate_types
+from vllm_adapters.errors import IncompleteStream, InvalidResponse, ServerTimeout, VLLMError
 
 T = TypeVar("T")
 
 _DONE = b"[DONE]"
-_LAST_EVENTS = {"response.completed", "response.incomplete", "response.failed"}
+_RESPONSES_END = {"response.completed", "response.incomplete", "response.failed"}
+_ENVELOPE = ("id", "object", "created", "model")
+_REASONING = ("reasoning", "reasoning_content")
 
 
 class ChunkReader:
-    """The chunks of one streamed reply, and whether it was whole.
+    """Turns the bytes of one streamed response into chunks, and tells whether it was complete.
 
     Args:
         body: The request's JSON body: how many choices to expect, which constraint to check.
-        call: What was asked, for the texts of errors.
-        idle: Seconds that may pass with nothing but comments; ``None`` for any number.
+        endpoint: ``"chat"``, ``"completions"``, or another name or ``None`` for streams without choices.
+        idle: Seconds that may pass with nothing but comments; ``None`` for no limit.
     """
 
-    def __init__(self, body: Mapping[str, Any], call: RequestContext, *, idle: float | None = None) -> None:
+    def __init__(self, body: Mapping[str, Any], endpoint: str | None, *, idle: float | None = None) -> None:
         self._events = EventSplitter()
         self._idle = idle
         self._silence = 0.0
-        self._waits_since = time.monotonic()
-        self._call = call
-        self._endpoint = endpoint_of(call.path)
-        self._constraint = structured.requested_constraint(body)
+        self._waiting_since = time.monotonic()
+        self._endpoint = endpoint
+        self._constraint = requested_constraint(body)
         self._expected = expected_choices(body)
         self._texts: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
-        self._calls: dict[int, ToolCallDeltas] = {}
+        self._tool_calls: dict[int, ToolCallDeltas] = {}
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
         self.done = False
+        """Whether ``[DONE]`` has arrived."""
+        self.error: VLLMError | None = None
+        """What to raise after the chunks of the last ``feed``."""
 
-    def feed(self, received: bytes, response: http.Response) -> Iterator[dict[str, Any]]:
-        """The chunks that ``received`` completes, as dicts with one kind of delta each.
+    def feed(self, piece: bytes) -> list[dict[str, Any]]:
+        """Return the chunks that ``piece`` completes, as dicts with one kind of delta each.
 
-        Raises:
-            VLLMError: The server sent an error event, or something that is not an event.
-            ConstraintNotEnforced: A choice finished and breaks the constraint that was asked for.
-            ServerTimeout: For the idle limit there have been only comments.
+        An error of an event is kept in ``error``, so that the chunks before it are not lost.
         """
-        waited = time.monotonic() - self._waits_since
-        yield from self._read(received, response)
-        self._mind_silence(waited)
-        self._waits_since = time.monotonic()  # the caller's own time between two pieces is no silence of the server
+        waited = time.monotonic() - self._waiting_since
+        chunks: list[dict[str, Any]] = []
+        try:
+            for data in self._events.feed(piece):
+                if data.startswith(_DONE):
+                    self.done = True
+                    return chunks
+                self._read(data, chunks)
+            if self._events.only_comments:
+                self._check_silence(waited)
+            else:
+                self._silence = 0.0
+        except VLLMError as error:
+            error.partial = error.partial or self.partial
+            self.error = error
+        self._waiting_since = time.monotonic()  # the caller's own time between two pieces is not the server's
+        return chunks
 
-    def _mind_silence(self, waited: float) -> None:
-        self._silence = 0.0 if self._events.said_something else self._silence + waited
+    def _check_silence(self, waited: float) -> None:
+        self._silence += waited
         if self._idle is not None and self._silence > self._idle:
-            silent = http.ReadTimeout("only comments")
-            silent.seconds = self._idle  # type: ignore[attr-defined]
-            raise self.broken(silent)
+            timeout = http.ReadTimeout("only comments")
+            timeout.seconds = self._idle  # type: ignore[attr-defined]
+            raise error_mapping.from_transport(timeout)
 
-    def _read(self, received: bytes, response: http.Response) -> Iterator[dict[str, Any]]:
-        for data in self._events.feed(received):
-            if data.startswith(_DONE):
-                self.done = True
-                return
-            try:
-                event = from_json(data)  # a third of the cost of json's, and no half characters
-            except ValueError as error:
-                raise error_mapping.invalid_response(
-                    f"An event of the stream is not JSON ({error}): {data[:80]!r}", call=self._call, response=response
-                ) from None
-            if not isinstance(event, dict) or event.get("error"):
-                raise self._failed(event, response)
-            if "choices" not in event and self._endpoint not in ("chat", "completions"):
-                self._ended = self._ended or event.get("type") in _LAST_EVENTS
-                yield event
-                continue
-            if not event.get("choices") and (event.get("message") or event.get("detail")):  # an error in another shape
-                raise self._failed(event, response)
-            validate_shape(event, call=self._call, response=response)
-            self._fill(event)
-            chunks = split_chunk(event)
-            for chunk in chunks:
-                for choice in chunk["choices"]:
-                    self._note(choice, response)
-            yield from chunks
+    def _read(self, data: bytes, chunks: list[dict[str, Any]]) -> None:
+        try:
+            event = from_json(data)  # a third of the cost of json's, and it rejects lone surrogates
+        except ValueError as error:
+            raise InvalidResponse(f"An event of the stream is not JSON ({error}): {data[:80]!r}") from None
+        if not isinstance(event, dict) or event.get("error"):
+            raise error_mapping.from_event(event)
+        if "choices" not in event and self._endpoint not in ("chat", "completions"):
+            self._ended = self._ended or event.get("type") in _RESPONSES_END
+            chunks.append(event)
+            return
+        choices = event.get("choices")
+        if not choices:
+            if event.get("message") or event.get("detail"):  # an error in another shape
+                raise error_mapping.from_event(event)
+            event["choices"] = choices = []  # gateways in Go write an empty list as null
+        validate_types(event)
+        if self._endpoint == "chat":
+            event["object"] = "chat.completion.chunk"  # the SDK's helper skips all others
+        split = split_chunk(event, completions=self._endpoint == "completions")
+        for chunk in split:
+            for choice in chunk["choices"]:
+                self._add(choice)
+        chunks += split
 
-    def check_whole(self) -> None:
+    def check_complete(self) -> None:
         """Raise unless every choice has had its finish reason.
 
         Raises:
@@ -109,23 +121,20 @@ class ChunkReader:
         """
         if self._ended or (not self._open and len(self._finished) >= self._expected):
             return
-        raise self.broken(None)
+        raise self.interrupted(None)
 
-    def broken(self, failure: BaseException | None, request: http.Request | None = None) -> VLLMError:
-        """The error for a stream that ended early, by itself or with a transport's ``failure``."""
-        if isinstance(failure, VLLMError):  # named already, for a caller who reads bytes
+    def interrupted(self, failure: BaseException | None) -> VLLMError:
+        """Return the error for a stream that ended early, by itself or with a transport's ``failure``."""
+        if isinstance(failure, VLLMError):  # mapped already, for a caller who reads bytes
             failure = failure.__context__
         if failure is not None and "Timeout" in type(failure).__name__:
-            timeout = error_mapping.from_transport(failure, call=self._call, request=request)
+            timeout = error_mapping.from_transport(failure)
             timeout.partial = self.partial
             return timeout
         reason = "it ended without a finish reason" if failure is None else str(failure) or type(failure).__name__
         return IncompleteStream(
-            f"The stream broke off: {reason}",
-            hint="What had arrived is in .partial; it is not the whole reply",
-            address=self._call.address,
-            model=self._call.model,
-            request=request,
+            f"The stream ended early: {reason}",
+            hint="Read what had arrived from .partial; it is not the whole reply",
             partial=self.partial,
             partials={index: "".join(texts) for index, texts in self._texts.items()},
             partial_reasoning="".join(self._reasoning),
@@ -136,114 +145,101 @@ class ChunkReader:
         """The text of the first choice, as far as it has arrived."""
         return "".join(self._texts[min(self._texts)]) if self._texts else ""
 
-    def _failed(self, event: object, response: http.Response) -> VLLMError:
-        error = error_mapping.from_event(event, call=self._call, response=response)
-        error.partial = self.partial
-        return error
-
-    def _fill(self, event: dict[str, Any]) -> None:
-        """What a chunk may leave out and readers reach for without asking."""
-        event["choices"] = event.get("choices") or []  # gateways in Go write an empty list as null
-        if self._endpoint == "chat":
-            event["object"] = "chat.completion.chunk"  # the SDK's helper skips all others
-        for choice in event["choices"]:
-            choice["index"] = choice.get("index") or 0
-            if self._endpoint == "completions":
-                choice["text"] = choice.get("text") or ""
-            else:
-                choice["delta"] = choice.get("delta") or {}
-
-    def _refuse(self, what: str | None, response: http.Response) -> None:
-        if what is not None:
-            raise error_mapping.invalid_response(f"The stream holds {what}", call=self._call, response=response)
-
-    def _note(self, choice: dict[str, Any], response: http.Response) -> None:
-        index, delta = choice["index"], choice.get("delta")
-        if isinstance(delta, dict):
+    def _add(self, choice: dict[str, Any]) -> None:
+        """Take note of one choice of a chunk, and normalize it."""
+        index = choice["index"]
+        delta = choice.get("delta")
+        if delta is not None:
             if index in self._open:
-                delta.pop("role", None)  # some servers repeat it, and the SDK's helper would add it up
+                delta.pop("role", None)  # some servers repeat it, and the SDK's helper would concatenate it
             text = delta.get("content")
-            if calls := delta.get("tool_calls"):
-                own = self._calls.setdefault(index, ToolCallDeltas())
-                for call in calls:
-                    self._refuse(own.settle(call), response)
-            if thought := delta.get("reasoning"):
-                self._reasoning.append(thought)
+            if reasoning := delta.get("reasoning"):
+                self._reasoning.append(reasoning)
+            elif tool_calls := delta.get("tool_calls"):
+                deltas = self._tool_calls.setdefault(index, ToolCallDeltas())
+                for call in tool_calls:
+                    if problem := deltas.normalize(call):
+                        raise InvalidResponse(f"The stream has {problem}")
         else:
             text = choice.get("text")
-        if choice.get("message"):
-            self._refuse("a whole message, not a piece of one", response)
         if text:
             self._texts.setdefault(index, []).append(text)
-        if reason := choice.get("finish_reason"):
-            if index in self._finished:
-                choice["finish_reason"] = None  # said once more by a gateway; frameworks would add the two up
-            self._open.discard(index)
-            self._finished.add(index)
-            more = len(self._open) + len(self._finished) > self._expected
-            self._refuse(f"more choices than the {self._expected} asked for" if more else None, response)
-            error_mapping.raise_if_aborted(
-                reason, "".join(self._texts.get(index, [])), call=self._call, response=response
-            )
-            if self._constraint is not None and index not in self._calls:
-                structured.check_constraint(
-                    self._constraint,
-                    "".join(self._texts.get(index, [])),
-                    finish_reason=reason,
-                    stop_reason=choice.get("stop_reason"),
-                    call=self._call,
-                )
+        if choice.get("finish_reason") or choice.get("message"):
+            self._finish(index, choice)
         elif index not in self._finished:
             self._open.add(index)
 
+    def _finish(self, index: int, choice: dict[str, Any]) -> None:
+        if choice.get("message"):
+            raise InvalidResponse("The stream has a whole message instead of a delta")
+        reason = choice["finish_reason"]
+        if index in self._finished:
+            choice["finish_reason"] = None  # repeated by a gateway; frameworks would concatenate the two
+        self._open.discard(index)
+        self._finished.add(index)
+        if len(self._open) + len(self._finished) > self._expected:
+            raise InvalidResponse(f"The stream has more choices than the requested {self._expected}")
+        text = "".join(self._texts.get(index, []))
+        error_mapping.raise_if_aborted(reason, text)
+        if self._constraint is not None and index not in self._tool_calls:
+            check_constraint(self._constraint, text, finish_reason=reason, stop_reason=choice.get("stop_reason"))
 
-def split_chunk(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+
+def split_chunk(chunk: dict[str, Any], *, completions: bool = False) -> list[dict[str, Any]]:
     """Split a chunk into chunks of one choice and one kind of delta each, in order; nothing is lost or doubled.
 
-    Reasoning is named ``reasoning``, whatever the server's version calls it (``reasoning_content`` stays
-    beside it). The finish reason, usage and all other fields stay on the last piece, the role on the first.
+    Fields that readers expect are filled in. Reasoning is named ``reasoning``, whatever the server's version calls
+    it (``reasoning_content`` stays beside it). The finish reason, usage and all other fields stay on the last part,
+    the role on the first.
+
+    Args:
+        chunk: A chunk of a chat completion or completion; it is changed.
+        completions: Whether it is of ``/v1/completions``.
     """
-    choices = chunk["choices"] or []
-    pieces: list[dict[str, Any]] = []
-    for choice in choices:
-        delta = choice.get("delta")
-        if not isinstance(delta, dict):
-            pieces.append(choice)
+    parts: list[dict[str, Any]] = []
+    for choice in chunk["choices"]:
+        choice["index"] = choice.get("index") or 0
+        if completions:
+            choice["text"] = choice.get("text") or ""
+            parts.append(choice)
             continue
+        delta = choice["delta"] = choice.get("delta") or {}
         if "reasoning_content" in delta and not delta.get("reasoning"):
             delta["reasoning"] = delta["reasoning_content"]
-        calls = delta.get("tool_calls") or []
-        if bool(delta.get("reasoning")) + bool(delta.get("content")) + len(calls) <= 1:
-            pieces.append(choice)
+        tool_calls = delta.get("tool_calls") or ()
+        if bool(delta.get("reasoning")) + bool(delta.get("content")) + len(tool_calls) <= 1:
+            parts.append(choice)
         else:
-            pieces.extend(_split_choice(choice, delta, calls))
-    if len(pieces) <= 1:
+            parts.extend(_split_choice(choice, delta, tool_calls))
+    if len(parts) <= 1:
         return [chunk]
-    envelope = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
-    chunks = [{**envelope, "choices": [piece]} for piece in pieces]
-    chunks[-1] = {**chunk, "choices": [pieces[-1]]}
+    envelope = {key: chunk[key] for key in _ENVELOPE if key in chunk}
+    chunks = [{**envelope, "choices": [part]} for part in parts]
+    chunks[-1] = {**chunk, "choices": [parts[-1]]}
     return chunks
 
 
-def _split_choice(choice: dict[str, Any], delta: dict[str, Any], calls: list[Any]) -> Iterator[dict[str, Any]]:
+def _split_choice(choice: dict[str, Any], delta: dict[str, Any], tool_calls: Any) -> Iterator[dict[str, Any]]:
     deltas: list[dict[str, Any]] = []
     if delta.get("reasoning"):
-        names = ("reasoning", "reasoning_content")
-        deltas.append({name: delta[name] for name in names if name in delta})
+        deltas.append({name: delta[name] for name in _REASONING if name in delta})
     if delta.get("content"):
         deltas.append({"content": delta["content"]})
-    deltas.extend({"tool_calls": [call]} for call in calls)
-    rest = {k: v for k, v in delta.items() if k not in ("reasoning", "reasoning_content", "content", "tool_calls")}
+    deltas.extend({"tool_calls": [call]} for call in tool_calls)
+    rest = {k: v for k, v in delta.items() if k not in (*_REASONING, "content", "tool_calls")}
     if "role" in rest:
         deltas[0]["role"] = rest.pop("role")
     deltas[-1].update(rest)
-    for piece in deltas[:-1]:
-        yield {"index": choice.get("index", 0), "delta": piece, "finish_reason": None, "logprobs": None}
+    for part in deltas[:-1]:
+        yield {"index": choice["index"], "delta": part, "finish_reason": None, "logprobs": None}
     yield {**choice, "delta": deltas[-1]}
 
 
-class _Reading(Generic[T]):
-    """What both streams share: everything but the ``await``."""
+_TRANSPORT_ERRORS = (http.RequestError, http.StreamError, openai.APIConnectionError)
+
+
+class _Checked(Generic[T]):
+    """What the sync and the async stream share."""
 
     response: http.Response
     _client: Any
@@ -252,38 +248,40 @@ class _Reading(Generic[T]):
 
     def _reader(self) -> ChunkReader:
         body = self._options.json_data if self._options is not None else None
-        limit = getattr(self._options, "timeout", None)
-        idle = getattr(limit, "read", None)
-        return ChunkReader(body if isinstance(body, dict) else {}, self._client.call_of(self._options), idle=idle)
+        idle = getattr(getattr(self._options, "timeout", None), "read", None)
+        endpoint = self._client.vllm.context(self._options).endpoint
+        return ChunkReader(body if isinstance(body, dict) else {}, endpoint, idle=idle)
 
-    def _chunks(self, reader: ChunkReader, received: bytes) -> Iterator[T]:
-        for chunk in reader.feed(received, self.response):
-            yield self._client._process_response_data(data=chunk, cast_to=self._cast_to, response=self.response)
-
-
-class _Left(Iterator[Any], AsyncIterator[Any]):
-    """What is left of a stream that was left before its end: not nothing, which would look like its end."""
-
-    def __init__(self, stream: _Reading[Any]) -> None:
-        self._stream = stream
-
-    def __next__(self) -> Any:
-        raise IncompleteStream(
-            "The stream was left before its end, and that has closed it",
-            hint="To look at the first chunk and go on, keep the iterator: chunks = iter(stream), or use next(stream)",
-            address=self._stream._client.address,
-            request=self._stream.response.request,
+    def _convert(self, chunk: dict[str, Any]) -> T:
+        """Return the chunk as the SDK's object; frameworks take the dict."""
+        if self._cast_to is object:
+            return chunk  # type: ignore[return-value]
+        return self._client._process_response_data(  # type: ignore[no-any-return]
+            data=chunk, cast_to=self._cast_to, response=self.response
         )
 
-    async def __anext__(self) -> Any:
-        self.__next__()
+    def _error(self, failure: Exception, reader: ChunkReader) -> VLLMError:
+        """Return the error to raise for ``failure``, with the request it belongs to."""
+        if isinstance(failure, IncompleteStream):
+            error: VLLMError = failure
+        elif isinstance(failure, ServerTimeout):
+            failure.partial = reader.partial
+            error = failure
+        elif isinstance(failure, _TRANSPORT_ERRORS):
+            error = reader.interrupted(failure)
+        else:
+            error = failure  # type: ignore[assignment]
+        context: RequestContext = self._client.vllm.context(self._options)
+        known = {"request": self.response.request} if isinstance(error, _LOST) else {"response": self.response}
+        return error.add_context(address=context.address, model=context.model, **known)
 
 
-_TRANSPORT_FAILURES = (http.RequestError, http.StreamError, openai.APIConnectionError)
+_LOST = (IncompleteStream, ServerTimeout)
+"""Errors of the connection: the response's status would say nothing of them."""
 
 
-class CheckedStream(_Reading[T], Stream[T]):
-    """The SDK's stream, complete or in error; leaving the loop early closes the connection.
+class CheckedStream(_Checked[T], Stream[T]):
+    """The SDK's stream, complete or an error. Closing or dropping it closes the connection.
 
     >>> from vllm_adapters import VLLMClient
     >>> with VLLMClient() as client:  # vllm serve MODEL
@@ -294,67 +292,46 @@ class CheckedStream(_Reading[T], Stream[T]):
 
     Raises:
         IncompleteStream: It ended before every choice had its finish reason.
-        ServerFailed: The server gave the reply up (finish reason ``abort`` or ``error``).
+        ServerFailed: The server aborted the reply (finish reason ``abort`` or ``error``).
         VLLMError: The server sent an error event, or a time limit passed.
     """
 
     def __stream__(self) -> Iterator[T]:
-        """The chunks, read to the end of the reply."""
+        """Yield the chunks to the end of the reply."""
         reader = self._reader()
         try:
-            for received in self.response.iter_bytes():
-                yield from self._chunks(reader, received)
+            for piece in self.response.iter_bytes():
+                for chunk in reader.feed(piece):
+                    yield self._convert(chunk)
+                if reader.error is not None:
+                    raise reader.error
                 if reader.done:
                     break
-            reader.check_whole()
-        except IncompleteStream:
-            raise
-        except ServerTimeout as timeout:
-            timeout.partial = reader.partial
-            raise
-        except _TRANSPORT_FAILURES as failure:
-            raise reader.broken(failure, self.response.request) from failure
+            reader.check_complete()
+        except (VLLMError, *_TRANSPORT_ERRORS) as failure:
+            error = self._error(failure, reader)
+            raise error from (failure.__cause__ if error is failure else failure)
         finally:
             self.response.close()
 
-    def __iter__(self) -> Iterator[T]:
-        chunks, self._iterator = self._iterator, _Left(self)
-        try:
-            yield from chunks
-            self._iterator = chunks
-        finally:
-            # Without this, `break` would leave vLLM generating until the stream object is collected.
-            self.close()
 
-
-class AsyncCheckedStream(_Reading[T], AsyncStream[T]):
-    """``WholeStream`` for the async client: the same promises."""
+class AsyncCheckedStream(_Checked[T], AsyncStream[T]):
+    """``CheckedStream`` of the async client."""
 
     async def __stream__(self) -> AsyncIterator[T]:
-        """The chunks, read to the end of the reply."""
+        """Yield the chunks to the end of the reply."""
         reader = self._reader()
         try:
-            async for received in self.response.aiter_bytes():
-                for chunk in self._chunks(reader, received):
-                    yield chunk
+            async for piece in self.response.aiter_bytes():
+                for chunk in reader.feed(piece):
+                    yield self._convert(chunk)
+                if reader.error is not None:
+                    raise reader.error
                 if reader.done:
                     break
-            reader.check_whole()
-        except IncompleteStream:
-            raise
-        except ServerTimeout as timeout:
-            timeout.partial = reader.partial
-            raise
-        except _TRANSPORT_FAILURES as failure:
-            raise reader.broken(failure, self.response.request) from failure
+            reader.check_complete()
+        except (VLLMError, *_TRANSPORT_ERRORS) as failure:
+            error = self._error(failure, reader)
+            raise error from (failure.__cause__ if error is failure else failure)
         finally:
             await self.response.aclose()
-
-    async def __aiter__(self) -> AsyncIterator[T]:
-        chunks, self._iterator = self._iterator, _Left(self)
-        try:
-            async for chunk in chunks:
-                yield chunk
-            self._iterator = chunks
-        finally:
-            await self.close()

@@ -1,7 +1,7 @@
-"""Did the reply keep to the JSON schema, regex or choice that was asked for?
+"""Check that a reply has the form that was requested: a constraint, or a forced tool call.
 
-Real servers ignore constraints with a 200: 0.14.1 with a reasoning parser whose end of thinking never comes,
-0.32 on ``/v1/completions`` of such a server, any version for a field it does not know.
+Real servers ignore both with a 200: 0.14.1 constraints with a reasoning parser that never sees the end of
+reasoning, 0.32 constraints on ``/v1/completions`` of such a server, 0.14 to 0.29 forced tool calls.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from typing import Any
 from jsonschema.exceptions import best_match
 from jsonschema.validators import validator_for
 
-from vllm_adapters._response.error_mapping import RequestContext
-from vllm_adapters.errors import ConstraintNotEnforced
+from vllm_adapters.errors import ConstraintNotEnforced, FilteredOutput, TruncatedOutput
 
-log = logging.getLogger("vllm_adapters")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """One thing a request asked of the reply's form.
+    """A constraint on the text of a reply.
 
     Args:
         kind: ``"json"``, ``"json_object"``, ``"regex"`` or ``"choice"``.
@@ -34,29 +33,29 @@ class Constraint:
     kind: str
     value: Any = None
 
-    def broken_by(self, reply: str) -> str | None:
-        """Why ``reply`` breaks this, in a few words; ``None`` when it keeps to it."""
+    def violation(self, reply: str) -> str | None:
+        """Return how ``reply`` violates the constraint, or ``None`` if it does not."""
         if self.kind == "choice":
             # Whitespace around the reply is the chat template's, not the model's choice.
             return None if {reply, reply.strip()} & {str(c) for c in self.value} else "it is none of the choices"
         if self.kind == "regex":
-            return self._regex_broken_by(reply)
+            return self._regex_violation(reply)
         try:
             found = json.loads(reply)
-        except (ValueError, RecursionError) as error:  # models that go in circles open brackets without end
+        except (ValueError, RecursionError) as error:  # models that repeat themselves open brackets without end
             return f"it is not JSON ({error})"
-        return self._schema_broken_by(found) if self.kind == "json" else None
+        return self._schema_violation(found) if self.kind == "json" else None
 
-    def _regex_broken_by(self, reply: str) -> str | None:
+    def _regex_violation(self, reply: str) -> str | None:
         try:
             pattern = re.compile(self.value)
         except re.error as error:
-            # vLLM's engines know syntax that Python does not, such as \p{L}.
-            log.warning("The regex cannot be checked here (%s): the reply is passed on unchecked", error)
+            # vLLM's engines have syntax that Python lacks, such as \p{L}.
+            log.warning("The regex cannot be checked here (%s); the reply is passed on unchecked", error)
             return None
         return None if any(pattern.fullmatch(text) for text in (reply, reply.strip())) else "it does not match"
 
-    def _schema_broken_by(self, found: Any) -> str | None:
+    def _schema_violation(self, found: Any) -> str | None:
         schema = json.loads(self.value) if isinstance(self.value, str) else self.value
         validator = validator_for(schema)(schema)
         error = best_match(validator.iter_errors(found))
@@ -64,19 +63,19 @@ class Constraint:
 
 
 def requested_constraint(body: Mapping[str, Any]) -> Constraint | None:
-    """The constraint a request body carries, in any of vLLM's dialects; ``None`` if it cannot be checked."""
+    """Return the constraint in a request body, under any version's names; ``None`` if it cannot be checked."""
     if body.get("echo") or body.get("continue_final_message"):
-        return None  # the reply holds or continues text that the constraint did not govern
-    shape = body.get("response_format")
-    if isinstance(shape, Mapping):
-        if shape.get("type") == "json_object":
+        return None  # the reply contains or continues text that the constraint does not govern
+    form = body.get("response_format")
+    if isinstance(form, Mapping):
+        if form.get("type") == "json_object":
             return Constraint("json_object")
-        schema = (shape.get("json_schema") or {}).get("schema")
-        if shape.get("type") == "json_schema" and schema is not None:
+        schema = (form.get("json_schema") or {}).get("schema")
+        if form.get("type") == "json_schema" and schema is not None:
             return Constraint("json", schema)
-    asked = body.get("structured_outputs") or {}
+    outputs = body.get("structured_outputs") or {}
     for kind in ("json", "regex", "choice", "json_object"):
-        value = asked.get(kind) if isinstance(asked, Mapping) else None
+        value = outputs.get(kind) if isinstance(outputs, Mapping) else None
         value = value if value is not None else body.get(f"guided_{kind}")
         if value:
             return Constraint(kind, value)
@@ -84,41 +83,82 @@ def requested_constraint(body: Mapping[str, Any]) -> Constraint | None:
 
 
 def check_constraint(
-    constraint: Constraint | None, reply: str, *, finish_reason: str | None, stop_reason: Any, call: RequestContext
+    constraint: Constraint | None, reply: str, *, finish_reason: str | None, stop_reason: Any = None
 ) -> None:
-    """Raise if a finished reply breaks ``constraint``.
+    """Raise if a finished reply violates ``constraint``.
 
     Args:
-        constraint: What was asked for; nothing to check if ``None``.
+        constraint: The requested constraint; ``None`` for none.
         reply: The reply's text.
-        finish_reason: Only replies that ended by themselves (``"stop"``) are judged.
+        finish_reason: Only replies that ended by themselves (``"stop"``) are checked.
         stop_reason: The stop string or token that ended it, if one did.
-        call: What was asked, for the text of the error.
 
     Raises:
-        ConstraintNotEnforced: The reply breaks it.
+        ConstraintNotEnforced: It does.
     """
     if constraint is None or finish_reason != "stop":
         return
-    broken = constraint.broken_by(reply)
-    if broken is None:
+    violation = constraint.violation(reply)
+    if violation is None:
         return
     if stop_reason is not None:
-        cause = f"The stop {stop_reason!r} cut it"
-    elif constraint.kind == "json" and not broken.startswith("it is not JSON"):
+        cause = f"The stop {stop_reason!r} ended it early: remove it"
+    elif constraint.kind == "json" and not violation.startswith("it is not JSON"):
         cause = "The server's structured-output backend may not enforce this keyword of the schema"
     else:
         cause = (
             "The server ignored the constraint. vLLM does so when its reasoning parser never sees the end of "
-            "thinking: on /v1/completions (use chat), with enable_thinking=False in some versions, or with a "
+            "reasoning: on /v1/completions (use chat), with enable_thinking=False in some versions, or with a "
             "--reasoning-parser that does not fit the model"
         )
-    shown = reply if len(reply) <= 200 else reply[:200] + "..."
     raise ConstraintNotEnforced(
-        f"The reply breaks the {constraint.kind} constraint that was asked for: {broken}; reply: {shown!r}",
+        f"The reply violates the requested {constraint.kind} constraint: {violation}; reply: {_shortened(reply)!r}",
         hint=cause,
-        address=call.address,
-        model=call.model,
         reply=reply,
         constraint=constraint.kind,
     )
+
+
+def missing_tool_call(name: str, reply: str) -> ConstraintNotEnforced:
+    """Return the error for a reply without the tool call that was forced.
+
+    Args:
+        name: The tool's name.
+        reply: The reply's text, or its arguments.
+    """
+    return ConstraintNotEnforced(
+        f"The reply does not call the forced tool `{name}`: {_shortened(reply)!r}",
+        hint="Check --tool-call-parser, or request a JSON schema, which needs no tool parser",
+        reply=reply,
+        constraint="tool_choice",
+    )
+
+
+_TRUNCATIONS: dict[str, tuple[type[TruncatedOutput | FilteredOutput], str, str]] = {
+    "length": (TruncatedOutput, "The token limit", "Raise max_tokens, or leave it out"),
+    "repetition": (TruncatedOutput, "repetition_detection", "The model repeated itself: set a repetition_penalty"),
+    "content_filter": (FilteredOutput, "A content filter", "vLLM has none: configure the gateway in front of it"),
+}
+
+
+def truncation_error(
+    finish_reason: object, partial: str, *, completion: Any = None
+) -> TruncatedOutput | FilteredOutput | None:
+    """Return the error for a requested object whose end is missing, or ``None`` if it ended by itself.
+
+    A truncated object may parse as a complete one, with a shorter path or a smaller number than the model was
+    about to write.
+
+    Args:
+        finish_reason: The choice's.
+        partial: The text, as far as it was generated.
+        completion: The SDK's object, for its own error class.
+    """
+    if finish_reason not in _TRUNCATIONS:
+        return None
+    error, cause, hint = _TRUNCATIONS[str(finish_reason)]
+    return error(f"{cause} truncated the requested object", hint=hint, partial=partial, completion=completion)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "..."

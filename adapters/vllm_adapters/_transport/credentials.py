@@ -1,4 +1,4 @@
-"""What goes into the headers of requests: clean, or refused without being shown."""
+"""Base URL, API key and headers: normalized, redacted in every representation, or rejected without being shown."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from pydantic import SecretStr
 from vllm_adapters._compat import http
 from vllm_adapters.errors import AuthenticationFailed, InvalidRequest, WrongAddress
 
+DEFAULT_BASE_URL = "http://localhost:8000/v1"
+
 PLACEHOLDER_KEY = "EMPTY"
-"""Sent when no key is given, as vLLM's own documentation does; servers without --api-key ignore it."""
+"""Sent when no key is given, as in vLLM's own documentation; servers without --api-key ignore it."""
+
+_HINT = "Check that it is the right file, in full, and nothing else"
 
 
 class RedactedStr(str):
-    """A text that is not shown by ``repr``, nor by the ``repr`` of what holds it; the SDK logs such of headers."""
+    """A str whose ``repr`` is redacted, so that credentials stay secret in logs and in the ``repr`` of containers."""
 
     __slots__ = ()
 
@@ -24,56 +28,52 @@ class RedactedStr(str):
         return "'**********'"
 
 
-_HINT = "Is it the right file, in full, and nothing else?"
-
-
 def normalize_api_key(api_key: str | SecretStr | None) -> RedactedStr:
-    """The key to send: the one given, else ``VLLM_API_KEY``, else a placeholder. ``OPENAI_API_KEY`` is not read.
+    """Return the API key to send: the one given, else ``VLLM_API_KEY``, else a placeholder.
+
+    ``OPENAI_API_KEY`` is not read.
 
     Raises:
-        AuthenticationFailed: It has white space in it, or characters that no HTTP header can carry; not shown.
+        AuthenticationFailed: It contains whitespace, or characters that an HTTP header cannot contain.
     """
     key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
     key = (key or os.environ.get("VLLM_API_KEY") or PLACEHOLDER_KEY).strip()  # keys read from files end in a newline
     if not key.isascii() or not key.isprintable() or " " in key:
         raise AuthenticationFailed(
-            "The API key has white space in it, or characters that no HTTP header can carry", hint=_HINT
+            "The API key contains whitespace, or characters that an HTTP header cannot contain", hint=_HINT
         )
     return RedactedStr(key)
 
 
 def normalize_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The headers to send, without white space around their values, which the transport's error would show.
+    """Return the headers to send, without whitespace around their values, which the transport's error would show.
 
     Raises:
-        InvalidRequest: A value has characters that no HTTP header can carry; not shown.
-        TypeError: They are no mapping; not shown.
+        InvalidRequest: A value contains characters that an HTTP header cannot contain.
+        TypeError: They are not a mapping.
     """
     if not isinstance(headers, Mapping | None):
-        raise TypeError(f"headers map names to texts, and are no {type(headers).__name__}")
-    clean = {
+        raise TypeError(f"headers must be a mapping of str to str, not {type(headers).__name__}")
+    normalized = {
         name: RedactedStr(value.strip()) if isinstance(value, str) else value for name, value in (headers or {}).items()
     }
-    for name, value in clean.items():
+    for name, value in normalized.items():
         if isinstance(value, str) and not (value.isascii() and value.isprintable()):
             raise InvalidRequest(
-                f"The value of the header {name!r} has characters that no HTTP header can carry", hint=_HINT
+                f"The value of header {name!r} contains characters that an HTTP header cannot contain", hint=_HINT
             )
-    return clean
-
-
-DEFAULT_BASE_URL = "http://localhost:8000/v1"
+    return normalized
 
 
 def normalize_base_url(base_url: object | None) -> str:
-    """The server's base URL, ending in ``/v1``, from any of the forms people write.
+    """Return the server's base URL, ending in ``/v1``, from any form of it.
 
     Args:
         base_url: ``http://host:8000``, ``http://host:8000/v1``, with or without a slash; ``None`` reads
             ``VLLM_BASE_URL`` and falls back to ``http://localhost:8000/v1``.
 
     Raises:
-        WrongAddress: It has no scheme or host, or holds a user name or password.
+        WrongAddress: It has no scheme or host, or contains a user name or password.
     """
     text = str(base_url or os.environ.get("VLLM_BASE_URL") or DEFAULT_BASE_URL).strip()
     try:
@@ -82,13 +82,13 @@ def normalize_base_url(base_url: object | None) -> str:
         url = http.URL()
     if url.userinfo:
         raise WrongAddress(
-            "base_url holds a user name or password, which URLs in logs would show",
-            hint="Give the key as api_key, or a header in default_headers",
+            "base_url contains a user name or password, which URLs in logs would show",
+            hint="Pass the key as api_key, or a header in default_headers",
             address=f"{url.scheme}://{url.host}",
         )
     if url.scheme not in ("http", "https") or not url.host:
         shown = text.rpartition("@")[2]  # before it there may be a password
-        raise WrongAddress(f"{shown!r} is not a server's address", hint="It looks like http://host:8000/v1")
+        raise WrongAddress(f"{shown!r} is not a valid server address", hint="Pass a URL like http://host:8000/v1")
     path = url.path.rstrip("/")
     while path.endswith("/v1/v1"):
         path = path.removesuffix("/v1")

@@ -1,42 +1,57 @@
-"""How requests travel: time limits and redirects.
+"""HTTP clients with total time limits, and without redirects to another origin.
 
-The HTTP clients here are the SDK's own default clients, given our rules.
+They are the SDK's own default clients with our rules.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+import anyio
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from vllm_adapters._compat import http, httpcore
 from vllm_adapters._response import error_mapping
-from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters.timeouts import Timeouts
+
+_MAX_REDIRECTS = 5
+
+
+class TotalTimeout(Exception):
+    """The total time limit of a call expired."""
+
+    def __init__(self, seconds: float | None) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a call must be over, and what to say when it is not."""
+    """When a call must be over.
+
+    Args:
+        limits: The call's time limits.
+        at: ``time.monotonic()`` at its end; ``None`` for no limit.
+    """
 
     limits: Timeouts
-    call: RequestContext
     at: float | None
 
     @classmethod
-    def start(cls, limits: Timeouts, call: RequestContext, around: Deadline | None = None) -> Deadline:
-        """A deadline that begins now, and is over no later than one ``around`` it."""
+    def start(cls, limits: Timeouts, outer: Deadline | None = None) -> Deadline:
+        """Return a deadline that starts now, and ends no later than ``outer``."""
         at = None if limits.total is None else time.monotonic() + limits.total
-        if around is not None and around.at is not None and (at is None or around.at < at):
-            return cls(replace(limits, total=around.limits.total), call, around.at)
-        return cls(limits, call, at)
+        if outer is not None and outer.at is not None and (at is None or outer.at < at):
+            return cls(replace(limits, total=outer.limits.total), outer.at)
+        return cls(limits, at)
 
     def left(self) -> float | None:
-        """Seconds left, or ``None`` without a limit.
+        """Return the seconds left, or ``None`` without a limit.
 
         Raises:
             ServerTimeout: None are left.
@@ -45,133 +60,190 @@ class Deadline:
             return None
         left = self.at - time.monotonic()
         if left <= 0:
-            self.blame(None, None)
+            self.expire()
         return left
 
-    def blame(self, failure: Exception | None, request: http.Request | None) -> NoReturn:
-        """Raise ``failure`` with the limit that passed, in seconds; or the total limit, if that is what passed.
+    def expire(self, cause: Exception | None = None, request: http.Request | None = None) -> NoReturn:
+        """Raise for the total limit.
 
         Raises:
-            ServerTimeout: The total limit passed. (The SDK does not retry this one.)
+            ServerTimeout: Always. The SDK does not retry it.
         """
-        if failure is None or (self.at is not None and time.monotonic() >= self.at):
-            total = TotalTimeout()
-            total.seconds = self.limits.total
-            raise error_mapping.from_transport(total, call=self.call, request=request) from failure
-        limit = self.limits.connect if "Connect" in type(failure).__name__ else self.limits.idle
-        failure.seconds = limit  # type: ignore[attr-defined]
-        raise failure
+        raise error_mapping.from_transport(TotalTimeout(self.limits.total), request) from cause
 
+    def reraise(self, timeout: http.TimeoutException, request: http.Request) -> NoReturn:
+        """Raise the transport's timeout with its limit in seconds, or the total limit if that expired.
 
-class TotalTimeout(Exception):
-    """The total time limit of a call passed."""
-
-    seconds: float | None = None
+        Raises:
+            ServerTimeout: The total limit expired.
+        """
+        if self.at is not None and time.monotonic() >= self.at:
+            self.expire(timeout, request)
+        limit = self.limits.connect if "Connect" in type(timeout).__name__ else self.limits.idle
+        timeout.seconds = limit  # type: ignore[attr-defined]
+        raise timeout
 
 
 DEADLINE: ContextVar[Deadline | None] = ContextVar("vllm_adapters_deadline", default=None)
 """The deadline of the call that is being sent."""
 
 
-class _TimedStream(http.SyncByteStream):
-    def __init__(self, stream: Any, deadline: Deadline, request: http.Request) -> None:
+class _Limit(float):
+    """A limit in seconds for one read or write, which ends no later than the call.
+
+    The transport hands its limits unchanged to each read and write of a connection, which learns of the call's
+    deadline in this way.
+    """
+
+    deadline: Deadline
+
+    @classmethod
+    def until(cls, deadline: Deadline, seconds: float) -> _Limit:
+        limit = cls(seconds)
+        limit.deadline = deadline
+        return limit
+
+
+def _shortened(timeout: float | None) -> float | None:
+    """Return ``timeout``, or what is left of the call if that is less."""
+    if not isinstance(timeout, _Limit):
+        return timeout
+    left = timeout.deadline.left()
+    return timeout if left is None else min(timeout, left)
+
+
+def _shorten_option(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "timeout": _shortened(options.get("timeout"))}
+
+
+class ReplyStream(http.SyncByteStream, http.AsyncByteStream):
+    """The bytes of a response: held to the call's deadline, and reported to whoever must know of their end.
+
+    Args:
+        stream: The transport's, sync or async.
+        deadline: The call's.
+        request: The request, for errors.
+        on_close: Called once when the stream is closed. It may return a transport that must be closed as well.
+        map_errors: A context in which the bytes are read, to map the transport's errors.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        *,
+        deadline: Deadline | None = None,
+        request: http.Request | None = None,
+        on_close: Callable[[], Any] | None = None,
+        map_errors: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> None:
         self._stream, self._deadline, self._request = stream, deadline, request
+        self._on_close, self._map_errors = on_close, map_errors
 
     def __iter__(self) -> Iterator[bytes]:
-        pieces = iter(self._stream)
-        try:
-            while (piece := self._next(pieces)) is not None:
-                self._deadline.left()
-                yield piece
-        except http.TimeoutException as failure:
-            self._deadline.blame(failure, self._request)
+        return iter(self._stream) if self._is_passive else self._pieces()
 
-    def _next(self, pieces: Iterator[bytes]) -> bytes | None:
-        token = DEADLINE.set(self._deadline)  # the call is over when its stream is read; its connection must know
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self._stream) if self._is_passive else self._apieces()
+
+    @property
+    def _is_passive(self) -> bool:
+        return self._deadline is None and self._map_errors is None
+
+    def _pieces(self) -> Iterator[bytes]:
+        deadline = self._deadline
+        with self._errors():
+            for piece in self._stream:
+                if deadline is not None and deadline.at is not None and time.monotonic() >= deadline.at:
+                    deadline.expire(request=self._request)
+                yield piece
+
+    async def _apieces(self) -> AsyncIterator[bytes]:
+        deadline = self._deadline
+        with self._errors():
+            async for piece in self._stream:
+                if deadline is not None and deadline.at is not None and time.monotonic() >= deadline.at:
+                    deadline.expire(request=self._request)
+                yield piece
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        if self._map_errors is not None:
+            with self._map_errors():
+                yield
+            return
         try:
-            return next(pieces, None)
-        finally:
-            DEADLINE.reset(token)
+            yield
+        except http.TimeoutException as timeout:
+            if self._deadline is None or self._request is None:
+                raise
+            self._deadline.reraise(timeout, self._request)
 
     def close(self) -> None:
-        self._stream.close()
-
-
-class _AsyncTimedStream(http.AsyncByteStream):
-    def __init__(self, stream: Any, deadline: Deadline, request: http.Request) -> None:
-        self._stream, self._deadline, self._request = stream, deadline, request
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        pieces = aiter(self._stream)
+        """Close the connection, or return it to its pool."""
         try:
-            while (piece := await self._next(pieces)) is not None:
-                self._deadline.left()
-                yield piece
-        except http.TimeoutException as failure:
-            self._deadline.blame(failure, self._request)
-
-    async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
-        before = DEADLINE.get()
-        DEADLINE.set(self._deadline)
-        try:
-            return await anext(pieces, None)
+            self._stream.close()
         finally:
-            DEADLINE.set(before)  # a token would not do: what is collected ends in another context
+            if unused := self._closed():
+                unused.close()
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        """Async version of ``close``."""
+        try:
+            await self._stream.aclose()
+        finally:
+            if unused := self._closed():
+                await close_shielded(unused)
+
+    def _closed(self) -> Any:
+        on_close, self._on_close = self._on_close, None
+        return on_close() if on_close is not None else None
 
 
-def _sooner(timeout: float | None) -> float | None:
-    """``timeout``, or what is left of the call that is being sent or read."""
-    deadline = DEADLINE.get()
-    left = deadline.left() if deadline else None
-    return min((limit for limit in (timeout, left) if limit is not None), default=None)
-
-
-def _bounded(options: dict[str, Any]) -> dict[str, Any]:
-    return {**options, "timeout": _sooner(options.get("timeout"))}
+async def close_shielded(transport: http.AsyncHTTPTransport) -> None:
+    """Close an async transport, also in a call that was cancelled."""
+    with anyio.CancelScope(shield=True):
+        await transport.aclose()
 
 
 class _TimedNetwork(httpcore.NetworkStream):
-    """A connection that waits no longer than the call: headers that dribble in would else never time out."""
+    """A connection that waits no longer than the call: headers that dribble in would otherwise never time out."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _sooner(timeout))
+        return self._stream.read(max_bytes, _shortened(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _sooner(timeout))
+        self._stream.write(buffer, _shortened(timeout))
 
     def close(self) -> None:
         self._stream.close()
 
-    def start_tls(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._stream.start_tls(*given, **_bounded(options)))
+    def start_tls(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._stream.start_tls(*args, **_shorten_option(options)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
 class _AsyncTimedNetwork(httpcore.AsyncNetworkStream):
-    """``_TimedNetwork`` for the async client; a timer of our own around each read would cost more than the read."""
+    """``_TimedNetwork`` of the async client; a timer of our own around each read would cost more than the read."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return await self._stream.read(max_bytes, _sooner(timeout))
+        return await self._stream.read(max_bytes, _shortened(timeout))
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._stream.write(buffer, _sooner(timeout))
+        await self._stream.write(buffer, _shortened(timeout))
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
-    async def start_tls(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        return _AsyncTimedNetwork(await self._stream.start_tls(*given, **_bounded(options)))
+    async def start_tls(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._stream.start_tls(*args, **_shorten_option(options)))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -181,11 +253,11 @@ class _TimedBackend(httpcore.NetworkBackend):
     def __init__(self, backend: httpcore.NetworkBackend) -> None:
         self._backend = backend
 
-    def connect_tcp(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._backend.connect_tcp(*given, **_bounded(options)))
+    def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._backend.connect_tcp(*args, **_shorten_option(options)))
 
-    def connect_unix_socket(self, *given: Any, **options: Any) -> httpcore.NetworkStream:
-        return _TimedNetwork(self._backend.connect_unix_socket(*given, **_bounded(options)))
+    def connect_unix_socket(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        return _TimedNetwork(self._backend.connect_unix_socket(*args, **_shorten_option(options)))
 
     def sleep(self, seconds: float) -> None:
         self._backend.sleep(seconds)
@@ -195,19 +267,19 @@ class _AsyncTimedBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
         self._backend = backend
 
-    async def connect_tcp(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        return _AsyncTimedNetwork(await self._backend.connect_tcp(*given, **_bounded(options)))
+    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._backend.connect_tcp(*args, **_shorten_option(options)))
 
-    async def connect_unix_socket(self, *given: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        return _AsyncTimedNetwork(await self._backend.connect_unix_socket(*given, **_bounded(options)))
+    async def connect_unix_socket(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        return _AsyncTimedNetwork(await self._backend.connect_unix_socket(*args, **_shorten_option(options)))
 
     async def sleep(self, seconds: float) -> None:
         await self._backend.sleep(seconds)
 
 
-def timed(transport: Any) -> Any:
-    """``transport``, whose connections keep to the deadline of the call that is being sent or read."""
-    # httpx has no public way to its connections; a test says when this one moves.
+def with_deadlines(transport: Any) -> Any:
+    """Hold the connections of ``transport`` to the deadline of the call they carry, and return it."""
+    # httpx has no public way to its connections; a test fails when this one moves.
     pool: Any = getattr(transport, "_pool", None)
     match getattr(pool, "_network_backend", None):
         case httpcore.NetworkBackend() as backend:
@@ -217,33 +289,31 @@ def timed(transport: Any) -> Any:
     return transport
 
 
-def _limit(request: http.Request) -> Deadline | None:
-    """Shorten the request's idle limit to what is left of the total one."""
+def _apply_deadline(request: http.Request) -> Deadline | None:
+    """Shorten the request's limits to what is left of the call."""
     deadline = DEADLINE.get()
     if deadline is None:
         return None
     left = deadline.left()
-    timeout = request.extensions.get("timeout")
-    if left is not None and isinstance(timeout, dict):
+    timeouts = request.extensions.get("timeout")
+    if left is not None and isinstance(timeouts, dict):
         request.extensions["timeout"] = {
-            kind: left if limit is None else min(limit, left) for kind, limit in timeout.items()
+            kind: _Limit.until(deadline, left if limit is None else min(limit, left))
+            for kind, limit in timeouts.items()
         }
     return deadline
 
 
-def _next_hop(response: http.Response) -> http.Request | None:
-    """The request that follows a redirect within the same origin; others are marked as refused."""
-    hop = response.next_request
-    if hop is None:
+def _redirect(response: http.Response) -> http.Request | None:
+    """Return the request that follows a redirect within the same origin; mark other redirects as refused."""
+    following = response.next_request
+    if following is None:
         return None
-    here, there = response.request.url, hop.url
+    here, there = response.request.url, following.url
     if (here.scheme, here.host, here.port) == (there.scheme, there.host, there.port):
-        return hop
+        return following
     response.headers["x-refused-location"] = str(there.copy_with(userinfo=b"", query=None))
     return None
-
-
-_MAX_HOPS = 5
 
 
 class SyncHTTP(DefaultHttpxClient):
@@ -252,26 +322,26 @@ class SyncHTTP(DefaultHttpxClient):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         for transport in (self._transport, *self._mounts.values()):
-            timed(transport)
+            with_deadlines(transport)
 
     def send(self, request: http.Request, *, stream: bool = False, **options: Any) -> http.Response:
-        """Send, following redirects within the origin only, and hold the reply to the call's deadline."""
+        """Send a request; follow redirects within the origin only, and hold the response to the deadline."""
         options["follow_redirects"] = False
-        deadline = _limit(request)
+        deadline = _apply_deadline(request)
         try:
             response = super().send(request, stream=True, **options)
-            for _ in range(_MAX_HOPS):
-                hop = _next_hop(response)
-                if hop is None:
+            for _ in range(_MAX_REDIRECTS):
+                following = _redirect(response)
+                if following is None:
                     break
                 response.close()
-                response = super().send(hop, stream=True, **options)
-        except http.TimeoutException as failure:
+                response = super().send(following, stream=True, **options)
+        except http.TimeoutException as timeout:
             if deadline is None:
                 raise
-            deadline.blame(failure, request)
+            deadline.reraise(timeout, request)
         if deadline is not None:
-            response.stream = _TimedStream(response.stream, deadline, request)
+            response.stream = ReplyStream(response.stream, deadline=deadline, request=request)
         if not stream:
             try:
                 response.read()
@@ -281,36 +351,36 @@ class SyncHTTP(DefaultHttpxClient):
         return response
 
     def __del__(self) -> None:
-        if "_mounts" in vars(self) and not self.is_closed:  # not one that Ctrl-C left half made
+        if "_mounts" in vars(self) and not self.is_closed:  # not if Ctrl-C interrupted the constructor
             self.close()
 
 
 class AsyncHTTP(DefaultAsyncHttpxClient):
-    """``SyncHTTP`` for the async client."""
+    """``SyncHTTP`` of the async client."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         for transport in (self._transport, *self._mounts.values()):
-            timed(transport)
+            with_deadlines(transport)
 
     async def send(self, request: http.Request, *, stream: bool = False, **options: Any) -> http.Response:
-        """Send, following redirects within the origin only, and hold the reply to the call's deadline."""
+        """Send a request; follow redirects within the origin only, and hold the response to the deadline."""
         options["follow_redirects"] = False
-        deadline = _limit(request)
+        deadline = _apply_deadline(request)
         try:
             response = await super().send(request, stream=True, **options)
-            for _ in range(_MAX_HOPS):
-                hop = _next_hop(response)
-                if hop is None:
+            for _ in range(_MAX_REDIRECTS):
+                following = _redirect(response)
+                if following is None:
                     break
                 await response.aclose()
-                response = await super().send(hop, stream=True, **options)
-        except http.TimeoutException as failure:
+                response = await super().send(following, stream=True, **options)
+        except http.TimeoutException as timeout:
             if deadline is None:
                 raise
-            deadline.blame(failure, request)
+            deadline.reraise(timeout, request)
         if deadline is not None:
-            response.stream = _AsyncTimedStream(response.stream, deadline, request)
+            response.stream = ReplyStream(response.stream, deadline=deadline, request=request)
         if not stream:
             try:
                 await response.aread()

@@ -1,4 +1,4 @@
-"""Connections: one set per process and event loop, in small pools, past the environment's proxies on loopback."""
+"""HTTP clients per process and event loop, with sharded connection pools, and without proxies for loopback."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar, cast
 from urllib.request import getproxies
 
-import anyio
-
 from vllm_adapters._compat import http
 from vllm_adapters._transport.credentials import normalize_headers
-from vllm_adapters._transport.http import AsyncHTTP, Deadline, timed
+from vllm_adapters._transport.http import AsyncHTTP, Deadline, ReplyStream, close_shielded, with_deadlines
 
 C = TypeVar("C")
 
+_SHARD_SIZE = 32
+"""Connections of one shard."""
+
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine, which no proxy of the environment can reach for us."""
+    """Return whether ``host`` is this machine, which no proxy of the environment can reach for us."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
 
 
-_LEFT_BY_PARENT: list[Any] = []  # kept alive: collecting them in a forked child would touch the parent's sockets
+_INHERITED: list[Any] = []  # kept alive: collecting them in a forked child would touch the parent's sockets
 
 
 class HTTPClients(Generic[C]):
@@ -38,86 +39,86 @@ class HTTPClients(Generic[C]):
 
     Args:
         make: Makes an HTTP client.
-        per_loop: One for each running event loop, since a connection belongs to the loop that opened it.
+        per_loop: Keep one for each running event loop, since a connection belongs to the loop that opened it.
     """
 
     def __init__(self, make: Callable[[], C], *, per_loop: bool) -> None:
         self._make = make
         self._per_loop = per_loop
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._loopless: C | None = None
-        self._of_loop: weakref.WeakKeyDictionary[Any, C] = weakref.WeakKeyDictionary()
-        self._asking = threading.Lock()
-        self._asking_in: weakref.WeakKeyDictionary[Any, asyncio.Lock] = weakref.WeakKeyDictionary()
+        self._without_loop: C | None = None
+        self._by_loop: weakref.WeakKeyDictionary[Any, C] = weakref.WeakKeyDictionary()
+        self._discovery = threading.Lock()
+        self._discovery_by_loop: weakref.WeakKeyDictionary[Any, asyncio.Lock] = weakref.WeakKeyDictionary()
 
     @contextmanager
-    def asking(self, deadline: Deadline) -> Iterator[None]:
-        """Held while the server is asked what all calls need to know, so that only the first of them asks.
+    def discovery_lock(self, deadline: Deadline) -> Iterator[None]:
+        """Hold a lock during discovery, so that only the first of several calls sends its requests.
 
         Raises:
-            ServerTimeout: The deadline passed while others were asking, one after the other.
+            ServerTimeout: The deadline expired while other calls held it.
         """
         self.current()
-        lock, left = self._asking, deadline.left()
+        lock, left = self._discovery, deadline.left()
         if not lock.acquire(timeout=-1 if left is None else left):
-            deadline.blame(None, None)
+            deadline.expire()
         try:
             yield
         finally:
             lock.release()
 
     @asynccontextmanager
-    async def asking_async(self, deadline: Deadline) -> AsyncIterator[None]:
-        """``asking``, for coroutines of the running event loop."""
+    async def adiscovery_lock(self, deadline: Deadline) -> AsyncIterator[None]:
+        """Async version of ``discovery_lock``, for the running event loop."""
         self.current()
         loop = _running_loop()
-        if loop is None:  # trio: then several calls may ask
+        if loop is None:  # trio: then several calls may send them
             yield
             return
         with self._lock:
-            lock = self._asking_in.setdefault(loop, asyncio.Lock())
+            lock = self._discovery_by_loop.setdefault(loop, asyncio.Lock())
         try:
             async with asyncio.timeout(deadline.left()):
                 await lock.acquire()
         except TimeoutError:
-            deadline.blame(None, None)
+            deadline.expire()
         try:
             yield
         finally:
             lock.release()
 
     def current(self) -> C:
-        """The HTTP client for here and now: this process, this event loop."""
+        """Return the HTTP client of this process and event loop."""
         if self._pid != os.getpid():
-            _LEFT_BY_PARENT.extend([self._loopless, *self._of_loop.values()])
-            self._begin()
+            _INHERITED.extend([self._without_loop, *self._by_loop.values()])
+            self._reset()
         loop = _running_loop() if self._per_loop else None
         with self._lock:
-            client = self._loopless if loop is None else self._of_loop.get(loop)
-            if client is None or cast(Any, client).is_closed:  # who closes and then goes on, connects anew
-                self._forget_closed_loops()
+            client = self._without_loop if loop is None else self._by_loop.get(loop)
+            if client is None or cast(Any, client).is_closed:  # closed and used again: it connects anew
+                self._drop_closed_loops()
                 client = self._make()
                 if loop is None:
-                    self._loopless = client
+                    self._without_loop = client
                 else:
-                    self._of_loop[loop] = client
+                    self._by_loop[loop] = client
         return client
 
-    def _forget_closed_loops(self) -> None:
-        # Weak keys do not do it: a client's connections hold on to the loop that they were opened in.
-        for loop in [loop for loop in self._of_loop if loop.is_closed()]:
-            del self._of_loop[loop]
+    def _drop_closed_loops(self) -> None:
+        # Weak keys do not suffice: a client's connections refer to the loop that they were opened in.
+        for loop in [loop for loop in self._by_loop if loop.is_closed()]:
+            del self._by_loop[loop]
 
 
 def _running_loop() -> Any:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        return None  # constructed outside a loop, or running under trio
+        return None  # outside a loop, or under trio
 
 
 @functools.cache
@@ -125,139 +126,102 @@ def _ssl_context() -> Any:
     return http.create_ssl_context()  # loading the certificates takes longer than a short reply
 
 
-_LANE = 32
-
-
 class _Shard(Generic[C]):
-    """A small pool, and how many requests are under way in it."""
+    """A small pool, and the number of requests in use of it."""
 
     def __init__(self, pool: C) -> None:
-        self.pool, self.busy, self.worn = pool, 0, False
+        self.pool, self.in_use, self.tainted = pool, 0, False
 
 
 class _Shards(Generic[C]):
-    """Which of several small pools takes the next request: the first with room, so that connections are reused.
+    """Chooses one of several small pools for a request: the first with room, so that connections are reused.
 
     One pool of a thousand connections looks at all of them for every request, which costs more than the request.
-    A pool in which a call was cancelled before its answer is replaced: httpcore keeps the connection that was being
-    made for it, never to be used, closed or counted out (as measured with 1.0 and httpcore2 2.16).
+    A pool in which a call was cancelled before its response is replaced: httpcore keeps the connection that was
+    being made for it, and never uses, closes or discounts it (measured with httpcore 1.0 and httpcore2 2.16).
     """
 
     def __init__(self, make: Callable[[], C], max_connections: int) -> None:
         self._make = make
-        self._most = -(-max_connections // _LANE)
+        self._max_shards = -(-max_connections // _SHARD_SIZE)
         self._lock = threading.Lock()
-        self._busy: list[int] = []  # by place, with those that are still in a pool that was replaced
-        self.lanes: list[_Shard[C]] = []
+        self._in_use: list[int] = []  # by position, with requests that are still in a pool that was replaced
+        self.shards: list[_Shard[C]] = []
 
-    def enter(self) -> tuple[_Shard[C], Callable[..., C | None]]:
-        """A pool, and what to call when its request is over, which may return a pool to close."""
+    def acquire(self) -> tuple[_Shard[C], Callable[..., C | None]]:
+        """Return a shard, and what to call when its request is over, which may return a pool to close."""
         with self._lock:
-            place = next((n for n, busy in enumerate(self._busy) if busy < _LANE), len(self._busy))
-            if place == self._most:
-                place = self._busy.index(min(self._busy))
-            if place == len(self._busy):
-                self.lanes.append(_Shard(self._make()))
-                self._busy.append(0)
-            lane = self.lanes[place]
-            self._busy[place] += 1
-            lane.busy += 1
-        return lane, functools.partial(self._leave, place, lane)
+            position = next((n for n, used in enumerate(self._in_use) if used < _SHARD_SIZE), len(self._in_use))
+            if position == self._max_shards:
+                position = self._in_use.index(min(self._in_use))
+            if position == len(self._in_use):
+                self.shards.append(_Shard(self._make()))
+                self._in_use.append(0)
+            shard = self.shards[position]
+            self._in_use[position] += 1
+            shard.in_use += 1
+        return shard, functools.partial(self._release, position, shard)
 
-    def _leave(self, place: int, lane: _Shard[C], *, cancelled: bool = False) -> C | None:
+    def _release(self, position: int, shard: _Shard[C], *, cancelled: bool = False) -> C | None:
         with self._lock:
-            self._busy[place] -= 1
-            lane.busy -= 1
-            if cancelled and not lane.worn:
-                lane.worn = True
-                self.lanes[place] = _Shard(self._make())
-            return lane.pool if lane.worn and not lane.busy else None
+            self._in_use[position] -= 1
+            shard.in_use -= 1
+            if cancelled and not shard.tainted:
+                shard.tainted = True
+                self.shards[position] = _Shard(self._make())
+            return shard.pool if shard.tainted and not shard.in_use else None
 
 
-class _LaneStream(http.SyncByteStream, http.AsyncByteStream):
-    def __init__(self, stream: Any, leave: Callable[[], Any]) -> None:
-        self._stream, self._leave = stream, leave
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._stream)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return cast("AsyncIterator[bytes]", self._stream.__aiter__())
-
-    def close(self) -> None:
-        try:
-            self._stream.close()
-        finally:
-            if unused := self._over():
-                unused.close()
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            if unused := self._over():
-                await _close(unused)
-
-    def _over(self) -> Any:
-        leave, self._leave = self._leave, lambda: None
-        return leave()
-
-
-async def _close(pool: http.AsyncHTTPTransport) -> None:
-    with anyio.CancelScope(shield=True):  # in a call that was cancelled
-        await pool.aclose()
-
-
-class _SyncLanes(http.BaseTransport):
+class _SyncShards(http.BaseTransport):
     def __init__(self, make: Callable[[], http.HTTPTransport], max_connections: int) -> None:
         self._pools = _Shards(make, max_connections)
 
     def handle_request(self, request: http.Request) -> http.Response:
-        lane, leave = self._pools.enter()
+        shard, release = self._pools.acquire()
         try:
-            response = lane.pool.handle_request(request)
+            response = shard.pool.handle_request(request)
         except BaseException as failure:
-            if unused := leave(cancelled=not isinstance(failure, Exception)):
+            if unused := release(cancelled=not isinstance(failure, Exception)):
                 unused.close()
             raise
-        response.stream = _LaneStream(response.stream, leave)
+        response.stream = ReplyStream(response.stream, on_close=release)
         return response
 
     def close(self) -> None:
-        for lane in self._pools.lanes:
-            lane.pool.close()
+        for shard in self._pools.shards:
+            shard.pool.close()
 
 
-class _AsyncLanes(http.AsyncBaseTransport):
+class _AsyncShards(http.AsyncBaseTransport):
     def __init__(self, make: Callable[[], http.AsyncHTTPTransport], max_connections: int) -> None:
         self._pools = _Shards(make, max_connections)
 
     async def handle_async_request(self, request: http.Request) -> http.Response:
-        lane, leave = self._pools.enter()
+        shard, release = self._pools.acquire()
         try:
-            response = await lane.pool.handle_async_request(request)
+            response = await shard.pool.handle_async_request(request)
         except BaseException as failure:
-            if unused := leave(cancelled=not isinstance(failure, Exception)):
-                await _close(unused)
+            if unused := release(cancelled=not isinstance(failure, Exception)):
+                await close_shielded(unused)
             raise
-        response.stream = _LaneStream(response.stream, leave)
+        response.stream = ReplyStream(response.stream, on_close=release)
         return response
 
     async def aclose(self) -> None:
-        for lane in self._pools.lanes:
-            await lane.pool.aclose()
+        for shard in self._pools.shards:
+            await shard.pool.aclose()
 
 
 def make_http_clients(
     cls: type[C], host: str, max_connections: int, options: Mapping[str, Any] | None = None
 ) -> HTTPClients[C]:
-    """Transports of ``cls`` (``SyncHTTP`` or ``AsyncHTTP``) for a server at ``host``.
+    """Return the HTTP clients for a server at ``host``.
 
     Args:
-        cls: Which HTTP client to make.
-        host: The server's host name; environment proxies are not asked for this machine's own.
+        cls: ``SyncHTTP`` or ``AsyncHTTP``.
+        host: The server's host name; the environment's proxies are not used for this machine.
         max_connections: Connections at once; all may be kept alive, as closing and reopening costs more.
-        options: The user's own arguments for ``cls``; limits may be a dict.
+        options: The user's arguments for ``cls``; limits may be a dict.
     """
     per_loop = issubclass(cls, AsyncHTTP)
     given = dict(options or {})
@@ -267,21 +231,21 @@ def make_http_clients(
         given["headers"] = normalize_headers(given["headers"])
 
     def make() -> C:
-        own = cast(Any, cls)
+        http_client = cast(Any, cls)
         if given:
             limits = http.Limits(max_connections=max_connections)
-            return cast(C, own(**{"limits": limits, "trust_env": not is_loopback(host), **given}))
+            return cast(C, http_client(**{"limits": limits, "trust_env": not is_loopback(host), **given}))
         if not is_loopback(host) and getproxies():
-            # Only the HTTP client itself knows how to go through the environment's proxies.
+            # Only the HTTP client itself can use the environment's proxies.
             limits = http.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
-            return cast(C, own(limits=limits, verify=_ssl_context()))
-        few = http.Limits(max_connections=_LANE, max_keepalive_connections=_LANE)
+            return cast(C, http_client(limits=limits, verify=_ssl_context()))
+        shard_limits = http.Limits(max_connections=_SHARD_SIZE, max_keepalive_connections=_SHARD_SIZE)
         transport: Any = http.AsyncHTTPTransport if per_loop else http.HTTPTransport
-        lanes: Any = _AsyncLanes if per_loop else _SyncLanes
+        shards: Any = _AsyncShards if per_loop else _SyncShards
 
         def pool() -> Any:
-            return timed(transport(verify=_ssl_context(), limits=few))
+            return with_deadlines(transport(verify=_ssl_context(), limits=shard_limits))
 
-        return cast(C, own(transport=lanes(pool, max_connections), verify=_ssl_context(), trust_env=False))
+        return cast(C, http_client(transport=shards(pool, max_connections), verify=_ssl_context(), trust_env=False))
 
     return HTTPClients(make, per_loop=per_loop)

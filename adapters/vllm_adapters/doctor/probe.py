@@ -15,7 +15,6 @@ from pydantic import SecretStr
 
 from vllm_adapters._compat import http
 from vllm_adapters._request import compat
-from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._transport.credentials import PLACEHOLDER_KEY
 from vllm_adapters._transport.http import DEADLINE, Deadline
 from vllm_adapters.doctor import parsers
@@ -108,7 +107,7 @@ class Probe:
     def __enter__(self) -> Probe:
         limits = Timeouts(connect=_CONNECT, idle=_IDLE, total=self.time_limit)
         self._end = time.monotonic() + self.time_limit
-        self._token = DEADLINE.set(Deadline(limits, RequestContext(self.server.base_url), self._end))
+        self._token = DEADLINE.set(Deadline(limits, self._end))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -130,9 +130,9 @@ def _from_error(error: errors.VLLMError, probe: Probe) -> Finding:
 
 
 def _reason(error: errors.VLLMError, probe: Probe) -> str:
-    """Return the server's own message, or else ours without the address."""
+    """Return the server's own message, or the reason of the error."""
     message = error.body.get("message") if isinstance(error.body, dict) else None
-    return " ".join(probe.redact(str(message or error.message.partition(" (server: ")[0])).split())[:300]
+    return " ".join(probe.redact(str(message or error.reason)).split())[:300]
 
 
 def _sanitize(finding: Finding, probe: Probe) -> Finding:

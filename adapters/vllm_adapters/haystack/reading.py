@@ -13,11 +13,11 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from vllm_adapters import types
 from vllm_adapters._response.tool_calls import ToolCallAccumulator, parse_tool_calls
-from vllm_adapters._response.validate import CHOICE_FIELDS, REPLY_FIELDS, pick_fields
+from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 
 log = logging.getLogger("vllm_adapters")
 
-_REPLY = REPLY_FIELDS | {"id"}
+_REPLY = RESPONSE_FIELDS | {"id"}
 _CHOICE = CHOICE_FIELDS | {"logprobs"}
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
 from vllm_adapters._request.body import deep_merge, merge_and_drop_none, reject_streamed_n, sdk_and_body
-from vllm_adapters._response.validate import CHOICE_FIELDS, REPLY_FIELDS, pick_fields
+from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters._version import __version__
 from vllm_adapters.langchain._connection import OpenAIConnection, refuse_unknown
 from vllm_adapters.langchain.errors import langchain_errors
@@ -267,7 +267,7 @@ def _result(replies: list[tuple[list[str], dict[str, Any]]], n: int) -> LLMResul
     ]
     said = [reply for _, reply in replies]
     usage = _summed(reply.get("usage") or {} for reply in said)
-    first = {"model_name": said[0].get("model"), **pick_fields(said[0], REPLY_FIELDS)} if said else {}
+    first = {"model_name": said[0].get("model"), **pick_fields(said[0], RESPONSE_FIELDS)} if said else {}
     return LLMResult(generations=generations, llm_output={"token_usage": usage, **first})
 
 

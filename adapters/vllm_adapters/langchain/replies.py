@@ -12,7 +12,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from vllm_adapters._response.tool_calls import parse_tool_calls
-from vllm_adapters._response.validate import CHOICE_FIELDS, REPLY_FIELDS, pick_fields
+from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters.langchain import _chunks
 from vllm_adapters.langchain.calls import ReplyChunk, set_calls
 from vllm_adapters.langchain.errors import langchain_errors
@@ -40,7 +40,7 @@ class ChatReplies(BaseChatOpenAI):
             if generation is not result.generations[0]:
                 message.usage_metadata = None  # one request, one usage: tracers add up all generations
         added = {k: v for k, v in (result.llm_output or {}).items() if v not in (None, "")}
-        result.llm_output = {**added, **pick_fields(reply, REPLY_FIELDS), "model_provider": "vllm"}
+        result.llm_output = {**added, **pick_fields(reply, RESPONSE_FIELDS), "model_provider": "vllm"}
         if len(result.generations) > 1:  # of one choice alone LangChain puts this on the message
             told = {k: v for k, v in result.llm_output.items() if k != "token_usage"}
             for generation in result.generations:
@@ -66,7 +66,7 @@ class ChatReplies(BaseChatOpenAI):
             made = _chunks.like(self._text_chunk, choice["delta"].get("content") or "")
         else:
             made = self._made(chunk, default_chunk_class, base_generation_info)
-        if added := pick_fields(choice, CHOICE_FIELDS) | pick_fields(chunk, REPLY_FIELDS):
+        if added := pick_fields(choice, CHOICE_FIELDS) | pick_fields(chunk, RESPONSE_FIELDS):
             made.generation_info = {**(made.generation_info or {}), **added}
         if made.generation_info and choice and (self.stream_usage or not choice.get("finish_reason")):
             # Chunks are added up, text to text: what every chunk repeats may stand on one of them only,

@@ -17,7 +17,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from vllm_adapters._response.tool_calls import ToolCallAccumulator
-from vllm_adapters._response.validate import CHOICE_FIELDS, REPLY_FIELDS, pick_fields
+from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters.types import ToolCall
 
 R = TypeVar("R", ChatResponse, CompletionResponse)
@@ -135,7 +135,7 @@ class Said:
     def add(self, reply: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take in a reply or one chunk of it; returns its first choice."""
         choice: Mapping[str, Any] = reply["choices"][0] if reply.get("choices") else {}
-        for name, value in (pick_fields(choice, CHOICE_FIELDS) | pick_fields(reply, REPLY_FIELDS)).items():
+        for name, value in (pick_fields(choice, CHOICE_FIELDS) | pick_fields(reply, RESPONSE_FIELDS)).items():
             before = self.kwargs.get(name)
             grows = isinstance(before, list) and isinstance(value, list)
             self.kwargs[name] = [*before, *value] if grows and before else value

@@ -8,7 +8,6 @@ from typing import Any
 from vllm_adapters import errors
 from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters._compat import http
-from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters.doctor.model import Check, Finding, UnusableServer, works
 from vllm_adapters.doctor.probe import CONNECTION_ERRORS, Probe, parse_json
 
@@ -84,7 +83,7 @@ def _vllm(probe: Probe) -> Finding:
             f"an OpenAI-compatible server, but not vLLM (its models are owned by {owners})",
             "Use the address of vLLM itself, not of a gateway in front of it",
         )
-    probe.set_models(parse_models(answer, RequestContext(probe.server.base_url), response))
+    probe.set_models(parse_models(answer))
     return works("a vLLM server that grants access")
 
 
@@ -113,7 +112,7 @@ def _models_failed(probe: Probe, error: errors.VLLMError) -> UnusableServer:
             return UnusableServer(f"{server} failed: /v1/models returned HTTP {status}")
         case errors.ServerUnreachable() | errors.ServerTimeout():
             return _connection_failed(error)
-        case errors.WrongAddress() if 300 <= status < 400:
+        case errors.WrongAddress() if 300 <= error.response.status_code < 400:
             location = error.response.headers.get("x-refused-location", "another address")
             return UnusableServer(f"the server redirects to {location}", "Use the address that it redirects to")
     return UnusableServer(f"not a vLLM server: /v1/models returned HTTP {status}", _root_advice(probe))

@@ -87,7 +87,7 @@ def compare_fields(
 
 
 def _is_available(endpoint: str, name: str, version: Version) -> bool:
-    versions = availability.availability(endpoint, name)
+    versions = availability.lookup(endpoint, name)
     return versions is not None and versions.first <= version and (versions.last is None or version <= versions.last)
 
 

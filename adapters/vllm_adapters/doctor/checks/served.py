@@ -47,7 +47,9 @@ def _endpoints(probe: Probe) -> Finding:
     probe.openapi = answer if valid else {}
     if not probe.routes:
         return skipped("/openapi.json lists no routes")
-    tasks = sorted(Capabilities.of(probe.reported_version or "", probe.cards, dict.fromkeys(probe.routes)).tasks)
+    tasks = sorted(
+        Capabilities.from_responses(probe.reported_version or "", probe.cards, dict.fromkeys(probe.routes)).tasks
+    )
     if probe.older_than("0.16.0"):
         return works(f"{len(probe.routes)} routes; before 0.16.0 all are mounted, whatever the model supports")
     return works(f"{', '.join(tasks) or 'no known task'} ({len(probe.routes)} routes)", tasks=tasks)

@@ -1,0 +1,82 @@
+"""A streamed reply, accumulated from its chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vllm_adapters._response.tool_calls import ToolCallAccumulator
+from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS
+from vllm_adapters.types import ToolCall
+
+_ADDED_FIELDS = CHOICE_FIELDS | RESPONSE_FIELDS
+
+
+class StreamedMessage:
+    """One choice of a streamed chat completion or completion, as far as it has arrived.
+
+    >>> from vllm_adapters._response.message import StreamedMessage
+    >>> message = StreamedMessage()
+    >>> message.add({"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]})
+    {'content': 'Hello'}
+    >>> message.text
+    'Hello'
+
+    Attributes:
+        text: The text so far.
+        reasoning: The reasoning so far.
+        finish_reason: Why it ended; ``None`` while it goes on.
+        usage: The token usage, if a chunk had it.
+        logprobs: The log probabilities so far, in the server's form.
+        fields: What vLLM adds to OpenAI's chunks (``stop_reason``, ``token_ids``, ...); lists are concatenated.
+    """
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.reasoning = ""
+        self.finish_reason: str | None = None
+        self.usage: Mapping[str, Any] | None = None
+        self.logprobs: dict[str, Any] | None = None
+        self.fields: dict[str, Any] = {}
+        self._tool_calls = ToolCallAccumulator()
+
+    def add(self, chunk: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add one chunk, and return the delta of its choice (of a completion: the choice), empty if it has none.
+
+        Args:
+            chunk: As the client's stream yields it: one choice, one kind of delta.
+        """
+        choices = chunk.get("choices")
+        choice: Mapping[str, Any] = choices[0] if choices else {}
+        delta: Mapping[str, Any] = choice.get("delta", choice)
+        if text := delta.get("content") or choice.get("text"):
+            self.text += text
+        elif reasoning := delta.get("reasoning"):
+            self.reasoning += reasoning
+        elif tool_calls := delta.get("tool_calls"):
+            self._tool_calls.add(tool_calls)
+        if choice.get("finish_reason"):
+            self.finish_reason = choice["finish_reason"]
+        if logprobs := choice.get("logprobs"):
+            self.logprobs = self.logprobs or {}
+            _extend(self.logprobs, logprobs, logprobs)
+        if chunk.get("usage"):
+            self.usage = chunk["usage"]
+        for part in (chunk, choice):
+            if added := part.keys() & _ADDED_FIELDS:
+                _extend(self.fields, part, added)
+        return delta
+
+    def tool_calls(self) -> list[ToolCall]:
+        """Return the tool calls; while the reply goes on, the last one is truncated."""
+        return self._tool_calls.parse(self.finish_reason or "unfinished")
+
+
+def _extend(fields: dict[str, Any], part: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Add named fields of one chunk: lists are extended, other values are replaced."""
+    for name in names:
+        value, before = part[name], fields.get(name)
+        if isinstance(before, list) and isinstance(value, list):
+            before.extend(value)
+        elif value is not None:
+            fields[name] = list(value) if isinstance(value, list) else value
