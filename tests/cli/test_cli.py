@@ -82,7 +82,7 @@ def test_the_demo_says_which_server_does_not_answer(monkeypatch, capsys):
     assert main(["demo"]) == 1
     said = capsys.readouterr().err
     assert "no server is started" in said
-    assert "No answer from the server" in said
+    assert "The server did not respond" in said
     assert "http://127.0.0.1:9/v1" in said
 
 
@@ -247,7 +247,7 @@ def test_doctor_does_not_repeat_a_key_given_for_the_name_of_its_variable(capsys)
     ("arguments", "said"),
     [
         (["--api-key-env", "NOT_SET_HERE"], "names a variable that is not set"),
-        (["localhost:8000"], "is not a server's address"),
+        (["localhost:8000"], "is not a valid server address"),
         (["--html", "no/such/folder/report.html"], "does not exist"),
         (["--html", "."], "is a folder"),
     ],
