@@ -14,7 +14,7 @@ from vllm_adapters.doctor.render.html import render_html
 from vllm_adapters.doctor.render.terminal import print_report
 from vllm_adapters.errors import VLLMError
 
-USAGE_ERROR = 2  # also the exit code of a report without a usable server
+FAILURE = 2  # also the exit code of a report without a usable server
 
 
 def run_doctor(args: argparse.Namespace) -> int:
@@ -29,11 +29,11 @@ def run_doctor(args: argparse.Namespace) -> int:
     """
     api_key = os.environ.get(args.api_key_env) if args.api_key_env else None
     if args.api_key_env and not api_key:  # the value may be the key itself: do not print it
-        return _usage_error("--api-key-env names a variable that is not set. Pass the variable's name, not the key.")
+        return _fail("--api-key-env names a variable that is not set. Pass the variable's name, not the key.")
     if args.html and not args.html.absolute().parent.is_dir():
-        return _usage_error(f"folder {args.html.absolute().parent} does not exist. Create it, or choose another.")
+        return _fail(f"folder {args.html.absolute().parent} does not exist. Create it, or choose another.")
     if args.html and args.html.is_dir():
-        return _usage_error(f"{args.html} is a folder. Pass a file path to --html.")
+        return _fail(f"{args.html} is a folder. Pass a file path to --html.")
     stderr = Console(stderr=True)
     try:
         with stderr.status("connecting ...") as status:
@@ -45,7 +45,7 @@ def run_doctor(args: argparse.Namespace) -> int:
                 before=lambda check: status.update(check.asks),
             )
     except VLLMError as error:  # the address or the key is malformed; no request was sent
-        return _usage_error(str(error))
+        return _fail(str(error))
     if args.json:
         sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
     else:
@@ -54,11 +54,11 @@ def run_doctor(args: argparse.Namespace) -> int:
         try:
             args.html.write_text(render_html(report), encoding="utf-8")
         except OSError as error:
-            return _usage_error(f"cannot write {args.html}: {error.strerror}")
+            return _fail(f"cannot write {args.html}: {error.strerror}")
         stderr.print(f"Report written to {args.html}", highlight=False, markup=False)
     return report.exit_code
 
 
-def _usage_error(message: str) -> int:
+def _fail(message: str) -> int:
     sys.stderr.write(f"vllm-adapters doctor: {message}\n")
-    return USAGE_ERROR
+    return FAILURE
