@@ -1,4 +1,4 @@
-"""LlamaIndex's classes: also in their dicts and JSON, events, spans, callbacks and the hashes of caches."""
+"""LlamaIndex's classes, with their dicts and JSON, events, spans, callbacks and the hashes of caches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from credential_places.common import HEADERS, KEY, OF_OBJECTS, SETTINGS, Found, 
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
 from vllm_adapters.testing import FaultServer
 
-OF_PARTS = {
+PLACES = {
     **OF_OBJECTS,
     "to_dict": lambda part: part.to_dict(),
     "to_json": lambda part: part.to_json(),
@@ -28,7 +28,7 @@ OF_PARTS = {
     "fields": lambda part: repr(vars(part)),
 }
 
-HEARD: list[str] = []
+SEEN: list[str] = []
 
 
 class _Events(BaseEventHandler):
@@ -37,16 +37,16 @@ class _Events(BaseEventHandler):
         return "Events"
 
     def handle(self, event: Any, **kwargs: Any) -> None:
-        HEARD.append(f"{event!r} {event.model_dump()} {event.model_dump_json()}")
+        SEEN.append(f"{event!r} {event.model_dump()} {event.model_dump_json()}")
 
 
 class _Spans(SimpleSpanHandler):
     def new_span(self, id_: str, bound_args: Any, instance: Any = None, *args: Any, **kwargs: Any) -> SimpleSpan | None:
-        HEARD.append(f"{id_} {bound_args} {instance!r} {args} {kwargs}")
+        SEEN.append(f"{id_} {bound_args} {instance!r} {args} {kwargs}")
         return super().new_span(id_, bound_args, instance, *args, **kwargs)
 
     def prepare_to_drop_span(self, id_: str, bound_args: Any, *args: Any, err: Any = None, **kwargs: Any) -> Any:
-        HEARD.append(f"{id_} {bound_args} {args} {err!r} {kwargs}")
+        SEEN.append(f"{id_} {bound_args} {args} {err!r} {kwargs}")
         return super().prepare_to_drop_span(id_, bound_args, *args, err=err, **kwargs)
 
 
@@ -55,11 +55,11 @@ class _Callbacks(BaseCallbackHandler):
         super().__init__([], [])
 
     def on_event_start(self, *args: Any, **kwargs: Any) -> str:
-        HEARD.append(f"{args} {kwargs}")
+        SEEN.append(f"{args} {kwargs}")
         return ""
 
     def on_event_end(self, *args: Any, **kwargs: Any) -> None:
-        HEARD.append(f"{args} {kwargs}")
+        SEEN.append(f"{args} {kwargs}")
 
     def start_trace(self, trace_id: str | None = None) -> None: ...
 
@@ -72,7 +72,7 @@ def look(server: FaultServer) -> Found:
     given: dict[str, Any] = {"api_base": server.url, "api_key": KEY, "default_headers": HEADERS, **SETTINGS}
     llm, embedding = VLLM(**given, callback_manager=manager), VLLMEmbedding(**given, callback_manager=manager)
     rerank = VLLMRerank(**given, callback_manager=manager)
-    yield from of_objects({"VLLM": llm, "VLLMEmbedding": embedding, "VLLMRerank": rerank}, OF_PARTS)
+    yield from of_objects({"VLLM": llm, "VLLMEmbedding": embedding, "VLLMRerank": rerank}, PLACES)
     yield "metadata of VLLM", repr(llm.metadata)
     yield "hash of an ingestion step", get_transformation_hash([TextNode(text="a")], embedding)
     hello = [ChatMessage(role="user", content="hello")]
@@ -94,7 +94,7 @@ def look(server: FaultServer) -> Found:
     finally:
         dispatcher.event_handlers.remove(events)
         dispatcher.span_handlers.remove(spans)
-    yield "events, spans and callbacks", "\n".join(HEARD)
+    yield "events, spans and callbacks", "\n".join(SEEN)
     yield "dropped spans", repr(spans.dropped_spans)
     yield "a reply", repr(llm.chat(hello))
     yield from of_refusals((VLLM, VLLMEmbedding, VLLMRerank), {"api_base": server.url})

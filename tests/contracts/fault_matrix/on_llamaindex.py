@@ -20,7 +20,7 @@ def delete_files(path: str) -> str:
 
 
 TOOLS = [FunctionTool.from_defaults(delete_files)]
-ASKED = PromptTemplate(PROMPT)
+TEMPLATE = PromptTemplate(PROMPT)
 
 
 def _of_text(response: Any) -> Answer:
@@ -40,35 +40,35 @@ def _of_object(found: Any) -> Answer:
     return Answer(found.model_dump())
 
 
-# By itself LlamaIndex keeps the first call only.
+# By default LlamaIndex keeps the first tool call only.
 SEVERAL = {"allow_parallel_tool_calls": True}
 
 
-def _asks(
+def _path(
     name: str,
     task: str,
     streamed: bool,
     method: str,
     args: tuple[Any, ...],
     read: Any,
-    given: Any = None,
+    kwargs: Any = None,
     **options: Any,
 ) -> Path:
-    """A method of ``VLLM`` and its twin with an ``a`` before its name; of a stream, the last response."""
-    given = given or {}
+    """A method of ``VLLM`` and its async version; of a stream, the last response is read."""
+    kwargs = kwargs or {}
 
     def sync(url: str) -> Any:
         call = getattr(VLLM(api_base=url, model="stub", **SETTINGS, **options), method)
-        return lambda: read(list(call(*args, **given))[-1] if streamed else call(*args, **given))
+        return lambda: read(list(call(*args, **kwargs))[-1] if streamed else call(*args, **kwargs))
 
     def async_(url: str) -> Any:
         call = getattr(VLLM(api_base=url, model="stub", **SETTINGS, **options), f"a{method}")
 
-        async def ask() -> Answer:
-            found = await call(*args, **given)
+        async def run() -> Answer:
+            found = await call(*args, **kwargs)
             return read([response async for response in found][-1] if streamed else found)
 
-        return ask
+        return run
 
     return Path(name, Scene(task, streamed), (sync, async_))
 
@@ -81,10 +81,10 @@ def _embed(url: str) -> Any:
 def _aembed(url: str) -> Any:
     model = VLLMEmbedding(api_base=url, model_name="stub", **SETTINGS)
 
-    async def ask() -> Answer:
+    async def run() -> Answer:
         return Answer(await model.aget_text_embedding_batch(list(TEXTS)))
 
-    return ask
+    return run
 
 
 NODES = [NodeWithScore(node=TextNode(text=text, id_=str(place))) for place, text in enumerate(TEXTS)]
@@ -102,25 +102,25 @@ def _rerank(url: str) -> Any:
 def _arerank(url: str) -> Any:
     rerank = VLLMRerank(api_base=url, model="stub", **SETTINGS)
 
-    async def ask() -> Answer:
+    async def run() -> Answer:
         return _ranked(await rerank.apostprocess_nodes(NODES, query_str="two"))
 
-    return ask
+    return run
 
 
 MESSAGES = [ChatMessage(role="user", content=PROMPT)]
 
 PATHS = (
-    _asks("VLLM.chat", "say", False, "chat", (MESSAGES,), _of_message),
-    _asks(".stream_chat", "say", True, "stream_chat", (MESSAGES,), _of_message),
-    _asks(".complete", "say", False, "complete", (PROMPT,), _of_text),
-    _asks(".stream_complete", "say", True, "stream_complete", (PROMPT,), _of_text),
-    _asks(".chat_with_tools", "call", False, "chat_with_tools", (TOOLS, PROMPT), _of_message, SEVERAL),
-    _asks(".stream_chat_with_tools", "call", True, "stream_chat_with_tools", (TOOLS, PROMPT), _of_message, SEVERAL),
-    _asks(".structured_predict", "object", False, "structured_predict", (City, ASKED), _of_object),
-    _asks(".stream_structured_predict", "object", True, "stream_structured_predict", (City, ASKED), _of_object),
-    _asks("completions", "complete", False, "complete", (PROMPT,), _of_text, is_chat_model=False),
-    _asks("completions stream", "complete", True, "stream_complete", (PROMPT,), _of_text, is_chat_model=False),
+    _path("VLLM.chat", "say", False, "chat", (MESSAGES,), _of_message),
+    _path(".stream_chat", "say", True, "stream_chat", (MESSAGES,), _of_message),
+    _path(".complete", "say", False, "complete", (PROMPT,), _of_text),
+    _path(".stream_complete", "say", True, "stream_complete", (PROMPT,), _of_text),
+    _path(".chat_with_tools", "call", False, "chat_with_tools", (TOOLS, PROMPT), _of_message, SEVERAL),
+    _path(".stream_chat_with_tools", "call", True, "stream_chat_with_tools", (TOOLS, PROMPT), _of_message, SEVERAL),
+    _path(".structured_predict", "object", False, "structured_predict", (City, TEMPLATE), _of_object),
+    _path(".stream_structured_predict", "object", True, "stream_structured_predict", (City, TEMPLATE), _of_object),
+    _path("completions", "complete", False, "complete", (PROMPT,), _of_text, is_chat_model=False),
+    _path("completions stream", "complete", True, "stream_complete", (PROMPT,), _of_text, is_chat_model=False),
     Path("VLLMEmbedding", Scene("embed"), (_embed, _aembed)),
     Path("VLLMRerank", Scene("rank"), (_rerank, _arerank)),
 )
