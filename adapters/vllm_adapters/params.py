@@ -361,7 +361,10 @@ def set_fields(params: BaseModel, model: type[BaseModel]) -> dict[str, Any]:
 @cache
 def _adapter(model: type[BaseModel]) -> TypeAdapter[dict[str, Any]]:
     """Validate only what is given: a model would visit each of its fields."""
-    fields: Any = {name: Annotated[field.annotation, *field.metadata] for name, field in model.model_fields.items()}
+    fields: Any = {
+        name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        for name, field in model.model_fields.items()
+    }
     make: Any = TypedDict
     given = make(model.__name__, fields, total=False)
     given.__pydantic_config__ = ConfigDict(extra="forbid")

@@ -173,7 +173,7 @@ def test_a_model_that_is_not_served(client):
 
 
 def test_a_task_that_the_model_has_not(client):
-    with pytest.raises(e.WrongAddress, match=r"offers /v1/chat/completions"):
+    with pytest.raises(e.WrongAddress, match=r"has /v1/chat/completions"):
         client.embeddings.create(model="tiny", input="x")
 
 

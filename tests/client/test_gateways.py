@@ -164,7 +164,7 @@ def test_as_many_choices_as_were_asked_for(fault_server, kind):
     with VLLMClient(fault_server.url, max_retries=0) as client:
         create = client.chat.completions.create if kind == "chat" else client.completions.create
         asked = HELLO if kind == "chat" else {"model": "stub", "prompt": "x"}
-        with pytest.raises(e.InvalidResponse, match="1 choices, not the 2"):
+        with pytest.raises(e.InvalidResponse, match="1 choices, not 2"):
             create(**asked, n=2)
 
 

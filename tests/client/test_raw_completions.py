@@ -2,13 +2,11 @@
 
 import pytest
 
-from vllm_adapters._compat import http
-from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters import VLLMClient
+from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._response.validate import validate_response
-from vllm_adapters.errors import ConstraintNotEnforced, InvalidResponse, VLLMError
-
-CALL = RequestContext("http://gpu:8000/v1", "/v1/chat/completions", "tiny")
-RESPONSE = http.Response(200, json={}, request=http.Request("POST", "http://gpu:8000/v1/chat/completions"))
+from vllm_adapters.errors import ConstraintNotEnforced, InvalidResponse, ServerFailed
+from vllm_adapters.testing import faults
 
 
 def reply(content, **message):
@@ -17,18 +15,13 @@ def reply(content, **message):
 
 
 def check(answer, body=None):
-    validate_response(answer, body or {}, call=CALL, response=RESPONSE)
+    validate_response(answer, body or {}, endpoint="chat")
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"choices": None}, {"choices": []}, {"choices": ["Paris"]}, "Paris", None])
 def test_what_is_no_answer(answer):
     with pytest.raises(InvalidResponse):
         check(answer)
-
-
-def test_an_error_in_a_200():
-    with pytest.raises(VLLMError, match="out of memory"):
-        check({"error": {"message": "out of memory", "code": 500}})
 
 
 def test_a_broken_constraint():
@@ -43,3 +36,13 @@ def test_the_old_name_of_reasoning():
     answer = reply("Paris", reasoning_content="Hm")
     check(answer)
     assert answer["choices"][0]["message"]["reasoning"] == "Hm"
+
+
+def test_an_error_in_a_200(fault_server):
+    fault_server.reply(faults.json_reply({"error": {"message": "out of memory", "code": 500}}))
+    with (
+        VLLMClient(fault_server.url, max_retries=0) as client,
+        pytest.raises(ServerFailed, match="out of memory") as caught,
+    ):
+        RawCompletions(client).create(model="stub", messages=[{"role": "user", "content": "Hello"}])
+    assert caught.value.status_code == 500

@@ -1,53 +1,89 @@
-"""Parameters of several levels, given flat, in the two parts in which the SDK takes them."""
+"""One flat body from the parameters of constructor, bind and call."""
 
 import pytest
+from pydantic import BaseModel
 
 from vllm_adapters import errors as e
-from vllm_adapters import params
-from vllm_adapters._request.body import sdk_and_body
+from vllm_adapters._request.body import request_body
 
 
-def test_flat_parameters_in_two():
-    given = {"temperature": 0, "top_k": 5, "chat_template_kwargs": {"a": 1}, "allow_unknown": True}
-    sdk, body = sdk_and_body({**given, "extra_body": {"plugin": 1, "chat_template_kwargs": {"b": 2}}})
-    assert sdk == {"temperature": 0}
-    assert body == {"top_k": 5, "chat_template_kwargs": {"a": 1, "b": 2}, "plugin": 1, "allow_unknown": True}
-    with pytest.raises(e.UnknownParameter, match="Did you mean `top_k`"):
-        sdk_and_body({"topk": 5})
-    assert sdk_and_body({"top_k": None, "seed": None}) == ({"seed": None}, {"top_k": None})
-    sdk, body = sdk_and_body({"echo": True, "top_k": 1}, model=params.CompletionParams, endpoint="completions")
-    assert (sdk, body) == ({"echo": True}, {"top_k": 1})
+class City(BaseModel):
+    name: str
 
 
 @pytest.mark.parametrize(
-    ("weaker", "stronger", "sdk", "body"),
+    ("levels", "body"),
     [
-        ({"temperature": 1}, {"temperature": 0}, {"temperature": 0}, {}),
+        ([{"temperature": 1}, {"temperature": 0}], {"temperature": 0}),
         (
-            {"extra_body": {"temperature": 1, "top_k": 5}},
+            [{"extra_body": {"temperature": 1, "top_k": 5}}, {"temperature": 0, "top_k": 1}],
             {"temperature": 0, "top_k": 1},
-            {"temperature": 0},
-            {"top_k": 1},
         ),
-        ({"extra_body": {"temperature": 1}}, {"temperature": None}, {"temperature": None}, {}),
-        ({"temperature": 1}, {"extra_body": {"temperature": 0}}, {"temperature": 1}, {"temperature": 0}),
-        ({"max_completion_tokens": 5}, {"max_tokens": 7}, {"max_tokens": 7}, {}),
-        ({"max_tokens": 5}, {"max_completion_tokens": 7}, {"max_tokens": 7}, {}),
-        ({"max_tokens": 5}, {"max_completion_tokens": None}, {"max_tokens": None}, {}),
-        ({"extra_body": {"max_completion_tokens": 5}}, {"max_tokens": 7}, {"max_tokens": 7}, {}),
+        ([{"extra_body": {"temperature": 1}}, {"temperature": None}], {}),
+        ([{"temperature": 1}, {"extra_body": {"temperature": 0}}], {"temperature": 0}),
+        ([{"temperature": 1, "extra_body": {"temperature": 0}}], {"temperature": 0}),
+        ([{"max_completion_tokens": 5}, {"max_tokens": 7}], {"max_tokens": 7}),
+        ([{"max_tokens": 5}, {"max_completion_tokens": 7}], {"max_tokens": 7}),
+        ([{"max_tokens": 5}, {"max_completion_tokens": None}], {}),
+        ([{"extra_body": {"max_completion_tokens": 5}}, {"max_tokens": 7}], {"max_tokens": 7}),
         (
-            {"mm_processor_kwargs": {"a": 1}},
-            {"mm_processor_kwargs": {"b": 2}},
-            {},
+            [{"mm_processor_kwargs": {"a": 1}}, {"mm_processor_kwargs": {"b": 2}}],
             {"mm_processor_kwargs": {"a": 1, "b": 2}},
         ),
+        (
+            [{"mm_processor_kwargs": {"a": 1}}, {"mm_processor_kwargs": None}, {"mm_processor_kwargs": {"b": 2}}],
+            {"mm_processor_kwargs": {"b": 2}},
+        ),
+        (
+            [{"structured_outputs": {"choice": ["a"]}}, {"structured_outputs": {"regex": "b"}}],
+            {"structured_outputs": {"regex": "b"}},
+        ),
+        ([{"extra_headers": {"a": "1"}}, {"extra_headers": {"b": "2"}}], {"extra_headers": {"a": "1", "b": "2"}}),
+        ([{"plugin": 1, "allow_unknown": True}], {"plugin": 1, "allow_unknown": True}),
     ],
 )
-def test_the_stronger_level_wins_under_whatever_name_and_in_whichever_part(weaker, stronger, sdk, body):
-    assert sdk_and_body(weaker, stronger) == (sdk, body)
+def test_higher_level_wins_under_either_name_and_form(levels, body):
+    assert request_body(*levels) == body
 
 
-def test_one_limit_with_two_values():
+def test_arguments_are_not_changed():
+    low, high = {"chat_template_kwargs": {"a": 1}, "extra_body": {"top_k": 1}}, {"chat_template_kwargs": {"b": 2}}
+    request_body(low, high)
+    assert low == {"chat_template_kwargs": {"a": 1}, "extra_body": {"top_k": 1}}
+    assert high == {"chat_template_kwargs": {"b": 2}}
+
+
+def test_limits_that_differ_within_a_level_raise():
     with pytest.raises(e.InvalidRequest, match="same parameter"):
-        sdk_and_body({"max_tokens": 5, "max_completion_tokens": 7})
-    assert sdk_and_body({"max_tokens": 5, "max_completion_tokens": 5}) == ({"max_tokens": 5}, {})
+        request_body({"max_tokens": 5, "max_completion_tokens": 7})
+    assert request_body({"max_tokens": 5, "max_completion_tokens": 5}) == {"max_tokens": 5}
+
+
+def test_values_are_validated_once_merged():
+    with pytest.raises(e.InvalidRequest, match="`top_k`") as caught:
+        request_body({"top_k": 5}, {"top_k": -5})
+    assert caught.value.param == "top_k"
+    assert request_body({"top_k": -5}, {"top_k": 5}) == {"top_k": 5}
+
+
+def test_extra_body_is_not_validated():
+    assert request_body({"extra_body": {"top_k": "all"}}) == {"top_k": "all"}
+    with pytest.raises(e.InvalidRequest):
+        request_body({"extra_body": {"top_k": "all"}}, {"top_k": "all"})
+
+
+def test_classes_become_schemas():
+    schema = City.model_json_schema()
+    assert request_body({"structured_outputs": {"json": City}}) == {"structured_outputs": {"json": schema}}
+    form = {"type": "json_schema", "json_schema": {"name": "City", "schema": schema, "strict": True}}
+    assert request_body({"response_format": City}) == {"response_format": form}
+
+
+def test_completions_have_their_own_parameters():
+    assert request_body({"echo": True, "top_k": 1}, endpoint="completions") == {"echo": True, "top_k": 1}
+
+
+@pytest.mark.parametrize("levels", [[{"n": 2, "stream": True}], [{"stream": True}, {"extra_body": {"n": 2}}]])
+def test_several_streamed_choices_raise(levels):
+    with pytest.raises(e.InvalidRequest, match="`n` must be 1"):
+        request_body(*levels)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_adapters._request.body import deep_merge, merge_and_drop_none
+from vllm_adapters._request.body import deep_merge, drop_none
 
 
 @pytest.mark.parametrize(
@@ -20,19 +20,18 @@ from vllm_adapters._request.body import deep_merge, merge_and_drop_none
         (({"d": {"x": 1}}, {"d": 5}), {"d": 5}),
     ],
 )
-def test_merged(levels, result):
+def test_deep_merge(levels, result):
     assert deep_merge(*levels) == result
 
 
-def test_nothing_given_is_changed():
+def test_arguments_are_not_changed():
     low, high = {"d": {"x": 1}}, {"d": {"y": 2}}
     deep_merge(low, high)["d"]["z"] = 3
     assert (low, high) == ({"d": {"x": 1}}, {"d": {"y": 2}})
 
 
-def test_settled():
-    assert merge_and_drop_none({"top_k": 5, "min_p": 0}, {"top_k": None}) == {"min_p": 0}
-    assert merge_and_drop_none({"a": {"b": 1}}, {"a": {"b": None}}) == {"a": {"b": None}}
+def test_drop_none():
+    assert drop_none({"top_k": None, "min_p": 0, "a": {"b": None}}) == {"min_p": 0, "a": {"b": None}}
 
 
 NAMES = st.sampled_from(["a", "b", "structured_outputs", "chat_template_kwargs"])
@@ -43,14 +42,14 @@ LEVELS = st.dictionaries(
 
 
 @given(LEVELS, LEVELS, LEVELS)
-def test_which_levels_are_merged_first_makes_no_difference(low, middle, high):
+def test_merging_is_associative(low, middle, high):
     at_once = deep_merge(low, middle, high)
     assert deep_merge(deep_merge(low, middle), high) == at_once
     assert deep_merge(low, deep_merge(middle, high)) == at_once
 
 
 @given(LEVELS, LEVELS)
-def test_the_call_wins(low, high):
+def test_higher_level_wins(low, high):
     before = json.dumps([low, high])
     result = deep_merge(low, high)
     assert json.dumps([low, high]) == before

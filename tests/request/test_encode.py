@@ -21,19 +21,19 @@ def body(**fields):
     [
         (
             body(messages=[{"role": "user", "content": HALF}]),
-            r"messages\[0\].content holds '\\ud83d' at 21",
+            r"messages\[0\].content` contains a lone surrogate \('\\ud83d' at index 21\)",
             "messages",
         ),
         (
             body(messages=[{"role": "user", "content": [{"type": "text", "text": HALF}]}]),
-            r"messages\[0\].content\[0\].text holds",
+            r"messages\[0\].content\[0\].text` contains a lone surrogate",
             "messages",
         ),
-        (body(temperature=math.nan), "temperature is nan", "temperature"),
-        (body(extra_body={"logit_bias": {"7": -math.inf}}), "logit_bias.7 is -inf", "logit_bias"),
+        (body(temperature=math.nan), "temperature` is nan", "temperature"),
+        (body(extra_body={"logit_bias": {"7": -math.inf}}), "logit_bias.7` is -inf", "logit_bias"),
         (
             body(extra_body={"chat_template_kwargs": {"names": {"Ada"}}}),
-            "chat_template_kwargs.names is of the type set",
+            "chat_template_kwargs.names` is of type set",
             "chat_template_kwargs",
         ),
     ],
@@ -49,13 +49,13 @@ def test_one_text_that_cannot_be_sent_takes_no_other_with_it(fault_server):
     found = Embedder(VLLMServer(fault_server.url)).embed(["one", HALF, "three"], keep_going=True)
     assert list(found.failures) == [1]
     assert not math.isnan(found.vectors[2][0])
-    assert "input[0] holds" in str(found.failures[1])
+    assert "`input[0]` contains a lone" in str(found.failures[1])
 
 
 def test_a_body_that_holds_itself(fault_server):
     loop = {}
     loop["again"] = [loop]
-    with pytest.raises(e.InvalidRequest, match="holds itself"):
+    with pytest.raises(e.InvalidRequest, match="contains a circular reference"):
         VLLMServer(fault_server.url).client.post("/anything", body=loop, cast_to=object)
 
 

@@ -9,12 +9,12 @@ import pytest
 from packaging.version import Version
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
-from vllm_adapters._request.availability import _FOREIGN_NAMES
 from vllm_adapters._request.availability import (
+    _FOREIGN_NAMES,
     additions,
-    lookup,
     endpoint_of,
     fields,
+    lookup,
     names,
     newest,
     oldest,
@@ -30,9 +30,8 @@ from vllm_adapters.params import (
     RepetitionDetection,
     RerankParams,
     StructuredOutputs,
+    set_fields,
     validated,
-    wire,
-    wire_value,
 )
 
 ROOT = Path(__file__).parent.parent.parent
@@ -172,8 +171,8 @@ def test_top_k_can_be_switched_off_both_ways(off):
 
 
 def test_only_what_is_set_is_sent():
-    assert wire(ChatParams()) == {}
-    assert wire(ChatParams(top_k=5, min_p=None, skip_special_tokens=False)) == {
+    assert set_fields(ChatParams(), ChatParams) == {}
+    assert set_fields(ChatParams(top_k=5, min_p=None, skip_special_tokens=False), ChatParams) == {
         "top_k": 5,
         "skip_special_tokens": False,
     }
@@ -189,19 +188,20 @@ def test_a_pydantic_class_stands_for_its_schema(values):
     schema = Person.model_json_schema()
     sent = validated(ChatParams, values)
     assert sent in ({"structured_outputs": {"json": schema}}, {"guided_json": schema})
-    assert wire(ChatParams(**values)) == sent
+    assert validated(ChatParams, set_fields(ChatParams(**values), ChatParams)) == sent
     assert json.loads(json.dumps(sent)) == sent
 
 
-def test_wire_value_makes_plain_json():
-    assert wire_value("documents", ({"a"}, (1, 2), Person(name="Ada", age=36))) == [
-        ["a"],
-        [1, 2],
-        {"name": "Ada", "age": 36},
-    ]
-    assert wire_value("structured_outputs", {"json": Person})["json"]["title"] == "Person"
-    with pytest.raises(TypeError, match="vllm_xargs: a value of type object"):
-        wire_value("vllm_xargs", {"a": object()})
+def test_values_become_json_data():
+    given = {"chat_template_kwargs": {"a": {"x"}, "b": (1, 2), "c": Person(name="Ada", age=36), "d": Person}}
+    assert validated(ChatParams, given)["chat_template_kwargs"] == {
+        "a": ["x"],
+        "b": [1, 2],
+        "c": {"name": "Ada", "age": 36},
+        "d": Person.model_json_schema(),
+    }
+    with pytest.raises(TypeError, match="a value of type object"):
+        validated(ChatParams, {"chat_template_kwargs": {"a": object()}})
 
 
 def test_numbers_keep_their_type():
@@ -247,11 +247,11 @@ def test_no_parameter_hides_a_name_of_the_framework(module, base, model):
     assert {k: v for k, v in mixed.model_config.items() if k in framework.model_config} == framework.model_config
 
 
-def test_wire_takes_only_the_parameters_of_a_mixed_class():
+def test_set_fields_takes_only_the_parameters_of_a_mixed_class():
     langchain = pytest.importorskip("langchain_openai.chat_models.base")
     mixed = create_model("Mixed", __base__=(ChatParams, langchain.BaseChatOpenAI))
     llm = mixed(model="m", api_key="none", base_url="http://localhost:8000/v1", temperature=0.5, top_k=3)
-    assert wire(llm, ChatParams) == {"top_k": 3}
+    assert set_fields(llm, ChatParams) == {"top_k": 3}
     with pytest.raises(ValidationError, match="top_k"):
         mixed(model="m", api_key="none", base_url="http://localhost:8000/v1", top_k=-5)
 
@@ -360,7 +360,7 @@ def test_endpoint_of(path, endpoint):
         ("chat", "structured_output", "structured_outputs"),
         ("rerank", "top_k", "top_n"),
         ("embeddings", "texts", "input"),
-        ("chat", "base_url", "the client's own base_url"),
+        ("chat", "base_url", "the client's base_url"),
     ],
 )
 def test_suggest(endpoint, name, first):

@@ -12,14 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vllm_adapters import AsyncVLLMClient, VLLMClient
-from vllm_adapters._compat import http
-from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.stream import ChunkReader, split_chunk
 from vllm_adapters.errors import VLLMError
 from vllm_adapters.testing.cassette import load
 
 CASSETTES = Path(__file__).parents[2] / "cassettes"
-CALL = RequestContext("http://localhost:8000/v1")
 CHAT = "/v1/chat/completions"
 
 
@@ -27,7 +24,9 @@ CHAT = "/v1/chat/completions"
 def recorded():
     """Requests and bytes of recorded streams, one of each sort of conversation, and not too long."""
     found = {}
-    for path in sorted(CASSETTES.glob("test_client/*stream*.yaml")) + sorted(CASSETTES.glob("langchain/test_*/*.yaml")):
+    for path in sorted(CASSETTES.glob("client/test_client/*stream*.yaml")) + sorted(
+        CASSETTES.glob("langchain/test_*/*.yaml")
+    ):
         for said in load(path.read_text(encoding="utf-8")):
             if "event-stream" in said.headers.get("content-type", "") and len(said.answer) < 20_000:
                 body = json.loads(said.body)
@@ -48,10 +47,12 @@ def pieces_of(data, cuts):
 
 
 def read(body, pieces):
-    response = http.Response(200, headers={"content-type": "text/event-stream"})
-    reader = ChunkReader(body, CALL)
-    chunks = [chunk for piece in pieces for chunk in reader.feed(piece, response)]
-    reader.check_whole()
+    reader, chunks = ChunkReader(body, "chat" if "messages" in body else "completions"), []
+    for piece in pieces:
+        chunks += reader.feed(piece)
+        if reader.error is not None:
+            raise reader.error
+    reader.check_complete()
     return chunks
 
 

@@ -3,10 +3,8 @@ import logging
 import pytest
 
 from vllm_adapters import errors as e
-from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.structured import Constraint, check_constraint, requested_constraint
 
-CALL = RequestContext("http://h:8000/v1")
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
 
 
@@ -45,14 +43,14 @@ def test_asked_for(body, constraint):
         (Constraint("choice", ["yes", "no"]), "\n\nno", "nope"),
     ],
 )
-def test_broken_by(constraint, good, bad):
-    assert constraint.broken_by(good) is None
-    assert constraint.broken_by(bad)
+def test_violation(constraint, good, bad):
+    assert constraint.violation(good) is None
+    assert constraint.violation(bad)
 
 
 def test_a_regex_that_python_cannot_read_is_passed_on_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING, logger="vllm_adapters"):
-        assert Constraint("regex", r"\p{L}+").broken_by("é") is None
+        assert Constraint("regex", r"\p{L}+").violation("é") is None
     assert "cannot be checked" in caplog.text
 
 
@@ -61,15 +59,15 @@ def test_a_regex_that_python_cannot_read_is_passed_on_with_a_warning(caplog):
     [
         (Constraint("choice", ["a"]), "b", None, "reasoning parser"),
         (Constraint("json", SCHEMA), '{"n": 0}', None, "may not enforce this keyword"),
-        (Constraint("json", SCHEMA), '{"n"', "}", r"The stop '}' cut it"),
+        (Constraint("json", SCHEMA), '{"n"', "}", r"The stop '}' ended it"),
     ],
 )
 def test_the_error_says_why(constraint, reply, stop_reason, cause):
     with pytest.raises(e.ConstraintNotEnforced, match=cause) as caught:
-        check_constraint(constraint, reply, finish_reason="stop", stop_reason=stop_reason, call=CALL)
+        check_constraint(constraint, reply, finish_reason="stop", stop_reason=stop_reason)
     assert caught.value.reply == reply
 
 
 @pytest.mark.parametrize("reason", ["length", "abort", "tool_calls", None])
 def test_only_finished_replies_are_judged(reason):
-    check_constraint(Constraint("choice", ["a"]), "b", finish_reason=reason, stop_reason=None, call=CALL)
+    check_constraint(Constraint("choice", ["a"]), "b", finish_reason=reason, stop_reason=None)

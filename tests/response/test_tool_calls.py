@@ -25,17 +25,17 @@ def test_the_last_call_of_a_cut_reply_is_broken_even_if_it_reads_as_json(finish_
     first, last = parse_tool_calls([call('{"path": "/tmp"}'), call('{"path": "/home/u"}')], finish_reason)
     assert first.error is None
     assert last.arguments is None
-    assert "cut short" in last.error
-    assert last.text == '{"path": "/home/u"}'
+    assert "truncated" in last.error
+    assert last.raw_arguments == '{"path": "/home/u"}'
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         ('{"path": "/ho', "not JSON"),
-        ("[1]", "not a JSON object but list"),
+        ("[1]", "must be a JSON object, not list"),
         ("null", "NoneType"),
-        ('{"size": NaN}', "NaN, which JSON does not have"),
+        ('{"size": NaN}', "NaN is not valid JSON"),
         ('{"path": ' + "[" * 20_000, "not JSON"),  # as models write that go in circles
     ],
     ids=["cut", "list", "null", "nan", "deep"],
@@ -44,11 +44,11 @@ def test_malformed_arguments_are_kept_as_they_came(arguments, error):
     (broken,) = parse_tool_calls([call(arguments)], "tool_calls")
     assert broken.arguments is None
     assert error in broken.error
-    assert broken.text == arguments
+    assert broken.raw_arguments == arguments
 
 
 def test_a_call_without_a_name():
-    assert "names no tool" in parse_tool_calls([call("{}", name=None)], "stop")[0].error
+    assert "has no tool name" in parse_tool_calls([call("{}", name=None)], "stop")[0].error
 
 
 def test_interleaved_deltas_go_to_their_own_calls():
@@ -60,7 +60,7 @@ def test_interleaved_deltas_go_to_their_own_calls():
     calls.add([{"index": 0, "id": "a", "function": {"name": "add", "arguments": '{"x": 1}'}}])
     calls.add([{"index": 1, "function": {"arguments": "2}"}}, {"index": 1, "function": None}])
     assert calls
-    assert [(c.id, c.name, c.arguments) for c in calls.read("tool_calls")] == [
+    assert [(c.id, c.name, c.arguments) for c in calls.parse("tool_calls")] == [
         ("a", "add", {"x": 1}),
         ("b", "sub", {"y": 2}),
     ]
@@ -72,7 +72,7 @@ def test_arguments_split_at_every_character():
     calls.add([{"index": 0, "id": "a", "function": {"name": "f"}}])
     for character in text:
         calls.add([{"index": 0, "function": {"arguments": character}}])
-    assert calls.read("stop")[0].arguments == json.loads(text)
+    assert calls.parse("stop")[0].arguments == json.loads(text)
 
 
 @st.composite
@@ -99,7 +99,7 @@ def test_any_interleaving_of_deltas_loses_nothing(story, size):
     calls = ToolCallAccumulator()
     for at in range(0, len(deltas), size):
         calls.add(deltas[at : at + size])
-    found = calls.read("tool_calls")
+    found = calls.parse("tool_calls")
     assert [(call.id, call.name, call.arguments) for call in found] == [
         (f"call-{index}", f"f{index}", arguments) for index, arguments in enumerate(made)
     ]
@@ -111,6 +111,6 @@ def test_no_cut_reply_has_a_whole_last_call(story):
     for end in range(1, len(deltas) + 1):
         calls = ToolCallAccumulator()
         calls.add(deltas[:end])
-        *_, last = calls.read("length")
+        *_, last = calls.parse("length")
         assert last.arguments is None
         assert last.error

@@ -68,5 +68,5 @@ def test_senseless_options(options):
 
 
 def test_one_str_is_not_a_list_of_texts(embed):
-    with pytest.raises(TypeError, match="give a list"):
+    with pytest.raises(TypeError, match="sequence of str"):
         embed(Embedder(VLLMServer("http://localhost:9")), "one")

@@ -93,7 +93,7 @@ def test_all_failed(fault_server, embed):
 
 def test_two_models_behind_one_address(fault_server, embed):
     fault_server.script("/v1/embeddings", [faults.json_reply(payloads.embeddings([[1.0, 2.0]]))])
-    with pytest.raises(InvalidResponse, match="more than one server behind the address"):
+    with pytest.raises(InvalidResponse, match="several servers with different models"):
         embed(Embedder(server_of(fault_server), batch_size=1, max_concurrency=1), ["a", "b"])
 
 

@@ -96,7 +96,7 @@ def test_a_silence_that_begins_late_ends_with_the_total_limit(ask, fault_server,
     ],
 )
 def test_forms_of_limits(given, limits):
-    assert VLLMClient(timeout=given).time_limits == limits
+    assert VLLMClient(timeout=given).vllm.timeouts == limits
 
 
 @pytest.mark.parametrize("given", ["60", {"connect": 1}, (5,)])
@@ -371,7 +371,7 @@ def test_copies_of_a_client_in_use(fault_server, make):
     assert answer(client) == "hi"
     copied = make(client)
     assert answer(copied) == answer(client) == "hi"
-    assert (copied.address, copied.max_retries) == (client.address, 7)
+    assert (copied.vllm.address, copied.max_retries) == (client.vllm.address, 7)
 
 
 def test_connections_are_reused(fault_server):
@@ -481,7 +481,7 @@ def test_copies_with_other_connections(fault_server):
         default_query={"a": "1"},
         http_options={"headers": {"x-team": "search"}},
     )
-    assert client.with_options(max_connections=1)._transports is not client._transports
+    assert client.with_options(max_connections=1).vllm.http_clients is not client.vllm.http_clients
     answer(client.with_options(base_url=fault_server.url, default_query={"b": "2"}))
     request = fault_server.posts(CHAT)[0]
     assert request.headers["x-team"] == "search"
@@ -498,7 +498,7 @@ async def test_a_server_closes_its_connections(fault_server):
 @pytest.mark.parametrize("version", [None, "0.32.0"])
 def test_the_clients_of_a_server_share_what_they_learn(fault_server, version):
     server = VLLMServer(fault_server.url, server_version=version)
-    assert asyncio.run(server.async_client.served_model()) == server.client.served_model() == "stub"
+    assert asyncio.run(server.async_client.vllm.served_model()) == server.client.vllm.served_model() == "stub"
     assert [request.route for request in fault_server.requests] == ["/v1/models"]
 
 

@@ -328,8 +328,8 @@ class BaseVLLMClient:
         def parse(parsed: Any) -> Any:
             fields = parsed if isinstance(parsed, Mapping) else vars(parsed) if isinstance(parsed, BaseModel) else {}
             self.vllm.info.update(fields.get("system_fingerprint"))
-            error = fields.get("error") or (getattr(parsed, "model_extra", None) or {}).get("error")
-            if error:
+            extra = fields if isinstance(parsed, Mapping) else getattr(parsed, "model_extra", None) or {}
+            if error := extra.get("error"):
                 raise error_mapping.from_event({"error": error}, self._sent_context(response), response)
             validate_response(parsed, body, endpoint=endpoint, content=response.content)
             if not callable(parser):

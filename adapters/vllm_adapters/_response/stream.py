@@ -43,7 +43,8 @@ class ChunkReader:
         self._events = EventSplitter()
         self._idle = idle
         self._silence = 0.0
-        self._waiting_since = time.monotonic()
+        self.waiting_since = time.monotonic()
+        """When the next piece was requested: the caller's own time between two pieces is not the server's."""
         self._endpoint = endpoint
         self._constraint = requested_constraint(body)
         self._expected = expected_choices(body)
@@ -63,7 +64,7 @@ class ChunkReader:
 
         An error of an event is kept in ``error``, so that the chunks before it are not lost.
         """
-        waited = time.monotonic() - self._waiting_since
+        waited = time.monotonic() - self.waiting_since
         chunks: list[dict[str, Any]] = []
         try:
             for data in self._events.feed(piece):
@@ -78,7 +79,6 @@ class ChunkReader:
         except VLLMError as error:
             error.partial = error.partial or self.partial
             self.error = error
-        self._waiting_since = time.monotonic()  # the caller's own time between two pieces is not the server's
         return chunks
 
     def _check_silence(self, waited: float) -> None:
@@ -307,6 +307,7 @@ class CheckedStream(_Checked[T], Stream[T]):
                     raise reader.error
                 if reader.done:
                     break
+                reader.waiting_since = time.monotonic()
             reader.check_complete()
         except (VLLMError, *_TRANSPORT_ERRORS) as failure:
             error = self._error(failure, reader)
@@ -329,6 +330,7 @@ class AsyncCheckedStream(_Checked[T], AsyncStream[T]):
                     raise reader.error
                 if reader.done:
                     break
+                reader.waiting_since = time.monotonic()
             reader.check_complete()
         except (VLLMError, *_TRANSPORT_ERRORS) as failure:
             error = self._error(failure, reader)
