@@ -194,7 +194,7 @@ class VLLMComponent:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Any:
         """Return the component that ``to_dict`` saved."""
-        parameters = dict(data.get("init_parameters", {}))
+        parameters = deepcopy(data.get("init_parameters", {}))  # Haystack's loaders change what they get
         cls._load_parameters(parameters)
         return default_from_dict(cls, {**data, "init_parameters": parameters})
 

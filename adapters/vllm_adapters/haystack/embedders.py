@@ -124,7 +124,7 @@ class VLLMTextEmbedder(_EmbedderComponent):
     def _texts(self, text: str) -> list[str]:
         if not isinstance(text, str):
             raise TypeError(
-                f"`text` must be a str, not {type(text).__name__}. Embed documents with VLLMDocumentEmbedder."
+                "VLLMTextEmbedder expects a string as an input. To embed Documents, use VLLMDocumentEmbedder."
             )
         return [self.prefix + text + self.suffix]
 
@@ -256,7 +256,9 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
 
     def _texts(self, documents: Sequence[Document]) -> list[str]:
         if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
-            raise TypeError("`documents` must be a list of Document. Embed a str with VLLMTextEmbedder.")
+            raise TypeError(
+                "VLLMDocumentEmbedder expects a list of Documents as input. To embed a string, use VLLMTextEmbedder."
+            )
         texts = texts_with_meta(documents, self.meta_fields_to_embed, self.embedding_separator)
         return [self.prefix + text + self.suffix for text in texts]
 
