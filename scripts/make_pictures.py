@@ -12,8 +12,8 @@ from rich.console import Console
 
 from vllm_adapters import LocalVLLM
 from vllm_adapters._demo.show import run
-from vllm_adapters.doctor.examination import examine
-from vllm_adapters.doctor.show import show
+from vllm_adapters.doctor import examine
+from vllm_adapters.doctor.render.terminal import print_report
 
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
 _ADDRESSES = ("VLLM_BASE_URL", "VLLM_EMBED_BASE_URL", "VLLM_API_KEY")
@@ -40,9 +40,9 @@ def main() -> None:
         sys.exit("The tour failed: no picture of it.")
     tour.save_svg(str(PICTURES / "demo.svg"), title="vllm-adapters demo")
     with LocalVLLM("tiny", bare=True) as server:
-        visit = Picture(88)
-        show(examine(server.base_url), visit)
-    text = visit.export_svg(title="vllm-adapters doctor").replace(server.base_url, "http://gpu:8000/v1")
+        report = Picture(88)
+        print_report(examine(server.base_url), report)
+    text = report.export_svg(title="vllm-adapters doctor").replace(server.base_url, "http://gpu:8000/v1")
     (PICTURES / "doctor.svg").write_text(text, encoding="utf-8")
 
 

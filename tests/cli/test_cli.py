@@ -82,7 +82,7 @@ def test_the_demo_says_which_server_does_not_answer(monkeypatch, capsys):
     assert main(["demo"]) == 1
     said = capsys.readouterr().err
     assert "no server is started" in said
-    assert "No answer from the server" in said
+    assert "The server did not respond" in said
     assert "http://127.0.0.1:9/v1" in said
 
 
@@ -220,7 +220,7 @@ def test_doctor_takes_the_key_from_the_variable_it_is_told(make_fault_server, ca
     monkeypatch.setenv("THE_KEY", "sk-other")
     assert main(["doctor", server.url, "--api-key-env", "THE_KEY", "--json"]) == 2
     printed = capsys.readouterr()
-    assert "refuses the API key" in printed.out
+    assert "rejected the API key" in printed.out
     assert "sk-" not in printed.out + printed.err
 
 
@@ -247,8 +247,8 @@ def test_doctor_does_not_repeat_a_key_given_for_the_name_of_its_variable(capsys)
     ("arguments", "said"),
     [
         (["--api-key-env", "NOT_SET_HERE"], "names a variable that is not set"),
-        (["localhost:8000"], "is not a server's address"),
-        (["--html", "no/such/folder/report.html"], "there is no folder"),
+        (["localhost:8000"], "is not a valid server address"),
+        (["--html", "no/such/folder/report.html"], "does not exist"),
         (["--html", "."], "is a folder"),
     ],
 )
@@ -274,4 +274,4 @@ def test_doctor_tells_what_it_found_even_if_the_page_cannot_be_written(make_faul
 
 def test_doctor_of_nothing_is_exit_code_2(capsys):
     assert main(["doctor", "http://127.0.0.1:9"]) == 2
-    assert "no connection: " in capsys.readouterr().out
+    assert "connection failed: " in capsys.readouterr().out

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from vllm_adapters._cli.recipes import add_recipes_parser
-    from vllm_adapters.local.command import add_serve_parser, run_serve
+    from vllm_adapters._cli.serve import add_serve_parser, run_serve
 
     parser = argparse.ArgumentParser(
         prog="vllm-adapters",
@@ -128,7 +128,7 @@ def _seconds(text: str) -> float:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from vllm_adapters.doctor.command import run_doctor
+    from vllm_adapters._cli.doctor import run_doctor
 
     return run_doctor(args)
 

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import openai
 from openai import AsyncStream, Stream
@@ -238,49 +238,85 @@ def _split_choice(choice: dict[str, Any], delta: dict[str, Any], tool_calls: Any
 _TRANSPORT_ERRORS = (http.RequestError, http.StreamError, openai.APIConnectionError)
 
 
-class _Checked(Generic[T]):
-    """What the sync and the async stream share."""
-
-    response: http.Response
-    _client: Any
-    _cast_to: type[T]
-    _options: Any
-
-    def _reader(self) -> ChunkReader:
-        body = self._options.json_data if self._options is not None else None
-        idle = getattr(getattr(self._options, "timeout", None), "read", None)
-        endpoint = self._client.vllm.context(self._options).endpoint
-        return ChunkReader(body if isinstance(body, dict) else {}, endpoint, idle=idle)
-
-    def _convert(self, chunk: dict[str, Any]) -> T:
-        """Return the chunk as the SDK's object; frameworks take the dict."""
-        if self._cast_to is object:
-            return chunk  # type: ignore[return-value]
-        return self._client._process_response_data(  # type: ignore[no-any-return]
-            data=chunk, cast_to=self._cast_to, response=self.response
-        )
-
-    def _error(self, failure: Exception, reader: ChunkReader) -> VLLMError:
-        """Return the error to raise for ``failure``, with the request it belongs to."""
-        if isinstance(failure, IncompleteStream):
-            error: VLLMError = failure
-        elif isinstance(failure, ServerTimeout):
-            failure.partial = reader.partial
-            error = failure
-        elif isinstance(failure, _TRANSPORT_ERRORS):
-            error = reader.interrupted(failure)
-        else:
-            error = failure  # type: ignore[assignment]
-        context: RequestContext = self._client.vllm.context(self._options)
-        known = {"request": self.response.request} if isinstance(error, _LOST) else {"response": self.response}
-        return error.add_context(address=context.address, model=context.model, **known)
+def _reader(client: Any, options: Any) -> ChunkReader:
+    body = options.json_data if options is not None else None
+    idle = getattr(getattr(options, "timeout", None), "read", None)
+    endpoint = client.vllm.context(options).endpoint
+    return ChunkReader(body if isinstance(body, dict) else {}, endpoint, idle=idle)
 
 
-_LOST = (IncompleteStream, ServerTimeout)
-"""Errors of the connection: the response's status would say nothing of them."""
+def _converter(client: Any, cast_to: Any, response: http.Response) -> Callable[[dict[str, Any]], Any] | None:
+    """Return what makes the SDK's object of a chunk; ``None`` for frameworks, which take the dict."""
+    if cast_to is object:
+        return None
+    process = client._process_response_data
+    return lambda chunk: process(data=chunk, cast_to=cast_to, response=response)
 
 
-class CheckedStream(_Checked[T], Stream[T]):
+def _mapped(failure: Exception, reader: ChunkReader, client: Any, options: Any, response: http.Response) -> VLLMError:
+    """Return the error to raise for ``failure``, with the request it belongs to."""
+    if isinstance(failure, IncompleteStream | ServerTimeout):  # connection errors of openai, too
+        error: VLLMError = failure
+    elif isinstance(failure, _TRANSPORT_ERRORS):
+        error = reader.interrupted(failure)
+    else:
+        error = cast(VLLMError, failure)
+    error.partial = error.partial or reader.partial
+    context: RequestContext = client.vllm.context(options)
+    # The response's status would say nothing of an error of the connection.
+    lost = isinstance(error, IncompleteStream | ServerTimeout)
+    return error.add_context(
+        address=context.address,
+        model=context.model,
+        request=response.request if lost else None,
+        response=None if lost else response,
+    )
+
+
+# The generators refer to no stream, so that a stream that is dropped ends them, and closes the connection, at once.
+
+
+def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) -> Iterator[Any]:
+    """Yield the chunks to the end of the reply."""
+    reader, convert = _reader(client, options), _converter(client, cast_to, response)
+    try:
+        for piece in response.iter_bytes():
+            for chunk in reader.feed(piece):
+                yield chunk if convert is None else convert(chunk)
+            if reader.error is not None:
+                raise reader.error
+            if reader.done:
+                break
+            reader.waiting_since = time.monotonic()
+        reader.check_complete()
+    except (VLLMError, *_TRANSPORT_ERRORS) as failure:
+        error = _mapped(failure, reader, client, options, response)
+        raise error from (failure.__cause__ if error is failure else failure)
+    finally:
+        response.close()
+
+
+async def _achunks(response: http.Response, client: Any, options: Any, cast_to: Any) -> AsyncIterator[Any]:
+    """Async version of ``_chunks``."""
+    reader, convert = _reader(client, options), _converter(client, cast_to, response)
+    try:
+        async for piece in response.aiter_bytes():
+            for chunk in reader.feed(piece):
+                yield chunk if convert is None else convert(chunk)
+            if reader.error is not None:
+                raise reader.error
+            if reader.done:
+                break
+            reader.waiting_since = time.monotonic()
+        reader.check_complete()
+    except (VLLMError, *_TRANSPORT_ERRORS) as failure:
+        error = _mapped(failure, reader, client, options, response)
+        raise error from (failure.__cause__ if error is failure else failure)
+    finally:
+        await response.aclose()
+
+
+class CheckedStream(Stream[T]):
     """The SDK's stream, complete or an error. Closing or dropping it closes the connection.
 
     >>> from vllm_adapters import VLLMClient
@@ -293,47 +329,17 @@ class CheckedStream(_Checked[T], Stream[T]):
     Raises:
         IncompleteStream: It ended before every choice had its finish reason.
         ServerFailed: The server aborted the reply (finish reason ``abort`` or ``error``).
-        VLLMError: The server sent an error event, or a time limit passed.
+        VLLMError: The server sent an error event, or a time limit expired.
     """
 
     def __stream__(self) -> Iterator[T]:
-        """Yield the chunks to the end of the reply."""
-        reader = self._reader()
-        try:
-            for piece in self.response.iter_bytes():
-                for chunk in reader.feed(piece):
-                    yield self._convert(chunk)
-                if reader.error is not None:
-                    raise reader.error
-                if reader.done:
-                    break
-                reader.waiting_since = time.monotonic()
-            reader.check_complete()
-        except (VLLMError, *_TRANSPORT_ERRORS) as failure:
-            error = self._error(failure, reader)
-            raise error from (failure.__cause__ if error is failure else failure)
-        finally:
-            self.response.close()
+        """Return an iterator of the chunks."""
+        return _chunks(self.response, self._client, self._options, self._cast_to)
 
 
-class AsyncCheckedStream(_Checked[T], AsyncStream[T]):
+class AsyncCheckedStream(AsyncStream[T]):
     """``CheckedStream`` of the async client."""
 
-    async def __stream__(self) -> AsyncIterator[T]:
-        """Yield the chunks to the end of the reply."""
-        reader = self._reader()
-        try:
-            async for piece in self.response.aiter_bytes():
-                for chunk in reader.feed(piece):
-                    yield self._convert(chunk)
-                if reader.error is not None:
-                    raise reader.error
-                if reader.done:
-                    break
-                reader.waiting_since = time.monotonic()
-            reader.check_complete()
-        except (VLLMError, *_TRANSPORT_ERRORS) as failure:
-            error = self._error(failure, reader)
-            raise error from (failure.__cause__ if error is failure else failure)
-        finally:
-            await self.response.aclose()
+    def __stream__(self) -> AsyncIterator[T]:
+        """Return an iterator of the chunks."""
+        return _achunks(self.response, self._client, self._options, self._cast_to)

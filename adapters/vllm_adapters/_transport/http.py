@@ -97,19 +97,15 @@ class _Limit(float):
 
     deadline: Deadline
 
-    @classmethod
-    def until(cls, deadline: Deadline, seconds: float) -> _Limit:
-        limit = cls(seconds)
-        limit.deadline = deadline
-        return limit
-
 
 def _shortened(timeout: float | None) -> float | None:
     """Return ``timeout``, or what is left of the call if that is less."""
-    if not isinstance(timeout, _Limit):
+    if not isinstance(timeout, _Limit) or (at := timeout.deadline.at) is None:
         return timeout
-    left = timeout.deadline.left()
-    return timeout if left is None else min(timeout, left)
+    left = at - time.monotonic()
+    if left <= 0:
+        timeout.deadline.expire()
+    return min(timeout, left)
 
 
 def _shorten_option(options: dict[str, Any]) -> dict[str, Any]:
@@ -297,10 +293,10 @@ def _apply_deadline(request: http.Request) -> Deadline | None:
     left = deadline.left()
     timeouts = request.extensions.get("timeout")
     if left is not None and isinstance(timeouts, dict):
-        request.extensions["timeout"] = {
-            kind: _Limit.until(deadline, left if limit is None else min(limit, left))
-            for kind, limit in timeouts.items()
-        }
+        limits = request.extensions["timeout"] = {}
+        for kind, limit in timeouts.items():
+            limits[kind] = _Limit(left if limit is None else min(limit, left))
+            limits[kind].deadline = deadline
     return deadline
 
 

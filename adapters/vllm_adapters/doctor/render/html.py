@@ -1,4 +1,4 @@
-"""The report as one self-contained page: no script, nothing loaded from elsewhere."""
+"""Render a report as one self-contained HTML page, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from itertools import groupby
 from string import Template
 
 from vllm_adapters._version import __version__
-from vllm_adapters.doctor.report import Report
-from vllm_adapters.doctor.rows import MARKS, Row, flag_lists, heading, rows_of, summary
+from vllm_adapters.doctor.model import Report
+from vllm_adapters.doctor.render.rows import MARKS, Row, flag_lists, heading, report_rows, summary
+
+__all__ = ["render_html"]
 
 _PAGE = Template("""\
 <!doctype html>
@@ -70,38 +72,39 @@ footer { margin-top: 1.6rem; }
 $flags
 </div>
 $groups
-<footer>$legend<br>vllm-adapters $ours doctor, $now</footer>
+<footer>$legend<br>vllm-adapters $package_version doctor, $time</footer>
 </body>
 </html>
 """)
 
 
-def page(report: Report) -> str:
-    """The whole page."""
+def render_html(report: Report) -> str:
+    """Return the HTML page of a report."""
     return _PAGE.substitute(
         title=escape(heading(report)),
         state="fault" if report.exit_code else "",
         summary=escape(summary(report)),
         flags="\n".join(
-            f'<div class="flags">{escape(why)}:\n<pre>{escape(flags)}</pre></div>' for why, flags in flag_lists(report)
+            f'<div class="flags">{escape(title)}:\n<pre>{escape(flags)}</pre></div>'
+            for title, flags in flag_lists(report)
         ),
         groups="\n".join(
             f"<h2>{escape(group)}</h2>\n<section><dl>\n{''.join(map(_row, rows))}</dl></section>"
-            for group, rows in groupby(rows_of(report), key=lambda row: row.group)
+            for group, rows in groupby(report_rows(report), key=lambda row: row.group)
         ),
         legend=" &nbsp; ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items()),
-        ours=__version__,
-        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        package_version=__version__,
+        time=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
 def _row(row: Row) -> str:
     finding = row.finding
-    told = [f'<span class="text">{escape(finding.text)}</span>']
-    told += [f"<br>add <code>{escape(flag)}</code>" for flag in finding.flags]
+    parts = [f'<span class="text">{escape(finding.text)}</span>']
+    parts += [f"<br>add <code>{escape(flag)}</code>" for flag in finding.flags]
     if finding.advice:
-        told.append(f'<br><span class="advice">{escape(finding.advice)}</span>')
+        parts.append(f'<br><span class="advice">{escape(finding.advice)}</span>')
     return (
         f'<div class="{row.tone}"><dt class="mark" title="{finding.verdict.value}">{MARKS[finding.verdict]}</dt>'
-        f"<dt>{escape(', '.join(row.names))}</dt><dd>{''.join(told)}</dd></div>\n"
+        f"<dt>{escape(', '.join(row.names))}</dt><dd>{''.join(parts)}</dd></div>\n"
     )

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct from its GGUF file to a Hugging Face directory.
+"""Convert SmolLM2-135M-Instruct from GGUF to a Hugging Face directory.
 
-Runs inside the environment of vLLM, which brings numpy, safetensors and tokenizers:
-`python smollm2.py DIRECTORY_WITH_THE_GGUF_PACKAGE FILE.gguf OUT`
+Run with vLLM's environment, which has numpy, safetensors and tokenizers:
+``python smollm2.py DIRECTORY_OF_THE_GGUF_PACKAGE FILE.gguf OUT``
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-OUTER = {
+GLOBAL_TENSORS = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
     "output": "lm_head",
 }
-INNER = {
+BLOCK_TENSORS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
@@ -31,17 +31,17 @@ INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-CONTROL_TOKEN = 3  # gguf's token type for control tokens
+CONTROL_TOKEN = 3  # GGUF's type of control tokens
 
 
 def unpermute(weight: Any, heads: int) -> Any:
-    """GGUF interleaves the two halves of every rotary head; Hugging Face keeps them apart."""
+    """Separate the two halves of each rotary head, which GGUF interleaves and Hugging Face does not."""
     half = weight.shape[0] // heads // 2
     return weight.reshape(heads, half, 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def convert(source: Path, out: Path) -> None:
-    """Writes weights, config, tokenizer and chat template."""
+    """Write weights, config, tokenizer and chat template."""
     from gguf import GGUFReader, dequantize
 
     reader = GGUFReader(source)
@@ -49,8 +49,8 @@ def convert(source: Path, out: Path) -> None:
     def read(key: str) -> Any:
         return reader.fields[key].contents()
 
-    kind = read("general.architecture")
-    heads, kv_heads = read(f"{kind}.attention.head_count"), read(f"{kind}.attention.head_count_kv")
+    arch = read("general.architecture")
+    heads, kv_heads = read(f"{arch}.attention.head_count"), read(f"{arch}.attention.head_count_kv")
     tensors = {}
     for tensor in reader.tensors:
         weight = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
@@ -58,28 +58,28 @@ def convert(source: Path, out: Path) -> None:
         if parts[0] == "blk":
             if parts[2] in ("attn_q", "attn_k"):
                 weight = unpermute(weight, heads if parts[2] == "attn_q" else kv_heads)
-            name = f"model.layers.{parts[1]}.{INNER[parts[2]]}.weight"
+            name = f"model.layers.{parts[1]}.{BLOCK_TENSORS[parts[2]]}.weight"
         else:
-            name = f"{OUTER[parts[0]]}.weight"
-        # The file holds 4-bit weights: half precision loses nothing of them.
+            name = f"{GLOBAL_TENSORS[parts[0]]}.weight"
+        # The weights in the file have 4 bits: half precision is lossless.
         tensors[name] = np.ascontiguousarray(weight.astype(np.float16))
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
 
     tokens, types, merges = (read(f"tokenizer.ggml.{part}") for part in ("tokens", "token_type", "merges"))
-    theta = float(read(f"{kind}.rope.freq_base"))
-    hidden = read(f"{kind}.embedding_length")
+    theta = float(read(f"{arch}.rope.freq_base"))
+    hidden = read(f"{arch}.embedding_length")
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": len(tokens),
         "hidden_size": hidden,
-        "intermediate_size": read(f"{kind}.feed_forward_length"),
-        "num_hidden_layers": read(f"{kind}.block_count"),
+        "intermediate_size": read(f"{arch}.feed_forward_length"),
+        "num_hidden_layers": read(f"{arch}.block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": hidden // heads,
-        "max_position_embeddings": read(f"{kind}.context_length"),
-        "rms_norm_eps": float(read(f"{kind}.attention.layer_norm_rms_epsilon")),
+        "max_position_embeddings": read(f"{arch}.context_length"),
+        "rms_norm_eps": float(read(f"{arch}.attention.layer_norm_rms_epsilon")),
         "rope_theta": theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": theta},
         "tie_word_embeddings": "lm_head.weight" not in tensors,
@@ -100,7 +100,7 @@ def convert(source: Path, out: Path) -> None:
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    special = [t for t, of in zip(tokens, types, strict=True) if of == CONTROL_TOKEN]
+    special = [t for t, type_ in zip(tokens, types, strict=True) if type_ == CONTROL_TOKEN]
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     tokenizer.save(str(out / "tokenizer.json"))
     settings = {
@@ -117,7 +117,7 @@ def convert(source: Path, out: Path) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes one JSON file."""
+    """Write a JSON file."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
-"""A tiny BERT with random weights, for the endpoints that need a model with a classification head.
+"""Build a tiny BERT with random weights, for endpoints that need a model with a classification head.
 
-Runs inside the environment of vLLM: `python bert.py TOKENIZER_DIR OUT LABEL [LABEL ...]`
-One label makes a cross-encoder (/rerank, /score), several a classifier (/classify). The weights come from a
-fixed seed: what it says is always the same, and means nothing.
+Run with vLLM's environment: ``python bert.py TOKENIZER_DIR OUT LABEL [LABEL ...]``
+With one label it is a cross-encoder (/rerank, /score), with several a classifier (/classify). The weights come from
+a fixed seed, so the outputs are reproducible, and meaningless.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 
-def make(tokenizer_dir: Path, out: Path, labels: list[str]) -> None:
-    """Writes weights and config, and the tokenizer of another BERT beside them."""
+def build(tokenizer_dir: Path, out: Path, labels: list[str]) -> None:
+    """Write weights and config, and copy the tokenizer of another BERT."""
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=30522,
@@ -25,7 +25,7 @@ def make(tokenizer_dir: Path, out: Path, labels: list[str]) -> None:
         num_attention_heads=2,
         intermediate_size=128,
         max_position_embeddings=256,
-        # Large enough that different texts get visibly different scores.
+        # Large enough for clearly different scores of different texts.
         initializer_range=0.4,
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
@@ -38,4 +38,4 @@ def make(tokenizer_dir: Path, out: Path, labels: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    build(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,10 +1,12 @@
+"""Patches of packages in vLLM's environment."""
+
 import importlib.metadata
 import subprocess
 import sys
 
-from vllm_adapters.local.repairs import repair
+from vllm_adapters.local.patches import apply_patches
 
-# What torchvision's extension.py and the module after it do when the operators do not load.
+# The parts of torchvision and torch that the patch uses.
 EXTENSION = "import torch\n\n\ndef _has_ops():\n    return {loads}\n"
 TORCH = """
 class Library:
@@ -28,35 +30,35 @@ def site_packages(tmp_path, loads):
     return tmp_path
 
 
-def declared(path):
+def count_schemas(path):
     program = "import torchvision.extension, torch.library; print(len(torch.library.Library.defined))"
     result = subprocess.run([sys.executable, "-c", program], cwd=path, capture_output=True, text=True, check=True)
     return int(result.stdout)
 
 
-def test_repairs_are_made_once(tmp_path):
+def test_patches_are_applied_once(tmp_path):
     path = site_packages(tmp_path, loads=False)
-    assert len(repair(path, "0.32.0")) == 2
-    assert repair(path, "0.32.0") == []
+    assert len(apply_patches(path, "0.32.0")) == 2
+    assert apply_patches(path, "0.32.0") == []
 
 
-def test_vllm_is_found_under_its_name_as_a_cpu_build(tmp_path):
-    repair(tmp_path, "0.32.0")
-    found = {d.name: d.version for d in importlib.metadata.distributions(path=[str(tmp_path)])}
-    assert found == {"vllm": "0.32.0+cpu"}
+def test_vllm_is_registered_as_a_cpu_build(tmp_path):
+    apply_patches(tmp_path, "0.32.0")
+    distributions = {d.name: d.version for d in importlib.metadata.distributions(path=[str(tmp_path)])}
+    assert distributions == {"vllm": "0.32.0+cpu"}
 
 
-def test_a_torchvision_whose_operators_load_is_left_as_it_is(tmp_path):
+def test_torchvision_that_loads_gets_no_schemas(tmp_path):
     path = site_packages(tmp_path, loads=True)
-    repair(path, "0.32.0")
-    assert declared(path) == 0
+    apply_patches(path, "0.32.0")
+    assert count_schemas(path) == 0
 
 
-def test_a_torchvision_without_operators_gets_their_schemas(tmp_path):
+def test_torchvision_without_operators_gets_their_schemas(tmp_path):
     path = site_packages(tmp_path, loads=False)
-    repair(path, "0.32.0")
-    assert declared(path) == 2
+    apply_patches(path, "0.32.0")
+    assert count_schemas(path) == 2
 
 
-def test_no_torchvision_is_fine(tmp_path):
-    assert len(repair(tmp_path, "0.32.0")) == 1
+def test_environment_without_torchvision(tmp_path):
+    assert len(apply_patches(tmp_path, "0.32.0")) == 1

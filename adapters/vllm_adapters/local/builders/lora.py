@@ -1,6 +1,6 @@
-"""A small LoRA adapter with random weights for a Llama model, to try vLLM's adapter endpoints.
+"""Build a small LoRA adapter with random weights for a Llama model, to try vLLM's adapter endpoints.
 
-Runs inside the environment of vLLM: `python lora.py MODEL_DIR OUT SEED`
+Run with vLLM's environment: ``python lora.py MODEL_DIR OUT SEED``
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 RANK = 8
-SCALE = 0.4  # enough to change what a model says, even one that knows its lines by heart
+SCALE = 0.4  # large enough to change the replies even of an overfitted model
 
 
-def make(model_dir: Path, out: Path, seed: int) -> None:
-    """Writes the adapter in PEFT's layout."""
+def build(model_dir: Path, out: Path, seed: int) -> None:
+    """Write the adapter in PEFT's format."""
     generator = torch.Generator().manual_seed(seed)
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
@@ -45,4 +45,4 @@ def make(model_dir: Path, out: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    build(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
