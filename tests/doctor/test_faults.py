@@ -12,7 +12,7 @@ import pytest
 
 from vllm_adapters.doctor import Verdict, examine
 from vllm_adapters.testing import faults
-from vllm_adapters.testing.exchange import Exchange
+from vllm_adapters.testing._exchange import Exchange
 
 KEY = "sk-canary"
 OPEN = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank", "/tokenize", "/detokenize")

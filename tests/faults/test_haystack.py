@@ -36,7 +36,7 @@ from vllm_adapters.haystack import (
     VLLMTokenCounter,
 )
 from vllm_adapters.testing import faults, payloads
-from vllm_adapters.testing.replies import healthy
+from vllm_adapters.testing.faults import healthy
 
 CHAT = "/v1/chat/completions"
 EMBED = "/v1/embeddings"

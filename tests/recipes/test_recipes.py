@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from vllm_adapters.testing import faults, payloads
-from vllm_adapters.testing.cassette import audit
+from vllm_adapters.testing.cassettes import audit
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 CHAT = "/v1/chat/completions"

@@ -16,7 +16,7 @@ from vllm_adapters._compat import http
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.stream import ChunkReader, split_chunk
 from vllm_adapters.errors import VLLMError
-from vllm_adapters.testing.cassette import load
+from vllm_adapters.testing.cassettes import load
 
 CASSETTES = Path(__file__).parents[2] / "cassettes"
 CALL = RequestContext("http://localhost:8000/v1")

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from vllm_adapters.testing import faults
-from vllm_adapters.testing.cassette import audit
+from vllm_adapters.testing.cassettes import audit
 
 ONE = """
 @pytest.mark.vllm("tiny")

@@ -22,9 +22,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from vllm_adapters.testing.exchange import Behaviour, Exchange, HungUp, Received, Served, read_request
-from vllm_adapters.testing.faults import slow
-from vllm_adapters.testing.replies import ROUTES, healthy
+from vllm_adapters.testing._exchange import Behaviour, Exchange, HungUp, Received, Served, read_request
+from vllm_adapters.testing.faults import ROUTES, healthy, slow
 
 __all__ = ["FaultServer", "Received"]
 

@@ -20,6 +20,8 @@ __all__ = [
     "embeddings",
     "error",
     "models",
+    "ranking",
+    "relevance",
     "rerank",
     "score",
     "tokenized",
@@ -268,6 +270,17 @@ def embeddings(vectors: Iterable[Any], *, indices: Sequence[int] | None = None, 
         ],
         "usage": _usage(len(rows), 0),
     }
+
+
+def relevance(text: str) -> float:
+    """Return the score that a healthy server gives a document; it depends on the text alone."""
+    return vector(text, 1)[0] + 0.5
+
+
+def ranking(documents: Sequence[str], *, top_n: int | None = None) -> list[tuple[int, float]]:
+    """Return the (index, score) pairs of a healthy server's ranking, best first."""
+    scored = [(index, relevance(document)) for index, document in enumerate(documents)]
+    return sorted(scored, key=lambda pair: -pair[1])[: top_n or len(scored)]
 
 
 def rerank(documents: Sequence[str], ranking: Iterable[tuple[int, float]], *, model: str = MODEL) -> dict[str, Any]:

@@ -35,12 +35,11 @@ from pytest_recording import network
 from vllm_adapters._pytest import CASSETTES
 from vllm_adapters.errors import VLLMError
 from vllm_adapters.server import VLLMServer
-from vllm_adapters.testing.cassette import recorded_versions, replay_url
+from vllm_adapters.testing.cassettes import Library, recorded_versions, replay_url
 from vllm_adapters.testing.fault_server import FaultServer
-from vllm_adapters.testing.library import Library
+from vllm_adapters.testing.recorder import Tape, open_tape
 from vllm_adapters.testing.sent import Sent
 from vllm_adapters.testing.servers import Kind, NoServer, Servers
-from vllm_adapters.testing.tape import Tape, open_tape
 
 _UNIX_SOCKETS = [r"/", r"\x00"]  # not the network; multiprocessing needs them
 _FRAMEWORKS = ("langchain-core", "langchain-openai", "llama-index-core", "haystack-ai")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from vllm_adapters.errors import LocalVLLMError, ServerUnreachable
-from vllm_adapters.testing.cassette import Origin
+from vllm_adapters.testing.cassettes import Origin
 
 __all__ = ["Kind", "NoServer", "Running", "Servers", "launch_local"]
 

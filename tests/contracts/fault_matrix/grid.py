@@ -20,7 +20,7 @@ from fault_matrix.scene import KEY, SETTINGS, TEXTS, Answer, Scene, retrying
 from vllm_adapters import VLLMClient
 from vllm_adapters.errors import ContextLengthExceeded, InvalidRequest, VLLMError
 from vllm_adapters.testing import FaultServer, faults
-from vllm_adapters.testing.exchange import Behaviour
+from vllm_adapters.testing._exchange import Behaviour
 
 LIMIT = 2 * SETTINGS["timeout"].total
 """Seconds in which every cell must be over: twice the total limit that its client has."""

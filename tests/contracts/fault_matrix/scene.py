@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from vllm_adapters import Timeouts
 from vllm_adapters.testing import payloads
-from vllm_adapters.testing.exchange import Behaviour
-from vllm_adapters.testing.replies import healthy, json_reply, ranked, relevance, sse
+from vllm_adapters.testing._exchange import Behaviour
+from vllm_adapters.testing.faults import healthy, json_reply, sse
 
 KEY = "sk-canary-of-the-fault-matrix"
 SETTINGS: dict[str, Any] = {
@@ -79,7 +79,7 @@ def vectors() -> list[list[float]]:
 
 def ranking() -> list[tuple[int, float]]:
     """The right ranking."""
-    return ranked({"documents": TEXTS})
+    return payloads.ranking(TEXTS)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Scene:
             "embed": vectors(),
             "embed one": vectors()[0],
             "rank": ranking(),
-            "score": [relevance(text) for text in TEXTS],
+            "score": [payloads.relevance(text) for text in TEXTS],
             "classify": [("LABEL_0", [0.75, 0.25])] * len(TEXTS),
             "tokenize": payloads.tokenized(PROMPT)["tokens"],
             "count": payloads.tokenized(PROMPT)["count"],

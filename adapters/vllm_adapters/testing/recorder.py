@@ -19,7 +19,7 @@ from vcr.persisters.filesystem import CassetteNotFoundError
 from vcr.record_mode import RecordMode
 from vcr.request import Request
 
-from vllm_adapters.testing.cassette import Interaction, Origin, Scrubber, dump, load, request_key
+from vllm_adapters.testing.cassettes import Interaction, Origin, Scrubber, dump, load, request_key
 from vllm_adapters.testing.sent import Sent, SentRequest
 
 __all__ = ["Tape", "differences", "open_tape"]
