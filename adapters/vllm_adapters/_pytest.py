@@ -1,22 +1,22 @@
-"""What pytest loads in every project where this package is installed: it asks whether this one wants more."""
+"""The pytest entry point of the package: it loads the plugin only in projects that enable it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-CASSETTES = ("vllm_cassettes", "Folder of the cassettes of tests that talk to a vLLM; switches their plugin on.")
+CASSETTES = ("vllm_cassettes", "Folder of the cassettes of tests that talk to vLLM; enables the plugin.")
 
 
 def pytest_addoption(parser: Any) -> None:
-    """The one setting."""
+    """Add the ini option that enables the plugin."""
     parser.addini(*CASSETTES, default="")
 
 
 def pytest_load_initial_conftests(early_config: Any) -> None:
-    """Load the plugin, before the command line is read in full: it has options.
+    """Load the plugin if it is enabled, before its command line options are parsed.
 
     Raises:
-        pytest.UsageError: It is wanted, but what it needs is not installed.
+        pytest.UsageError: The plugin is enabled, but a package that it needs is not installed.
     """
     if not early_config.getini(CASSETTES[0]):
         return

@@ -11,8 +11,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from vllm_adapters.doctor import Verdict, examine
-from vllm_adapters.testing import faults
-from vllm_adapters.testing._exchange import Exchange
+from vllm_adapters.testing import Exchange, faults
 
 KEY = "sk-canary"
 OPEN = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank", "/tokenize", "/detokenize")

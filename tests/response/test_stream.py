@@ -29,15 +29,15 @@ def recorded():
     found = {}
     for path in sorted(CASSETTES.glob("test_client/*stream*.yaml")) + sorted(CASSETTES.glob("langchain/test_*/*.yaml")):
         for said in load(path.read_text(encoding="utf-8")):
-            if "event-stream" in said.headers.get("content-type", "") and len(said.answer) < 20_000:
-                body = json.loads(said.body)
+            if "event-stream" in said.headers.get("content-type", "") and len(said.response_body) < 20_000:
+                body = json.loads(said.request_body)
                 sort = (
                     said.path,
-                    b'"tool_calls"' in said.answer,
-                    b'"reasoning"' in said.answer,
-                    b'"length"' in said.answer,
+                    b'"tool_calls"' in said.response_body,
+                    b'"reasoning"' in said.response_body,
+                    b'"length"' in said.response_body,
                 )
-                found.setdefault(sort, (path.name, body, said.answer))
+                found.setdefault(sort, (path.name, body, said.response_body))
     assert len(found) >= 6
     return list(found.values())
 

@@ -1,4 +1,4 @@
-"""What is written down of a conversation, what is left out, and that what is read back means the same."""
+"""The cassette format: what is recorded, what is left out, and that it is restored without loss."""
 
 import json
 import tempfile
@@ -12,17 +12,17 @@ from vllm_adapters.testing.recorder import differences
 ORIGIN = Origin("http://127.0.0.1:8123/v1", "0.32.0", "tiny", {"127.0.0.1:8123": "localhost:8000"})
 
 
-def interaction(answer=b'{"a":1}', content_type="application/json", body=b'{"model":"tiny"}', **more):
+def interaction(response_body=b'{"a":1}', content_type="application/json", **fields):
     return Interaction(
         **{
             "method": "POST",
             "path": "/v1/chat/completions",
-            "body": body,
+            "request_body": b'{"model":"tiny"}',
             "content_type": "application/json",
             "status": 200,
             "headers": {"content-type": content_type, "server": "uvicorn", "date": "today"},
-            "answer": answer,
-            **more,
+            "response_body": response_body,
+            **fields,
         }
     )
 
@@ -48,14 +48,14 @@ def round_trip(*interactions, origin=ORIGIN):
         {"arguments": '{"city": "Rome"}', "colon": "a: b", "hash": "# c", "quote": 'it\'s "x"'},
         [{"same": [1]}, {"same": [1]}],
     ],
-    ids=["looks", "lines", "numbers", "nan", "keys", "surrogate", "quotes", "aliases"],
+    ids=["yaml-like-strings", "lines", "numbers", "nan", "keys", "surrogate", "quotes", "aliases"],
 )
-def test_json_means_the_same(value):
-    (back,) = round_trip(interaction(json.dumps(value).encode()))
-    assert json.dumps(json.loads(back.answer)) == json.dumps(value)
+def test_json_is_restored(value):
+    (restored,) = round_trip(interaction(json.dumps(value).encode()))
+    assert json.dumps(json.loads(restored.response_body)) == json.dumps(value)
 
 
-def test_streams_keep_their_bytes():
+def test_streams_are_restored_byte_by_byte():
     blocks = [
         'data: {"a":"é\u2028","b":[1,2]}',
         ": ping",
@@ -65,7 +65,7 @@ def test_streams_keep_their_bytes():
     ]
     body = "".join(f"{block}\n\n" for block in blocks)
     text = dump([interaction(body.encode(), "text/event-stream; charset=utf-8")], ORIGIN)
-    assert load(text)[0].answer.decode() == body
+    assert load(text)[0].response_body.decode() == body
     assert "- 'data: [DONE]'" in text
     assert "b: [1, 2]" in text
 
@@ -82,13 +82,13 @@ def test_streams_keep_their_bytes():
     ],
     ids=["crlf", "cut stream", "html", "cut json", "binary", "nothing"],
 )
-def test_other_bodies_keep_their_bytes(answer, content_type):
-    (back,) = round_trip(interaction(answer, content_type))
-    assert back.answer == answer
-    assert back.headers == {"content-type": content_type}
+def test_other_bodies_are_restored_byte_by_byte(answer, content_type):
+    (restored,) = round_trip(interaction(answer, content_type))
+    assert restored.response_body == answer
+    assert restored.headers == {"content-type": content_type}
 
 
-def test_only_meaningful_headers_and_no_host():
+def test_only_meaningful_headers_are_recorded_and_no_host():
     text = dump(
         [interaction(headers={"content-type": "application/json", "retry-after": "2", "x-secret": "s"})],
         ORIGIN,
@@ -99,37 +99,37 @@ def test_only_meaningful_headers_and_no_host():
     assert audit(text) == []
 
 
-def test_paths_of_this_machine_become_names():
+def test_paths_of_this_machine_are_shortened():
     home, temporary = (
         Path.home() / ".cache" / "models" / "tiny",
         Path(tempfile.gettempdir()) / "run-3" / "lora",
     )
     answer = {"root": str(home), "message": f"No adapter found for {temporary}, sorry", "b64": f"Ab{home}"}
     text = dump([interaction(json.dumps(answer).encode())], ORIGIN)
-    assert json.loads(load(text)[0].answer) == {
+    assert json.loads(load(text)[0].response_body) == {
         "root": "tiny",
         "message": "No adapter found for lora, sorry",
-        "b64": f"Ab{home}",  # a slash inside base64 is no path
+        "b64": f"Ab{home}",  # a slash inside base64 does not start a path
     }
 
 
-def test_versions(tmp_path):
-    printed = interaction(b'{"system_fingerprint":"vllm-0.28.0-abc"}')
-    unknown = Origin(ORIGIN.url)
-    assert "vllm: 0.28.0" in dump([printed], unknown)
-    with pytest.raises(ValueError, match="only a real vLLM"):
-        dump([interaction()], unknown)
-    (tmp_path / "a.yaml").write_text(dump([printed], unknown))
+def test_the_vllm_version_is_recorded(tmp_path):
+    with_fingerprint = interaction(b'{"system_fingerprint":"vllm-0.28.0-abc"}')
+    unknown_version = Origin(ORIGIN.url)
+    assert "vllm: 0.28.0" in dump([with_fingerprint], unknown_version)
+    with pytest.raises(ValueError, match="Record from a real vLLM"):
+        dump([interaction()], unknown_version)
+    (tmp_path / "a.yaml").write_text(dump([with_fingerprint], unknown_version))
     (tmp_path / "b.yaml").write_text(dump([interaction()], ORIGIN))
     assert recorded_versions(tmp_path) == {"0.28.0": 1, "0.32.0": 1}
 
 
 @pytest.mark.parametrize(
-    ("answer", "complaint"),
+    ("response", "problem"),
     [
         ({"x": "Bearer abc"}, "authorization"),
         ({"x": "authorization: y"}, "authorization"),
-        ({"x": "X-Stainless-Os"}, "noise"),
+        ({"x": "X-Stainless-Os"}, "client header"),
         ({"x": "see 127.0.0.1"}, "address"),
         ({"x": "http://localhost:8123"}, "address"),
         ({"x": "sk-" + "a" * 20}, "key"),
@@ -137,13 +137,13 @@ def test_versions(tmp_path):
         ({"system_fingerprint": "vllm-0.28.0-abc"}, "fingerprint"),
     ],
 )
-def test_audit_complains(answer, complaint):
-    text = dump([interaction(json.dumps(answer).encode())], Origin("http://localhost:8000/v1", "0.32.0"))
-    assert any(complaint in found for found in audit(text, ["canary"]))
-    assert "does not say which vLLM" in audit("interactions: []")[0]
+def test_audit_reports_problems(response, problem):
+    text = dump([interaction(json.dumps(response).encode())], Origin("http://localhost:8000/v1", "0.32.0"))
+    assert any(problem in found for found in audit(text, ["canary"]))
+    assert "missing version" in audit("interactions: []")[0]
 
 
-def test_differences_name_the_place():
+def test_differences_name_the_path_of_each_value():
     recorded = {"a": 1, "b": [{"c": 1}, 2], "d": True, "gone": "x"}
     sent = {"a": 1.0, "b": [{"c": 2}, 2], "d": 1, "new": None}
     assert differences(recorded, sent) == [

@@ -1,17 +1,21 @@
-"""The cassettes of this repository: each from a real vLLM, none with a key or a trace of the machine."""
+"""The cassettes of this repository: recorded from a real vLLM, without API keys and traces of a machine."""
 
 from pathlib import Path
 
-import pytest
-
 from vllm_adapters.testing.cassettes import audit, load
 
-ROOT = Path(__file__).parents[2]
-CASSETTES = sorted((ROOT / "cassettes").rglob("*.yaml"))
+CASSETTES = Path(__file__).parents[2] / "cassettes"
 
 
-@pytest.mark.parametrize("path", CASSETTES, ids=lambda path: path.relative_to(ROOT / "cassettes").as_posix())
-def test_may_be_shared(path):
-    text = path.read_text(encoding="utf-8")
-    assert audit(text, ["canary"]) == []
-    assert load(text)
+def test_every_cassette_can_be_shared():
+    problems = {}
+    for path in sorted(CASSETTES.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        found = [*audit(text, ["canary"]), *([] if load(text) else ["no interaction"])]
+        if found:
+            problems[path.relative_to(CASSETTES).as_posix()] = found
+    assert problems == {}
+
+
+def test_cassettes_are_found():
+    assert len(list(CASSETTES.rglob("*.yaml"))) > 500

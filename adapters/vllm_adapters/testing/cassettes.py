@@ -1,7 +1,8 @@
-"""How a recorded conversation with vLLM is written down: readable, and free of the recording machine.
+"""Cassettes: recorded requests and responses of vLLM as readable YAML, and the files that hold them.
 
-A cassette is YAML: JSON bodies parsed, event streams as a list of events. It says which vLLM it was recorded
-from, and keeps only the headers that mean something. What is restored from it parses to the same values.
+JSON bodies are stored parsed, event streams as a list of events. A cassette names the vLLM version it was recorded
+from, keeps only meaningful headers, and contains nothing of the recording machine. A restored body parses to the same
+values as the recorded one.
 """
 
 from __future__ import annotations
@@ -22,13 +23,26 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-__all__ = ["Interaction", "Origin", "Scrubber", "audit", "cassettes", "dump", "load", "recorded_versions", "replay_url"]
+__all__ = [
+    "CassetteStore",
+    "Interaction",
+    "Origin",
+    "Scrubber",
+    "audit",
+    "dump",
+    "find_cassettes",
+    "load",
+    "recorded_versions",
+    "replay_url",
+    "request_key",
+]
 
 _HOST = "http://localhost:8000"
-_LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}  # noqa: S104 (names to compare, nothing is bound)
+_LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}  # noqa: S104 (compared, not bound)
 _KEPT_HEADERS = ("content-type", "retry-after", "x-request-id", "location", "allow")
 _BOUNDARY = "cassette-boundary"
-_WIDTH = 1 << 15  # an event of a stream in one line
+_NAME_LIMIT = 200  # bytes of a file name, of 255 that file systems allow
+_WIDTH = 1 << 15  # keeps an event of a stream on one line
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BaseDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -36,25 +50,25 @@ _BaseDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 @dataclass(frozen=True)
 class Interaction:
-    """One request and its answer, as bytes.
+    """One request and its response.
 
     Attributes:
-        method: of the request.
-        path: path and query, on a server mounted at the root.
-        body: of the request.
-        content_type: of the request, ``""`` if it had none.
-        status: of the answer.
-        headers: of the answer, names in lower case.
-        answer: the body of the answer.
+        method: Method of the request.
+        path: Path and query, relative to the root of the server.
+        request_body: Body of the request.
+        content_type: Content type of the request; ``""`` if it had none.
+        status: Status of the response.
+        headers: Headers of the response, with names in lower case.
+        response_body: Body of the response.
     """
 
     method: str
     path: str
-    body: bytes
+    request_body: bytes
     content_type: str
     status: int
     headers: Mapping[str, str]
-    answer: bytes
+    response_body: bytes
 
 
 @dataclass(frozen=True)
@@ -62,32 +76,32 @@ class Origin:
     """The live server that a test talks to.
 
     Attributes:
-        url: its base URL, ending in ``/v1``.
-        version: what ``/version`` says; None if it does not say.
-        kind: which model and options it serves.
-        names: what must not be written down, mapped to what is written instead.
-        mount: where the cassette has it: ``""``, or ``/minilm`` for a test's second server.
+        url: Base URL, ending in ``/v1``.
+        version: Version at ``/version``; ``None`` if the server does not tell it.
+        spec: Model and options that it serves.
+        replacements: Texts that must not be recorded, and the text recorded instead of each.
+        mount: Path prefix in the cassette: ``""``, or ``/minilm`` for the second server of a test.
     """
 
     url: str
     version: str | None = None
-    kind: str = ""
-    names: Mapping[str, str] = field(default_factory=dict, repr=False)
+    spec: str = ""
+    replacements: Mapping[str, str] = field(default_factory=dict, repr=False)
     mount: str = ""
 
     @property
     def prefix(self) -> str:
-        """The path in front of ``/v1``, for servers that are not mounted at the root."""
+        """The path before ``/v1``, for a server that is not mounted at the root."""
         return urlsplit(self.url).path.removesuffix("/v1").rstrip("/")
 
     def serves(self, uri: str) -> bool:
-        """Whether a request to ``uri`` goes to this server."""
+        """Return whether a request to ``uri`` goes to this server."""
         path = urlsplit(uri).path
         return _address(uri) == _address(self.url) and f"{path}/".startswith(f"{self.prefix}/")
 
 
 def replay_url(mount: str) -> str:
-    """Where a replayed test finds the server that the cassette has at ``mount``."""
+    """Return the base URL at which a replayed test finds the server with this ``mount``."""
     return f"{_HOST}{mount}/v1"
 
 
@@ -98,24 +112,29 @@ def _address(url: str) -> tuple[str, int | None]:
 
 
 class Scrubber:
-    """Replaces what belongs to one machine: given names, and paths under its home, temporary folders.
+    """Removes traces of the recording machine: given texts, and paths below its home and temporary folders.
 
     Args:
-        names: exact texts and what stands for them.
+        replacements: Exact texts, and the replacement of each.
     """
 
-    def __init__(self, names: Mapping[str, str] | None = None) -> None:
-        self._names = sorted((names or {}).items(), key=lambda pair: -len(pair[0]))
+    def __init__(self, replacements: Mapping[str, str] | None = None) -> None:
+        self._replacements = sorted((replacements or {}).items(), key=lambda pair: -len(pair[0]))
         self._paths = _machine_paths()
 
+    @classmethod
+    def for_origins(cls, origins: Iterable[Origin]) -> Scrubber:
+        """Return a scrubber with the replacements of all ``origins``."""
+        return cls({text: other for origin in origins for text, other in origin.replacements.items()})
+
     def text(self, text: str) -> str:
-        """``text`` with names replaced, and paths cut to their last part."""
-        for name, stands in self._names:
-            text = text.replace(name, stands)
-        return self._paths.sub(lambda found: found.group().rstrip("/").rpartition("/")[2], text)
+        """Return ``text`` with the replacements made and paths reduced to their last part."""
+        for original, replacement in self._replacements:
+            text = text.replace(original, replacement)
+        return self._paths.sub(lambda match: match.group().rstrip("/").rpartition("/")[2], text)
 
     def tree(self, value: Any) -> Any:
-        """The same for every string in parsed JSON."""
+        """Return parsed JSON with every string scrubbed."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list):
@@ -129,69 +148,79 @@ def _machine_paths() -> re.Pattern[str]:
     folders = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()), Path(sys.prefix)}
     folders |= {Path(os.environ[name]) for name in ("XDG_CACHE_HOME", "HF_HOME") if os.environ.get(name)}
     folders |= {folder.resolve() for folder in folders}
-    # A home of "/" (some containers) would make every path a machine's path.
+    # A home of "/", as in some containers, would match every path.
     roots = sorted((re.escape(str(f)) for f in folders if f != f.parent), key=len, reverse=True)
-    # Base64 has slashes too: a path starts after something that is neither a letter nor base64.
+    # Base64 contains slashes too: a path must not follow a letter or a base64 character.
     return re.compile(rf"(?<![\w+/.])(?:{'|'.join(roots)})(?![\w.-])(?:/[^\s\"'<>|:,;()\[\]{{}}]*)?")
 
 
 def dump(interactions: Sequence[Interaction], *origins: Origin) -> str:
-    """Write interactions with one or more servers down.
+    """Return the cassette of interactions with one or more servers.
 
     Raises:
-        ValueError: nothing says which vLLM answered, so this is no recording of a vLLM.
+        ValueError: No response tells the version of vLLM, so the server may be something else.
     """
-    scrub = Scrubber({name: stands for origin in origins for name, stands in origin.names.items()})
+    scrubber = Scrubber.for_origins(origins)
     version = origins[0].version or _fingerprint(interactions)
     if version is None:
         where = origins[0].url
-        raise ValueError(f"{where} gives no /version and no system_fingerprint: only a real vLLM can be recorded")
-    kinds = ", ".join(origin.kind for origin in origins)
-    server = {"server": kinds} if kinds else {}
-    recorded = {"recorded_with": {"vllm": version, **server}}
-    tape = {**recorded, "interactions": [_write(interaction, scrub) for interaction in interactions]}
-    text: str = yaml.dump(tape, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH)
-    if _canonical(yaml.load(text, Loader=_Loader)) != _canonical(tape):  # noqa: S506 (a safe loader)
-        raise ValueError("the conversation does not survive being written as YAML")
+        raise ValueError(
+            f"{where} tells no version, neither at /version nor in a system_fingerprint. Record from a real vLLM."
+        )
+    specs = ", ".join(origin.spec for origin in origins)
+    server = {"server": specs} if specs else {}
+    cassette = {
+        "recorded_with": {"vllm": version, **server},
+        "interactions": [_to_yaml(interaction, scrubber) for interaction in interactions],
+    }
+    text: str = yaml.dump(cassette, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_WIDTH)
+    if _canonical(yaml.load(text, Loader=_Loader)) != _canonical(cassette):  # noqa: S506 (a safe loader)
+        raise ValueError("The interactions cannot be represented in YAML without loss.")
     return text
 
 
 def load(text: str) -> list[Interaction]:
-    """Read what `dump` wrote."""
-    tape = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
-    return [_read(written) for written in tape["interactions"]]
+    """Return the interactions of a cassette that ``dump`` wrote."""
+    cassette = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
+    return [_from_yaml(item) for item in cassette["interactions"]]
 
 
-def request_key(method: str, path: str, body: bytes, content_type: str, scrub: Scrubber) -> tuple[str, str, Any]:
-    """What two requests must share to be the same: method, path with query, and the parsed or raw body."""
+def request_key(method: str, path: str, body: bytes, content_type: str, scrubber: Scrubber) -> tuple[str, str, Any]:
+    """Return what identical requests have in common: method, path with query, and the parsed or raw body."""
     parsed = _parse(body, content_type)
     if parsed is not None:
-        return method, path, _canonical(scrub.tree(parsed))
-    return method, path, _unbounded(body, content_type)[0]
+        return method, path, _canonical(scrubber.tree(parsed))
+    return method, path, _fix_boundary(body, content_type)[0]
 
 
 def audit(text: str, secrets: Iterable[str] = ()) -> list[str]:
-    """What is wrong with a cassette, one line each; none if it may be shared.
+    """Return the reasons not to share a cassette, one line each.
 
     Args:
-        text: the cassette.
-        secrets: texts that must not be in it.
+        text: The cassette.
+        secrets: Texts that it must not contain.
     """
-    found = [f"{what}: {match.group()!r}" for what, p in _FORBIDDEN.items() for match in p.finditer(text)]
-    found += [f"path of this machine: {match.group()!r}" for match in _machine_paths().finditer(text)]
-    found += ["a secret" for secret in secrets if secret in text]
-    tape = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
-    version = str((tape.get("recorded_with") or {}).get("vllm", ""))
+    problems = [f"{what}: {match.group()!r}" for what, p in _FORBIDDEN.items() for match in p.finditer(text)]
+    problems += [f"path of this machine: {match.group()!r}" for match in _machine_paths().finditer(text)]
+    problems += ["a secret" for secret in secrets if secret in text]
+    cassette = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
+    version = str((cassette.get("recorded_with") or {}).get("vllm", ""))
     if not re.match(r"\d+\.\d+", version):
-        found.append("it does not say which vLLM it was recorded from")
+        problems.append("missing version of the vLLM it was recorded from")
     prints = set(re.findall(r"vllm-(\d+\.\d+\.\d+[\w.+]*)-", text))
-    found += [f"fingerprint of vLLM {p}, recorded with {version}" for p in prints if _base(p) != _base(version)]
-    return found
+    problems += [
+        f"fingerprint of vLLM {p}, recorded with {version}"
+        for p in prints
+        if _base_version(p) != _base_version(version)
+    ]
+    return problems
 
 
 _FORBIDDEN = {
-    "authorization": re.compile(r"(?i)authorization[ \t]*:[ \t]*[^\s{]|bearer\s+[a-z0-9]"),  # not a name in a schema
-    "noise of a client": re.compile(r"(?i)x-stainless-|user-agent:"),
+    "authorization": re.compile(
+        r"(?i)authorization[ \t]*:[ \t]*[^\s{]|bearer\s+[a-z0-9]"
+    ),  # not a property of a JSON schema
+    "client header": re.compile(r"(?i)x-stainless-|user-agent:"),
     "path": re.compile(r"(?<![\w+/.])/(?:home|Users|root|tmp|var/folders)/"),
     "address": re.compile(r"127\.0\.0\.1|localhost:(?!8000\b)\d+"),
     "key": re.compile(r"\b(?:sk-[\w-]{16,}|hf_\w{20,})"),
@@ -199,17 +228,17 @@ _FORBIDDEN = {
 
 
 def recorded_versions(folder: Path) -> dict[str, int]:
-    """The vLLM versions of all cassettes under ``folder``, with their number; reads only the first lines."""
+    """Return the number of cassettes below ``folder`` by vLLM version; reads only their first lines."""
     counts: dict[str, int] = {}
-    for _, head in cassettes(folder):
-        found = re.search(r"^  vllm: '?([^'\s]+)", head, re.MULTILINE)
-        version = found.group(1) if found else "unknown"
+    for _, head in find_cassettes(folder):
+        match = re.search(r"^  vllm: '?([^'\s]+)", head, re.MULTILINE)
+        version = match.group(1) if match else "unknown"
         counts[version] = counts.get(version, 0) + 1
     return counts
 
 
-def cassettes(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The cassettes under ``folder`` and how each begins; YAML files of others may lie between them."""
+def find_cassettes(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each cassette below ``folder`` with its first lines; YAML files of other tools are skipped."""
     for path in sorted(folder.rglob("*.yaml")):
         with path.open(encoding="utf-8", errors="replace") as file:
             head = file.read(200)
@@ -218,12 +247,13 @@ def cassettes(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _fingerprint(interactions: Sequence[Interaction]) -> str | None:
-    texts = (interaction.answer.decode("utf-8", "replace") for interaction in interactions)
-    found = next((m for m in (re.search(r'"vllm-(\d[\w.+]*)-', text) for text in texts) if m), None)
-    return found.group(1) if found else None
+    """Return the vLLM version in the first ``system_fingerprint``."""
+    texts = (interaction.response_body.decode("utf-8", "replace") for interaction in interactions)
+    match = next((m for m in (re.search(r'"vllm-(\d[\w.+]*)-', text) for text in texts) if m), None)
+    return match.group(1) if match else None
 
 
-def _base(version: str) -> str:
+def _base_version(version: str) -> str:
     return version.partition("+")[0]
 
 
@@ -238,84 +268,84 @@ def _parse(body: bytes, content_type: str) -> Any:
         parsed = json.loads(body)
         _line(parsed).encode()
     except ValueError:
-        return None  # not JSON, whatever it claims, or half a character: kept and compared as bytes
+        return None  # not JSON despite its content type, or an unpaired surrogate: stored and compared as bytes
     return parsed
 
 
-def _unbounded(body: bytes, content_type: str) -> tuple[bytes, str]:
-    """A multipart body with a fixed boundary: clients draw a random one for each request."""
-    found = re.search(r'boundary="?([^";]+)', content_type)
-    if not found:
+def _fix_boundary(body: bytes, content_type: str) -> tuple[bytes, str]:
+    """Replace the boundary of a multipart body, which clients choose at random, by a constant."""
+    match = re.search(r'boundary="?([^";]+)', content_type)
+    if not match:
         return body, content_type
-    boundary = found.group(1)
+    boundary = match.group(1)
     return body.replace(boundary.encode(), _BOUNDARY.encode()), content_type.replace(boundary, _BOUNDARY)
 
 
-def _write(interaction: Interaction, scrub: Scrubber) -> dict[str, Any]:
-    body, content_type = _unbounded(interaction.body, interaction.content_type)
+def _to_yaml(interaction: Interaction, scrubber: Scrubber) -> dict[str, Any]:
+    body, content_type = _fix_boundary(interaction.request_body, interaction.content_type)
     request: dict[str, Any] = {
         "method": interaction.method,
-        "uri": _HOST + scrub.text(interaction.path),
-        **_write_body(body, content_type, scrub),
+        "uri": _HOST + scrubber.text(interaction.path),
+        **_body_to_yaml(body, content_type, scrubber),
     }
     if body and "json" not in request:
         request["content-type"] = content_type
-    headers = {n: scrub.text(interaction.headers[n]) for n in _KEPT_HEADERS if n in interaction.headers}
+    headers = {n: scrubber.text(interaction.headers[n]) for n in _KEPT_HEADERS if n in interaction.headers}
     response = {
         "status": interaction.status,
         "headers": headers,
-        **_write_body(interaction.answer, headers.get("content-type", ""), scrub),
+        **_body_to_yaml(interaction.response_body, headers.get("content-type", ""), scrubber),
     }
     return {"request": request, "response": response}
 
 
-def _write_body(body: bytes, content_type: str, scrub: Scrubber) -> dict[str, Any]:
+def _body_to_yaml(body: bytes, content_type: str, scrubber: Scrubber) -> dict[str, Any]:
     if not body:
         return {}
     parsed = _parse(body, content_type)
     if parsed is not None:
-        return {"json": scrub.tree(parsed)}
+        return {"json": scrubber.tree(parsed)}
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(body).decode("ascii")}
     if "event-stream" in content_type and text.endswith("\n\n") and "\r" not in text:
-        return {"sse": [_write_event(block, scrub) for block in text[:-2].split("\n\n")]}
-    return {"text": scrub.text(text)}
+        return {"sse": [_event_to_yaml(block, scrubber) for block in text[:-2].split("\n\n")]}
+    return {"text": scrubber.text(text)}
 
 
-def _write_event(block: str, scrub: Scrubber) -> Any:
-    """An event as parsed JSON if that is all it is; else (``data: [DONE]``, comments) as its text."""
+def _event_to_yaml(block: str, scrubber: Scrubber) -> Any:
+    """Return an event as parsed JSON if it holds nothing else; otherwise as text (``data: [DONE]``, comments)."""
     if block.startswith("data: {") and "\n" not in block:
         parsed = _parse(block[6:].encode(), "json")
         if parsed is not None:
-            return _Event(scrub.tree(parsed))
-    return scrub.text(block)
+            return _Event(scrubber.tree(parsed))
+    return scrubber.text(block)
 
 
-def _read(written: dict[str, Any]) -> Interaction:
-    request, response = written["request"], written["response"]
+def _from_yaml(item: dict[str, Any]) -> Interaction:
+    request, response = item["request"], item["response"]
     uri = urlsplit(request["uri"])
     return Interaction(
         method=request["method"],
         path=f"{uri.path}?{uri.query}" if uri.query else uri.path,
-        body=_read_body(request),
+        request_body=_body_from_yaml(request),
         content_type=request.get("content-type", "application/json" if "json" in request else ""),
         status=int(response["status"]),
         headers=response["headers"],
-        answer=_read_body(response),
+        response_body=_body_from_yaml(response),
     )
 
 
-def _read_body(written: dict[str, Any]) -> bytes:
-    if "json" in written:
-        return _line(written["json"]).encode()
-    if "sse" in written:
-        events = (e if isinstance(e, str) else f"data: {_line(e)}" for e in written["sse"])
+def _body_from_yaml(item: dict[str, Any]) -> bytes:
+    if "json" in item:
+        return _line(item["json"]).encode()
+    if "sse" in item:
+        events = (e if isinstance(e, str) else f"data: {_line(e)}" for e in item["sse"])
         return "".join(f"{event}\n\n" for event in events).encode()
-    if "base64" in written:
-        return base64.b64decode(written["base64"])
-    return str(written.get("text", "")).encode()
+    if "base64" in item:
+        return base64.b64decode(item["base64"])
+    return str(item.get("text", "")).encode()
 
 
 def _line(value: Any) -> str:
@@ -323,11 +353,11 @@ def _line(value: Any) -> str:
 
 
 class _Event(dict[str, Any]):
-    """An event of a stream: written in one line, since streams have many that are alike."""
+    """An event of a stream, written on one line."""
 
 
 class _Dumper(_BaseDumper):  # type: ignore[misc]
-    """YAML for people: rows of numbers in one line, long texts as blocks, no anchors."""
+    """Readable YAML: lists of numbers on one line, texts with several lines as blocks, no anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -350,15 +380,13 @@ _Dumper.add_representer(_Event, _represent_event)
 _Dumper.add_representer(list, _represent_list)
 _Dumper.add_representer(str, _represent_str)
 
-_NAME_LIMIT = 200
 
-
-class Library:
-    """The folder of cassettes and its mirror.
+class CassetteStore:
+    """The folder of all cassettes, which mirrors the folder of the tests.
 
     Args:
-        root: the folder of the cassettes.
-        sources: folders of tests, the first that holds a test is the one mirrored.
+        root: The folder of the cassettes.
+        sources: Folders of tests. The first one that contains a test is the one mirrored.
     """
 
     def __init__(self, root: Path, sources: Sequence[Path]) -> None:
@@ -366,7 +394,10 @@ class Library:
         self._sources = sources
 
     def path(self, item: pytest.Item) -> Path:
-        """``tests/rag/test_chat.py::TestX::test_y[1]`` -> ``rag/test_chat/TestX.test_y[1].yaml``."""
+        """Return the cassette of a test.
+
+        ``tests/rag/test_chat.py::TestX::test_y[1]`` has the cassette ``rag/test_chat/TestX.test_y[1].yaml``.
+        """
         classes = [node.name for node in item.listchain() if isinstance(node, pytest.Class)]
         name = ".".join([*classes, item.name])
         for character in r"<>?%*:|\"'/":
@@ -376,20 +407,28 @@ class Library:
         return self._folder(item.path) / f"{name}.yaml"
 
     def orphans(self, owned: Collection[Path], modules: Collection[Path]) -> list[Path]:
-        """Cassettes that no test owns: their module is gone, or is among ``modules`` without owning them."""
+        """Return the cassettes without a test.
+
+        Args:
+            owned: The cassettes of all collected tests.
+            modules: The test modules that were collected in full. A cassette of any other module counts as an orphan
+                only if that module does not exist.
+        """
         folders = {self._folder(module) for module in modules}
-        found = []
-        for cassette, _ in cassettes(self.root):
+        orphans = []
+        for cassette, _ in find_cassettes(self.root):
             folder = cassette.parent
             gone = not any(self._module(folder, source).is_file() for source in self._sources)
             if cassette not in owned and (gone or folder in folders):
-                found.append(cassette)
-        return found
+                orphans.append(cassette)
+        return orphans
 
     def _folder(self, module: Path) -> Path:
         source = next((source for source in self._sources if module.is_relative_to(source)), None)
         if source is None:
-            raise pytest.UsageError(f"{module} lies outside of {self._sources[-1]}: its cassettes have no place")
+            raise pytest.UsageError(
+                f"{module} is outside of {self._sources[-1]}, so it has no folder for cassettes. Move it inside."
+            )
         return self.root / module.relative_to(source).with_suffix("")
 
     def _module(self, folder: Path, source: Path) -> Path:

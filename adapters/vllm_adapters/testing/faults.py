@@ -1,7 +1,7 @@
-"""Behaviours of a `FaultServer`: healthy ones, and every way seen so far to let a client down.
+"""Behaviours of a ``FaultServer``: healthy responses, and every fault that clients must handle.
 
-A behaviour is an async function of one `Exchange`; the functions here make them, and those that take a
-behaviour change how it is delivered: ``slow(2, chat("hi"))``, ``truncate(chat("hi"), after=40)``.
+A behaviour is an async function that takes one ``Exchange``. The functions here return behaviours. Those that take a
+behaviour change how it is sent: ``slow(2, chat("hi"))``, ``truncate(chat("hi"), after=40)``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ __all__ = [
     "wrong_rerank",
 ]
 
-
 ROUTES: Mapping[str, str] = {
     **dict.fromkeys(("/version", "/health", "/openapi.json", "/v1/models"), "GET"),
     **dict.fromkeys(
@@ -61,11 +60,14 @@ ROUTES: Mapping[str, str] = {
         "POST",
     ),
 }
-"""Path to method, for everything a healthy server answers."""
+"""HTTP method by path, for every route of a healthy server."""
 
 ErrorShape = Literal["vllm", "flat", "detail", "string"]
 End = Literal["done", "clean"] | Cut
 DONE = "data: [DONE]"
+
+
+# Responses
 
 
 def reply(
@@ -74,13 +76,13 @@ def reply(
     content_type: str | None = "application/json",
     headers: Mapping[str, str] | None = None,
 ) -> Behaviour:
-    """These bytes, complete, whatever the content type claims them to be."""
+    """Send a complete response with this body, whatever its content type says."""
     data = body.encode() if isinstance(body, str) else body
     return lambda exchange: exchange.whole(data, status, content_type, headers)
 
 
 def json_reply(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Behaviour:
-    """A JSON body; ``float("nan")`` goes out as ``NaN``, as Python servers write it."""
+    """Send a JSON body; ``float("nan")`` is written as ``NaN``, as Python servers do."""
     return reply(_dump(body), status, headers=headers)
 
 
@@ -93,16 +95,16 @@ def error(
     param: str | None = None,
     retry_after: float | None = None,
 ) -> Behaviour:
-    """An error status, in one of vLLM's four body shapes.
+    """Send an error status with a body in one of vLLM's four shapes.
 
     Args:
-        status: the HTTP status.
-        message: the text.
-        shape: ``vllm`` (``{"error": {...}}``), ``flat`` (0.10.0 and older), ``detail`` (the router's 404 and
-            405), ``string`` (``{"error": "Unauthorized"}``).
-        type: the ``type`` of the first two shapes.
-        param: their ``param``.
-        retry_after: seconds, as a ``Retry-After`` header.
+        status: The HTTP status.
+        message: The error message.
+        shape: ``vllm`` (``{"error": {...}}``), ``flat`` (vLLM 0.10.0 and older), ``detail`` (404 and 405 of the
+            router), or ``string`` (``{"error": "Unauthorized"}``).
+        type: The ``type`` of the shapes ``vllm`` and ``flat``.
+        param: The ``param`` of the shapes ``vllm`` and ``flat``.
+        retry_after: Seconds, sent as a ``Retry-After`` header.
     """
     nested = payloads.error(message, code=status, type=type, param=param)
     bodies: dict[ErrorShape, dict[str, Any]] = {
@@ -121,23 +123,23 @@ def sse(
     newline: str = "\n",
     pause: float = 0.0,
 ) -> Behaviour:
-    """An event stream.
+    """Send an event stream.
 
     Args:
-        events: dicts become ``data: {json}``; strings are sent as they are, as one block (``": comment"``,
+        events: Dicts are sent as ``data: {json}``. Strings are sent unchanged, as one block each (``": comment"``,
             ``"retry: 10"``, ``"data: line\\ndata: line"``).
-        end: ``done`` (``[DONE]``, then a proper end), ``clean`` (a proper end without it), ``close`` (without
-            the end that the framing promised), ``reset`` or ``hang``.
-        framing: ``chunked``, or ``close`` for a body that lasts until the connection closes: there ``clean``
-            and ``close`` cannot be told apart.
-        newline: ``"\\r\\n"`` for servers that end lines so.
-        pause: seconds before each event after the first.
+        end: ``done`` sends ``[DONE]`` and ends the body properly; ``clean`` ends it properly without ``[DONE]``;
+            ``close`` and ``reset`` end the connection in the middle of the body; ``hang`` keeps it open in silence.
+        framing: ``chunked``, or ``close`` for a body that lasts until the connection closes. With ``close``, the ends
+            ``clean`` and ``close`` look the same to the client.
+        newline: Line ending; ``"\\r\\n"`` for servers that send CRLF.
+        pause: Seconds before each event after the first.
     """
 
     async def run(exchange: Exchange) -> None:
         await exchange.head(content_type="text/event-stream; charset=utf-8", framing=framing)
-        for place, event in enumerate([*events, DONE] if end == "done" else events):
-            if pause and place:
+        for index, event in enumerate([*events, DONE] if end == "done" else events):
+            if pause and index:
                 await asyncio.sleep(pause)
             block = event if isinstance(event, str) else f"data: {_dump(event).decode()}"
             await exchange.data((block + "\n\n").replace("\n", newline).encode())
@@ -150,7 +152,13 @@ def sse(
 
 
 def deltas(*deltas: dict[str, Any], finish_reason: str | None = "stop", end: End = "done") -> Behaviour:
-    """A chat stream of exactly these deltas, one chunk each: several kinds in one, several tool calls, ..."""
+    """Stream a chat completion of exactly these deltas, one chunk each.
+
+    Args:
+        deltas: The deltas; one may hold several kinds, or several tool calls.
+        finish_reason: Finish reason of a last, empty delta; ``None`` sends no such chunk.
+        end: How the stream ends; see ``sse``.
+    """
     chunks = [payloads.chunk(delta) for delta in deltas]
     if finish_reason is not None:
         chunks.append(payloads.chunk({}, finish_reason=finish_reason))
@@ -166,40 +174,52 @@ def chat(
     legacy_reasoning: bool = False,
     pause: float = 0.0,
 ) -> Behaviour:
-    """A healthy chat completion, streamed when the request asks for it; see `wire.chat` for the arguments.
+    """Send a healthy chat completion, streamed if the request asks for it.
 
-    Without ``content`` it answers with the last user message. ``pause`` lies between the events of a stream.
+    Args:
+        content: The answer. Default: the text of the last user message.
+        reasoning: The reasoning; see ``payloads.chat``.
+        tool_calls: The tool calls; see ``payloads.tool_call``.
+        finish_reason: The finish reason.
+        legacy_reasoning: Name the reasoning ``reasoning_content``, as vLLM 0.15 and older.
+        pause: Seconds between the events of a stream.
     """
 
     async def run(exchange: Exchange) -> None:
-        asked = exchange.request.json
-        text = _last_user_text(asked) if content is None and not tool_calls else content
-        given: dict[str, Any] = {
+        request = exchange.request.json
+        text = _last_user_text(request) if content is None and not tool_calls else content
+        fields: dict[str, Any] = {
             "reasoning": reasoning,
             "tool_calls": tool_calls,
             "finish_reason": finish_reason,
             "legacy_reasoning": legacy_reasoning,
-            "model": exchange.served.model,
+            "model": exchange.config.model,
         }
-        if asked.get("stream"):
-            chunks = payloads.chat_chunks(text, usage=_wants_usage(asked), **given)
+        if request.get("stream"):
+            chunks = payloads.chat_chunks(text, usage=_wants_usage(request), **fields)
             await sse(*chunks, pause=pause)(exchange)
         else:
-            await json_reply(payloads.chat(text, **given))(exchange)
+            await json_reply(payloads.chat(text, **fields))(exchange)
 
     return run
 
 
 def completion(text: str | None = None, *, finish_reason: str | None = "stop", pause: float = 0.0) -> Behaviour:
-    """A healthy text completion, one choice per prompt; without ``text`` it answers with the prompt."""
+    """Send a healthy text completion, one choice per prompt, streamed if the request asks for it.
+
+    Args:
+        text: The text of each choice. Default: its prompt.
+        finish_reason: The finish reason.
+        pause: Seconds between the events of a stream.
+    """
 
     async def run(exchange: Exchange) -> None:
-        asked = exchange.request.json
-        answers = [prompt if text is None else text for prompt in _texts(asked.get("prompt"))]
-        model = exchange.served.model
-        if asked.get("stream"):
+        request = exchange.request.json
+        answers = [prompt if text is None else text for prompt in _texts(request.get("prompt"))]
+        model = exchange.config.model
+        if request.get("stream"):
             chunks = payloads.completion_chunks(
-                *answers, finish_reason=finish_reason, usage=_wants_usage(asked), model=model
+                *answers, finish_reason=finish_reason, usage=_wants_usage(request), model=model
             )
             await sse(*chunks, pause=pause)(exchange)
         else:
@@ -209,14 +229,14 @@ def completion(text: str | None = None, *, finish_reason: str | None = "stop", p
 
 
 async def healthy(exchange: Exchange) -> None:
-    """What vLLM 0.32 answers, for every path in `ROUTES`; chat and completions echo what they were asked."""
-    request, served = exchange.request, exchange.served
-    method = served.routes.get(request.route)
+    """Respond as vLLM 0.32 does, on every route; chat and text completions echo their prompt."""
+    request, config = exchange.request, exchange.config
+    method = config.routes.get(request.route)
     if method is None or method != request.method:
         status, detail = (404, "Not Found") if method is None else (405, "Method Not Allowed")
         return await error(status, detail, shape="detail")(exchange)
-    key = f"Bearer {served.api_key}"
-    if served.api_key is not None and request.route.startswith("/v1") and request.headers.get("authorization") != key:
+    key = f"Bearer {config.api_key}"
+    if config.api_key is not None and request.route.startswith("/v1") and request.headers.get("authorization") != key:
         return await error(401, "Unauthorized", shape="string")(exchange)
     try:
         _ = request.json
@@ -226,7 +246,7 @@ async def healthy(exchange: Exchange) -> None:
         return await chat()(exchange)
     if request.route == "/v1/completions":
         return await completion()(exchange)
-    if request.route == "/version" and served.version is None:
+    if request.route == "/version" and config.version is None:
         return await error(404, "Not Found", shape="detail")(exchange)
     if request.route == "/health":
         return await reply(b"", content_type=None)(exchange)
@@ -234,99 +254,70 @@ async def healthy(exchange: Exchange) -> None:
 
 
 def _healthy_json(exchange: Exchange) -> dict[str, Any]:
-    served, asked, model = exchange.served, exchange.request.json, exchange.served.model
+    config, request, model = exchange.config, exchange.request.json, exchange.config.model
     match exchange.request.route:
         case "/version":
-            return {"version": served.version}
+            return {"version": config.version}
         case "/v1/models":
-            return payloads.models(*served.models, max_model_len=served.max_model_len)
+            return payloads.models(*config.models, max_model_len=config.max_model_len)
         case "/openapi.json":
-            paths: dict[str, Any] = {path: {method.lower(): {}} for path, method in served.routes.items()}
+            paths: dict[str, Any] = {path: {method.lower(): {}} for path, method in config.routes.items()}
             return {"openapi": "3.1.0", "info": {"title": "FastAPI", "version": "0.1.0"}, "paths": paths}
         case "/v1/embeddings":
-            rows = [payloads.vector(text, asked.get("dimensions") or served.dims) for text in _texts(asked["input"])]
-            return payloads.embeddings(_encoded(rows, asked), model=model)
+            dims = request.get("dimensions") or config.dims
+            rows = [payloads.vector(text, dims) for text in _texts(request["input"])]
+            return payloads.embeddings(_encode(rows, request), model=model)
         case "/tokenize":
-            return payloads.tokenized(asked.get("prompt") or _last_user_text(asked), max_model_len=served.max_model_len)
+            text = request.get("prompt") or _last_user_text(request)
+            return payloads.tokenized(text, max_model_len=config.max_model_len)
         case "/classify":
-            return payloads.classification(["LABEL_0" for _ in _texts(asked["input"])], model=model)
+            return payloads.classification(["LABEL_0" for _ in _texts(request["input"])], model=model)
         case "/score" | "/v1/score":
-            return payloads.score([payloads.relevance(text) for text in _texts(asked["text_2"])], model=model)
+            return payloads.score([payloads.relevance(text) for text in _texts(request["text_2"])], model=model)
         case _:
-            return payloads.rerank(asked["documents"], _ranking(asked), model=model)
+            return payloads.rerank(request["documents"], _ranking(request), model=model)
 
 
-def _dump(body: Any) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _wants_usage(asked: dict[str, Any]) -> bool:
-    return bool((asked.get("stream_options") or {}).get("include_usage"))
-
-
-def _texts(given: Any) -> list[str]:
-    """The texts of a ``prompt`` or ``input``: one or many, as text or as token ids."""
-    if isinstance(given, str):
-        return [given]
-    if given and isinstance(given[0], int):
-        return [str(given)]
-    return [item if isinstance(item, str) else str(item) for item in given]
-
-
-def _last_user_text(asked: dict[str, Any]) -> str:
-    content = next((m["content"] for m in reversed(asked["messages"]) if m["role"] == "user"), "")
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text", "") for part in content)
-
-
-def _encoded(rows: Sequence[list[float] | None], asked: dict[str, Any]) -> list[Any]:
-    if asked.get("encoding_format") != "base64":
-        return list(rows)
-    return [None if row is None else payloads.base64_vector(row) for row in rows]
-
-
-def _ranking(asked: dict[str, Any]) -> list[tuple[int, float]]:
-    return payloads.ranking(asked["documents"], top_n=asked.get("top_n"))
+# Faults
 
 
 def html(status: int = 200, text: str = "<html><body><h1>Gateway</h1></body></html>") -> Behaviour:
-    """A page instead of an answer, as proxies and wrong ports give it."""
+    """Send an HTML page, as proxies and servers on a wrong port do."""
     return reply(text, status, "text/html; charset=utf-8")
 
 
 def loading() -> Behaviour:
-    """503 with vLLM's text for a server that is being scaled."""
+    """Send 503 with vLLM's message for a server that is scaling."""
     return error(503, "The model is currently scaling. Please try again later.", shape="string")
 
 
 def empty_choices() -> Behaviour:
-    """A chat completion without any choice."""
+    """Send a chat completion without choices."""
     return json_reply({**payloads.chat("x"), "choices": []})
 
 
 def redirect(url: str, status: int = 307) -> Behaviour:
-    """Send the client elsewhere."""
+    """Redirect the client to ``url``."""
     return reply(b"", status, None, {"location": url})
 
 
 def hang() -> Behaviour:
-    """Take the request and stay silent until the client gives up."""
+    """Accept the request and send nothing until the client disconnects."""
     return lambda exchange: exchange.end("hang")
 
 
 def hang_up() -> Behaviour:
-    """Close without a byte; on a reused connection, what a keep-alive timeout looks like to the client."""
+    """Close the connection without a response; on a reused connection this looks like a keep-alive timeout."""
     return lambda exchange: exchange.end("close")
 
 
 def reset() -> Behaviour:
-    """Reset the connection without a byte."""
+    """Reset the connection without a response."""
     return lambda exchange: exchange.end("reset")
 
 
 def slow(seconds: float, behaviour: Behaviour) -> Behaviour:
-    """Wait before the first byte."""
+    """Wait before the first byte of the response."""
 
     async def run(exchange: Exchange) -> None:
         await asyncio.sleep(seconds)
@@ -336,7 +327,13 @@ def slow(seconds: float, behaviour: Behaviour) -> Behaviour:
 
 
 def split(behaviour: Behaviour, size: int = 1, pause: float = 0.0) -> Behaviour:
-    """Send in packets of ``size`` bytes, through characters and lines, with a pause after each."""
+    """Send the response in packets of ``size`` bytes, also inside characters and lines.
+
+    Args:
+        behaviour: The response to send.
+        size: Bytes per packet.
+        pause: Seconds after each packet.
+    """
 
     async def run(exchange: Exchange) -> None:
         exchange.pace = (size, pause)
@@ -346,7 +343,13 @@ def split(behaviour: Behaviour, size: int = 1, pause: float = 0.0) -> Behaviour:
 
 
 def truncate(behaviour: Behaviour, after: int, how: Cut = "close") -> Behaviour:
-    """Cut the body after so many bytes, although headers promised more: close, reset or fall silent."""
+    """End the connection in the middle of the body, although the headers announced more.
+
+    Args:
+        behaviour: The response to truncate.
+        after: Bytes of the body to send.
+        how: ``close`` or ``reset`` the connection, or ``hang``: keep it open in silence.
+    """
 
     async def run(exchange: Exchange) -> None:
         exchange.cut = (after, how)
@@ -356,7 +359,7 @@ def truncate(behaviour: Behaviour, after: int, how: Cut = "close") -> Behaviour:
 
 
 def shorten(behaviour: Behaviour, to: int) -> Behaviour:
-    """Send only so many bytes of the body, and headers that agree: what a proxy stores of an answer cut short."""
+    """Send only the first ``to`` bytes of the body with a matching ``Content-Length``, as from a proxy's cache."""
 
     async def run(exchange: Exchange) -> None:
         exchange.keep = to
@@ -366,7 +369,7 @@ def shorten(behaviour: Behaviour, to: int) -> Behaviour:
 
 
 def stale(behaviour: Behaviour) -> Behaviour:
-    """Answer as if the connection stayed open, then close it while it lies idle in the client's pool."""
+    """Respond as if the connection stayed open, then close it while it is idle in the client's pool."""
 
     async def run(exchange: Exchange) -> None:
         await behaviour(exchange)
@@ -376,7 +379,12 @@ def stale(behaviour: Behaviour) -> Behaviour:
 
 
 def drip(every: float = 0.05, *, sse: bool = True) -> Behaviour:
-    """Bytes that never come to anything, for ever: SSE comments, or spaces before a JSON body."""
+    """Send meaningless bytes for ever.
+
+    Args:
+        every: Seconds between two pieces.
+        sse: Send comments in an event stream; otherwise spaces before a JSON body.
+    """
 
     async def run(exchange: Exchange) -> None:
         await exchange.head(content_type="text/event-stream" if sse else "application/json")
@@ -394,17 +402,29 @@ def error_event(
     code: int = 500,
     shape: Literal["object", "string"] = "object",
 ) -> Behaviour:
-    """A 200 stream whose event number ``after`` is an error, then ``[DONE]``, as vLLM does."""
-    found = payloads.error(message, code=code, type="InternalServerError") if shape == "object" else {"error": message}
-    return sse(*payloads.chat_chunks("one two three four five")[:after], found)
+    """Stream with status 200 and send an error event, followed by ``[DONE]``, as vLLM does.
+
+    Args:
+        message: The error message.
+        after: Number of healthy chunks before the error event.
+        code: The ``code`` of the error object.
+        shape: ``object`` for vLLM's error object, ``string`` for ``{"error": message}``.
+    """
+    event = payloads.error(message, code=code, type="InternalServerError") if shape == "object" else {"error": message}
+    return sse(*payloads.chat_chunks("one two three four five")[:after], event)
 
 
 def wrong_embeddings(fault: Literal["missing", "extra", "shuffled", "nan", "dims", "null"]) -> Behaviour:
-    """Embeddings with one defect: a row missing or extra, shuffled, a NaN, a short vector, a null."""
+    """Send embeddings with one defect.
+
+    Args:
+        fault: A ``missing`` or ``extra`` vector, ``shuffled`` order, or a last vector with a ``nan``, with a missing
+            dimension (``dims``), or ``null`` instead of it.
+    """
 
     async def run(exchange: Exchange) -> None:
-        asked = exchange.request.json
-        rows: list[list[float] | None] = [payloads.vector(t, exchange.served.dims) for t in _texts(asked["input"])]
+        request = exchange.request.json
+        rows: list[list[float] | None] = [payloads.vector(t, exchange.config.dims) for t in _texts(request["input"])]
         indices = list(range(len(rows)))
         last = rows[-1] or []
         if fault == "missing":
@@ -419,13 +439,17 @@ def wrong_embeddings(fault: Literal["missing", "extra", "shuffled", "nan", "dims
             rows[-1] = last[:-1]
         else:
             rows[-1] = None
-        await json_reply(payloads.embeddings(_encoded(rows, asked), indices=indices))(exchange)
+        await json_reply(payloads.embeddings(_encode(rows, request), indices=indices))(exchange)
 
     return run
 
 
 def wrong_rerank(fault: Literal["short", "bad-index", "negative-index", "duplicate", "nan"]) -> Behaviour:
-    """A ranking with one defect in its first place, or with its last place missing (``short``)."""
+    """Send a ranking with one defect.
+
+    Args:
+        fault: ``short`` leaves the last document out; the others are a defect of the first place.
+    """
 
     async def run(exchange: Exchange) -> None:
         documents = exchange.request.json["documents"]
@@ -441,3 +465,40 @@ def wrong_rerank(fault: Literal["short", "bad-index", "negative-index", "duplica
         await json_reply(payloads.rerank(documents, broken[fault]))(exchange)
 
     return run
+
+
+# Requests
+
+
+def _dump(body: Any) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _wants_usage(request: dict[str, Any]) -> bool:
+    return bool((request.get("stream_options") or {}).get("include_usage"))
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts of a ``prompt`` or ``input``: one or many, as text or as token ids."""
+    if isinstance(value, str):
+        return [value]
+    if value and isinstance(value[0], int):
+        return [str(value)]
+    return [item if isinstance(item, str) else str(item) for item in value]
+
+
+def _last_user_text(request: dict[str, Any]) -> str:
+    content = next((m["content"] for m in reversed(request["messages"]) if m["role"] == "user"), "")
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
+
+
+def _encode(rows: Sequence[list[float] | None], request: dict[str, Any]) -> list[Any]:
+    if request.get("encoding_format") != "base64":
+        return list(rows)
+    return [None if row is None else payloads.base64_vector(row) for row in rows]
+
+
+def _ranking(request: dict[str, Any]) -> list[tuple[int, float]]:
+    return payloads.ranking(request["documents"], top_n=request.get("top_n"))

@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 from fault_matrix.scene import KEY, SETTINGS, TEXTS, Answer, Scene, retrying
 from vllm_adapters import VLLMClient
 from vllm_adapters.errors import ContextLengthExceeded, InvalidRequest, VLLMError
-from vllm_adapters.testing import FaultServer, faults
-from vllm_adapters.testing._exchange import Behaviour
+from vllm_adapters.testing import Behaviour, FaultServer, faults
 
 LIMIT = 2 * SETTINGS["timeout"].total
 """Seconds in which every cell must be over: twice the total limit that its client has."""
@@ -146,7 +145,7 @@ def attempt(path: Path, way: Callable[[str], Ask], fault: Fault) -> Cell:
     with FaultServer(api_key=KEY) as server:
         behaviour = fault.answers(path.scene)
         if isinstance(behaviour, Sequence):
-            for route, method in server.served.routes.items():
+            for route, method in server.config.routes.items():
                 server.script(route, behaviour if method == "POST" else ())
         elif behaviour is not None:
             server.reply(behaviour)

@@ -11,8 +11,7 @@ from typing import Any
 from fault_matrix.grid import Fault
 from fault_matrix.scene import CALLS, TEXTS, Answer, Scene
 from vllm_adapters import errors as e
-from vllm_adapters.testing import FaultServer, faults, payloads
-from vllm_adapters.testing._exchange import Behaviour
+from vllm_adapters.testing import Behaviour, FaultServer, faults, payloads
 from vllm_adapters.testing.faults import healthy
 
 # Which scenes a fault can happen to.

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from vllm_adapters import Timeouts
-from vllm_adapters.testing import payloads
-from vllm_adapters.testing._exchange import Behaviour
+from vllm_adapters.testing import Behaviour, payloads
 from vllm_adapters.testing.faults import healthy, json_reply, sse
 
 KEY = "sk-canary-of-the-fault-matrix"
