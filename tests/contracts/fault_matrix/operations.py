@@ -1,4 +1,4 @@
-"""What every path asks, and what the right answer is: the healthy half of each cell."""
+"""The operations of the paths: what each one requests, and the right answer."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SETTINGS: dict[str, Any] = {
     "max_retries": 1,
     "timeout": Timeouts(connect=5, idle=3, total=10),
 }
-"""How every path is connected."""
+"""Connection settings of every path."""
 
 
 @contextmanager
-def retrying(times: int) -> Iterator[None]:
-    """Connect all paths with another ``max_retries``."""
-    before, SETTINGS["max_retries"] = SETTINGS["max_retries"], times
+def with_retries(number: int) -> Iterator[None]:
+    """Change ``max_retries`` of all paths."""
+    before, SETTINGS["max_retries"] = SETTINGS["max_retries"], number
     try:
         yield
     finally:
@@ -41,7 +41,7 @@ TEXTS = ("one", "two", "three")
 
 
 class City(BaseModel):
-    """What objects are parsed into."""
+    """The schema of structured output."""
 
     city: str
     n: int
@@ -58,12 +58,12 @@ TOOL = {
 
 
 class Answer(NamedTuple):
-    """What a path returned, in the same form for every framework.
+    """The result of a path, in the same form for every framework.
 
     Attributes:
-        value: text, tuple of whole tool calls (name, arguments), object, list of vectors, or list of (index, score).
-        broken: arguments, as they came, of tool calls that are marked as broken.
-        finish: the finish reason; None where the framework's method has no place for it.
+        value: Text, tuple of valid tool calls (name, arguments), object, list of vectors, or list of (index, score).
+        broken: Raw arguments of the tool calls that are marked as broken.
+        finish: The finish reason; ``None`` if the framework's method does not return it.
     """
 
     value: Any
@@ -71,24 +71,24 @@ class Answer(NamedTuple):
     finish: str | None = None
 
 
-def vectors() -> list[list[float]]:
-    """The right vectors."""
+def _vectors() -> list[list[float]]:
+    """Return the vectors of a healthy server."""
     return [payloads.vector(text) for text in TEXTS]
 
 
-def ranking() -> list[tuple[int, float]]:
-    """The right ranking."""
+def _ranking() -> list[tuple[int, float]]:
+    """Return the ranking of a healthy server."""
     return payloads.ranking(TEXTS)
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What one path asks for, and the healthy server's words for it.
+class Operation:
+    """What a path requests.
 
     Args:
-        task: ``say``, ``complete``, ``call``, ``object``, or one of vLLM's others: ``embed``, ``embed one``, ``rank``,
-            ``score``, ``classify``, ``tokenize``, ``count``.
-        streamed: whether the reply is asked for as a stream.
+        task: ``say``, ``complete``, ``call``, ``object``, ``embed``, ``embed one``, ``rank``, ``score``, ``classify``,
+            ``tokenize`` or ``count``.
+        streamed: Whether the reply is streamed.
     """
 
     task: str
@@ -96,7 +96,7 @@ class Scene:
 
     @property
     def generates(self) -> bool:
-        """Whether the model writes something."""
+        """Whether the model generates text."""
         return self.task in ("say", "complete", "call", "object")
 
     @property
@@ -105,9 +105,9 @@ class Scene:
         values: dict[str, Any] = {
             "call": CALLS,
             "object": OBJECT,
-            "embed": vectors(),
-            "embed one": vectors()[0],
-            "rank": ranking(),
+            "embed": _vectors(),
+            "embed one": _vectors()[0],
+            "rank": _ranking(),
             "score": [payloads.relevance(text) for text in TEXTS],
             "classify": [("LABEL_0", [0.75, 0.25])] * len(TEXTS),
             "tokenize": payloads.tokenized(PROMPT)["tokens"],
@@ -116,44 +116,44 @@ class Scene:
         finish = ("tool_calls" if self.task == "call" else "stop") if self.generates else None
         return Answer(values.get(self.task, TEXT), finish=finish)
 
-    def body(self, finish: str | None = None, **other: Any) -> dict[str, Any]:
-        """The whole reply; ``other`` replaces ``content`` or ``tool_calls``."""
+    def body(self, finish: str | None = None, **fields: Any) -> dict[str, Any]:
+        """Return the body of a complete reply; ``fields`` replace ``content`` or ``tool_calls``."""
         if self.task == "complete":
-            return payloads.completion(other.get("content", TEXT), finish_reason=finish or "stop")
-        return payloads.chat(**self._words(finish, other))
+            return payloads.completion(fields.get("content", TEXT), finish_reason=finish or "stop")
+        return payloads.chat(**self._message(finish, fields))
 
-    def events(self, finish: str | None = None, **other: Any) -> list[dict[str, Any]]:
-        """The chunks of the whole stream, the finish reason in the last."""
+    def events(self, finish: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """Return the chunks of a complete stream; the last one has the finish reason."""
         if self.task == "complete":
-            return payloads.completion_chunks(other.get("content", TEXT), finish_reason=finish or "stop")
-        return payloads.chat_chunks(**self._words(finish, other))
+            return payloads.completion_chunks(fields.get("content", TEXT), finish_reason=finish or "stop")
+        return payloads.chat_chunks(**self._message(finish, fields))
 
-    def _words(self, finish: str | None, other: dict[str, Any]) -> dict[str, Any]:
-        calls = [payloads.tool_call(name, json.dumps(given, ensure_ascii=False)) for name, given in CALLS]
+    def _message(self, finish: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+        calls = [payloads.tool_call(name, json.dumps(args, ensure_ascii=False)) for name, args in CALLS]
         content = {"call": None, "object": json.dumps(OBJECT, ensure_ascii=False)}.get(self.task, TEXT)
-        words = {"content": content, "tool_calls": calls if self.task == "call" else (), **other}
-        return {**words, "finish_reason": finish or ("tool_calls" if words["tool_calls"] else "stop")}
+        message = {"content": content, "tool_calls": calls if self.task == "call" else (), **fields}
+        return {**message, "finish_reason": finish or ("tool_calls" if message["tool_calls"] else "stop")}
 
-    def reply(self, finish: str | None = None, **other: Any) -> Behaviour:
-        """Answers, healthily."""
+    def reply(self, finish: str | None = None, **fields: Any) -> Behaviour:
+        """Return the behaviour that sends a reply; ``fields`` replace ``content`` or ``tool_calls``."""
         if not self.generates:
             return healthy
-        return sse(*self.events(finish, **other)) if self.streamed else json_reply(self.body(finish, **other))
+        return sse(*self.events(finish, **fields)) if self.streamed else json_reply(self.body(finish, **fields))
 
     @property
-    def whole(self) -> Behaviour:
-        """Answers rightly."""
+    def healthy(self) -> Behaviour:
+        """The behaviour that sends the right answer."""
         return self.reply()
 
     @property
     def data(self) -> bytes:
-        """The reply's bytes, of a generating task."""
+        """The bytes of the reply of a generating task."""
         blocks = [f"data: {_dump(event)}\n\n" for event in self.events()] if self.streamed else [_dump(self.body())]
         return "".join([*blocks, "data: [DONE]\n\n"] if self.streamed else blocks).encode()
 
     @property
     def content_type(self) -> str:
-        """Of the reply."""
+        """Content type of the reply."""
         return "text/event-stream" if self.streamed else "application/json"
 
 
