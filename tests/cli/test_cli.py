@@ -91,7 +91,7 @@ def test_recipes_are_listed_with_their_jobs(capsys):
     listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     there = {path.stem for path in RECIPES.iterdir() if path.suffix == ".py" or path.is_dir()} - {"__pycache__"}
     assert set(listed) == there
-    assert listed["constrain_a_reply"].startswith("Bind a reply to")
+    assert listed["constrain_a_reply"].startswith("Constrain a reply to")
 
 
 def test_recipes_are_grouped_and_wrapped_in_a_terminal(capsys, monkeypatch):
@@ -117,7 +117,7 @@ def test_recipes_are_listed_in_a_narrow_terminal(capsys, monkeypatch):
     assert main(["recipes", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 60
-    assert any(line.startswith("  constrain_a_reply: Bind a reply to") for line in lines)
+    assert any(line.startswith("  constrain_a_reply: Constrain a reply") for line in lines)
 
 
 def test_a_recipe_is_shown_as_it_is(capsys):
