@@ -1,4 +1,4 @@
-"""Makes the README's tables, between ``<!-- made: NAME -->`` and ``<!-- end -->``: ``make readme``."""
+"""Make the tables of the README, between ``<!-- made: NAME -->`` and ``<!-- end -->``: ``make readme``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vllm_adapters import params
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PARTS = ("client", "LangChain", "LlamaIndex", "Haystack")
-MADE = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.S)
+SECTION = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.S)
 SHOWN_ENDPOINTS = ("chat", "completions", "embeddings", "rerank")
 
 
 def parity() -> str:
-    """Capability by part; each mark leads to the file of the test that proves it."""
+    """Return the table of capabilities; each mark links to the test that proves it."""
     table = tomllib.loads((ROOT / "tests" / "docs" / "parity.toml").read_text(encoding="utf-8"))
     rows = ["| | " + " | ".join(PARTS) + " |", "|---" * (len(PARTS) + 1) + "|"]
     for capability, tests in table.items():
@@ -36,15 +36,15 @@ def _proof(test: str) -> str:
 
 
 def parameters() -> str:
-    """Every parameter that vLLM adds to the endpoints that frameworks ask."""
+    """Return the table of the parameters that vLLM adds to the endpoints of the frameworks."""
     rows = ["| Parameter | Type | Of | |", "|---|---|---|---|"]
     models = {endpoint: params.MODELS[endpoint] for endpoint in SHOWN_ENDPOINTS}
     names = dict.fromkeys(name for model in models.values() for name in model.model_fields)
     for name in sorted(names):
-        having = [endpoint for endpoint, model in models.items() if name in model.model_fields]
-        field = models[having[0]].model_fields[name]
+        endpoints = [endpoint for endpoint, model in models.items() if name in model.model_fields]
+        field = models[endpoints[0]].model_fields[name]
         text = (field.description or "").replace("|", "\\|")
-        rows.append(f"| `{name}` | {_type(field.annotation)} | {', '.join(having)} | {text} |")
+        rows.append(f"| `{name}` | {_type(field.annotation)} | {', '.join(endpoints)} | {text} |")
     return "\n".join(rows)
 
 
@@ -62,45 +62,45 @@ def _type(annotation: Any) -> str:
 
 
 def _measured(name: str) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads((ROOT / "benchmarks" / "measured.json").read_text(encoding="utf-8"))[name]
-    return figures
+    results: dict[str, Any] = json.loads((ROOT / "benchmarks" / "measured.json").read_text(encoding="utf-8"))[name]
+    return results
 
 
 def cost() -> str:
-    """What ``make bench ARGS=--save`` measured last, of what it promises."""
-    figures = _measured("cost")
-    rows = [f"| CPU time, on openai {figures['openai']} | ours / stock | promised, within 5 % |", "|---|---|---|"]
-    rows += [f"| {title} | {ratio:.2f} | {most:.2f} |" for title, (ratio, most) in figures["ratios"].items()]
+    """Return the table of the last ``make bench ARGS=--save``: the ratios that have a limit."""
+    results = _measured("cost")
+    rows = [f"| CPU time, on openai {results['openai']} | ours / stock | limit, within 5 % |", "|---|---|---|"]
+    rows += [f"| {title} | {ratio:.2f} | {limit:.2f} |" for title, (ratio, limit) in results["ratios"].items()]
     return "\n".join(rows)
 
 
 def soak() -> str:
-    """What ``make soak ARGS=--save`` counted last."""
-    figures = _measured("soak")
+    """Return the tables of the last ``make soak ARGS=--save``."""
+    results = _measured("soak")
     rows = [
         "| Calls | |",
         "|---|---|",
-        f"| made | {figures['calls']}, in {figures['minutes']:.0f} minutes |",
-        f"| right | {figures['right']} |",
-        f"| left or cancelled on purpose | {figures['left']} |",
-        f"| ended in an error of ours | {sum(figures['errors'].values())} |",
-        f"| wrong, hung, or in an error of another kind | {figures['failures']} |",
-        f"| the longest, of {figures['limit']:.0f} s allowed | {figures['longest']} s |",
+        f"| total | {results['calls']}, in {results['minutes']:.0f} minutes |",
+        f"| correct | {results['correct']} |",
+        f"| cancelled on purpose | {results['cancelled']} |",
+        f"| ended in a VLLMError | {sum(results['errors'].values())} |",
+        f"| wrong, hung, or ended in another error | {results['failures']} |",
+        f"| longest, with a limit of {results['limit']:.0f} s | {results['longest']} s |",
         "",
-        "| Held by the process | when warm | at the end |",
+        "| Resources of the process | after warm-up | at the end |",
         "|---|---|---|",
     ]
-    rows += [f"| {name} | {figures['warm'][name]:.0f} | {figures['end'][name]:.0f} |" for name in figures["warm"]]
+    rows += [f"| {name} | {results['warm'][name]:.0f} | {results['end'][name]:.0f} |" for name in results["warm"]]
     return "\n".join(rows)
 
 
 SECTIONS = {"parity": parity, "parameters": parameters, "cost": cost, "soak": soak}
 
 
-def made(text: str) -> str:
-    """``text`` with every section made anew."""
-    return MADE.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]()}\n\n{match[3]}", text)
+def make_sections(text: str) -> str:
+    """Return ``text`` with every section made anew."""
+    return SECTION.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]()}\n\n{match[3]}", text)
 
 
 if __name__ == "__main__":
-    README.write_text(made(README.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(make_sections(README.read_text(encoding="utf-8")), encoding="utf-8")

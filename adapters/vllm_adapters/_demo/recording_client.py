@@ -1,4 +1,4 @@
-"""A server whose client keeps what it sends, so that the tour can show and check what went over the wire."""
+"""A server whose client keeps the request bodies that it sends, so that the demo can show and check them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from vllm_adapters.client import VLLMClient
 from vllm_adapters.server import VLLMServer
 
 
-class TapedClient(VLLMClient):
-    """A ``VLLMClient`` that keeps the JSON bodies it sends, in ``.sent``; no headers, so no key."""
+class RecordingClient(VLLMClient):
+    """A ``VLLMClient`` that keeps the JSON bodies it sends in ``sent``; it keeps no headers, hence no API key."""
 
     def __init__(self, base_url: str | None = None, **options: Any) -> None:
         super().__init__(base_url, **options)
@@ -23,14 +23,14 @@ class TapedClient(VLLMClient):
             self.sent.append(json.loads(request.content))
 
 
-class TapedServer(VLLMServer):
-    """A ``VLLMServer`` on a ``TapedClient``."""
+class RecordingServer(VLLMServer):
+    """A ``VLLMServer`` with a ``RecordingClient``."""
 
-    client: TapedClient
+    client: RecordingClient
 
     def __init__(self, base_url: str | None = None, **options: Any) -> None:
         super().__init__(base_url, **options)
-        self.client = TapedClient(base_url, **options)
+        self.client = RecordingClient(base_url, **options)
 
     @property
     def sent(self) -> list[dict[str, Any]]:

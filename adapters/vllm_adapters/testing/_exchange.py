@@ -1,4 +1,4 @@
-"""HTTP/1.1 by hand, so that a test server can break it at any byte."""
+"""A minimal HTTP/1.1 server side, written by hand so that a test server can break it at any byte."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal
 
-__all__ = ["Behaviour", "Exchange", "HungUp", "Received", "Served", "read_request"]
-
 Framing = Literal["length", "chunked", "close"]
 Cut = Literal["close", "reset", "hang"]
 
 
-class HungUp(Exception):
-    """The server ended the connection on purpose; it stops the behaviour that was running."""
+class ConnectionEnded(Exception):
+    """Stops the running behaviour: the server closed the connection on purpose."""
 
 
 @dataclass
-class Served:
-    """What a healthy server serves: its version (None: no ``/version``), model cards, routes and key."""
+class ServerConfig:
+    """What a healthy server serves.
+
+    Attributes:
+        version: The version at ``/version``; ``None`` if the route is missing.
+        models: Names or whole model cards of ``/v1/models``.
+        api_key: The key that routes below ``/v1`` require; ``None`` for no authentication.
+        max_model_len: Context length in the model cards, in tokens.
+        dims: Length of the embedding vectors.
+        routes: HTTP method by path.
+    """
 
     version: str | None
     models: tuple[str | dict[str, Any], ...]
@@ -36,23 +43,23 @@ class Served:
 
     @property
     def model(self) -> str:
-        """The name that answers carry: the first served one."""
+        """Name in the ``model`` field of responses: the first served one."""
         first = self.models[0]
         return str(first["id"]) if isinstance(first, dict) else first
 
 
 @dataclass
 class Received:
-    """One request as the server got it.
+    """One request as the server received it.
 
     Attributes:
         method: ``GET``, ``POST``, ...
-        path: path and query.
-        headers: names in lower case.
-        body: the bytes of the body.
-        connection: the number of the connection it came on; equal numbers mean a reused connection.
-        at: ``time.monotonic()`` when it had arrived.
-        disconnected_at: the same clock, when the client left before the answer was complete.
+        path: Path and query.
+        headers: Headers, with names in lower case.
+        body: The body as bytes.
+        connection: Number of the connection; requests on a reused connection have the same number.
+        at: ``time.monotonic()`` when the whole request had arrived, in seconds.
+        disconnected_at: ``time.monotonic()`` when the client disconnected before the response was complete.
     """
 
     method: str
@@ -62,7 +69,7 @@ class Received:
     connection: int
     at: float = field(default_factory=time.monotonic, repr=False)
     disconnected_at: float | None = field(default=None, repr=False)
-    _left: threading.Event = field(default_factory=threading.Event, repr=False)
+    _disconnected: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
     def route(self) -> str:
@@ -71,40 +78,49 @@ class Received:
 
     @property
     def json(self) -> Any:
-        """The body, parsed; None when it is empty.
+        """The parsed body; ``None`` if it is empty.
 
         Raises:
-            ValueError: the body is not JSON.
+            ValueError: The body is not JSON.
         """
         return json.loads(self.body) if self.body else None
 
-    def client_left(self) -> None:
-        """Note that the client went away; called by the server."""
+    def mark_disconnected(self) -> None:
+        """Record that the client disconnected; called by the server."""
         self.disconnected_at = time.monotonic()
-        self._left.set()
+        self._disconnected.set()
 
     def wait_disconnected(self, timeout: float = 5.0) -> bool:
-        """Wait until the client left before its answer was complete; False when it stayed."""
-        return self._left.wait(timeout)
+        """Wait until the client disconnects before its response is complete.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Returns:
+            ``False`` if the client is still connected after ``timeout`` seconds.
+        """
+        return self._disconnected.wait(timeout)
 
 
 class Exchange:
-    """One request and the means to answer it, well or badly.
+    """One request, and the methods to send its response.
 
-    A behaviour calls `head` and then `data` as often as it likes and `finish`, or `whole` for all three. The
-    knobs ``pace``, ``cut`` and ``keep`` change how later bytes leave, so that one behaviour can wrap another.
+    A behaviour calls ``head``, then ``data`` any number of times, then ``finish``; or ``whole``, which does all
+    three. The attributes ``pace``, ``cut`` and ``keep`` change how later bytes are sent, so that one behaviour can
+    wrap another.
 
     Attributes:
-        request: what was asked.
-        served: what a healthy server would serve.
-        pace: (bytes, seconds): send in pieces of so many bytes with that pause after each.
-        cut: (bytes, how): after so many body bytes close, reset or go silent.
-        keep: of a `whole` answer send only so many bytes of the body, and say so in its length.
+        request: The request to answer.
+        config: What a healthy server would serve.
+        pace: ``(size, seconds)``: send pieces of ``size`` bytes, with a pause of ``seconds`` after each.
+        cut: ``(size, how)``: end the connection after ``size`` bytes of the body.
+        keep: Truncate the body of a ``whole`` response to this many bytes; its ``Content-Length`` agrees.
+        keep_alive: Whether the connection stays open after the response.
     """
 
-    def __init__(self, request: Received, served: Served, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, request: Received, config: ServerConfig, writer: asyncio.StreamWriter) -> None:
         self.request = request
-        self.served = served
+        self.config = config
         self.pace: tuple[int, float] | None = None
         self.cut: tuple[int, Cut] | None = None
         self.keep: int | None = None
@@ -122,7 +138,16 @@ class Exchange:
         framing: Framing = "chunked",
         length: int = 0,
     ) -> None:
-        """Send the status line and headers; ``framing`` says how the client will find the end of the body."""
+        """Send the status line and the headers.
+
+        Args:
+            status: The HTTP status.
+            content_type: Value of ``Content-Type``; ``None`` leaves the header out.
+            headers: Further headers.
+            framing: How the end of the body is announced: ``length``, ``chunked``, or ``close`` for a body that
+                lasts until the connection closes.
+            length: Value of ``Content-Length``, for the framing ``length``.
+        """
         self._framing = framing
         lines = {"server": "uvicorn"}
         if content_type is not None:
@@ -144,7 +169,7 @@ class Exchange:
         """Send a piece of the body.
 
         Raises:
-            HungUp: ``cut`` says that the connection ends here.
+            ConnectionEnded: ``cut`` ends the connection here.
         """
         how: Cut | None = None
         if self.cut is not None and self._sent + len(data) >= self.cut[0]:
@@ -157,7 +182,7 @@ class Exchange:
             await self.end(how)
 
     async def finish(self) -> None:
-        """End the body the way the framing promises."""
+        """End the body as its framing requires."""
         if self._framing == "chunked":
             await self._write(b"0\r\n\r\n")
 
@@ -168,16 +193,16 @@ class Exchange:
         content_type: str | None = "application/json",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send a complete answer with its length."""
+        """Send a complete response with a ``Content-Length``."""
         body = body[: self.keep]
         await self.head(status, content_type, headers=headers, framing="length", length=len(body))
         await self.data(body)
 
     async def end(self, how: Cut) -> None:
-        """End the connection now: ``close`` (FIN), ``reset`` (RST) or ``hang`` (silence).
+        """End the connection now: ``close`` (FIN), ``reset`` (RST) or ``hang`` (keep it open and send nothing).
 
         Raises:
-            HungUp: always, unless it hangs until the client leaves.
+            ConnectionEnded: Always, except for ``hang``, which waits until the client disconnects.
         """
         if how == "hang":
             await asyncio.Event().wait()
@@ -186,7 +211,7 @@ class Exchange:
             option = struct.pack("ii", 1, 0)
             self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
             self._writer.transport.abort()
-        raise HungUp
+        raise ConnectionEnded
 
     async def _write(self, data: bytes) -> None:
         size, pause = self.pace or (len(data) or 1, 0.0)
@@ -198,11 +223,11 @@ class Exchange:
 
 
 Behaviour = Callable[[Exchange], Awaitable[None]]
-"""How to answer one request."""
+"""An async function that answers one request."""
 
 
 async def read_request(reader: asyncio.StreamReader, connection: int) -> Received | None:
-    """Read one request; None when the client closed the connection instead of sending one."""
+    """Read one request; return ``None`` if the client closed the connection instead of sending one."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:

@@ -1,4 +1,4 @@
-"""The helpers that need no pytest must not bring anything else along."""
+"""What users import from ``vllm_adapters.testing`` loads the standard library only."""
 
 import subprocess
 import sys
@@ -10,5 +10,5 @@ def test_importing_the_package_loads_the_standard_library_only():
         "('openai', 'httpx', 'httpx2', 'pytest', 'vcr', 'yaml', 'langchain_core', 'llama_index', 'haystack') "
         "if name in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""A vcrpy cassette that plays each answer once, knows what was sent, and cannot be ignored when none fits."""
+"""A vcrpy cassette that plays each response once, keeps the requests, and fails the test if none matches."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ from vcr.persisters.filesystem import CassetteNotFoundError
 from vcr.record_mode import RecordMode
 from vcr.request import Request
 
-from vllm_adapters.testing.cassette import Interaction, Origin, Scrubber, dump, load, request_key
+from vllm_adapters.testing.cassettes import Interaction, Origin, Scrubber, dump, load, request_key
 from vllm_adapters.testing.sent import Sent, SentRequest
 
-__all__ = ["Tape", "differences", "open_tape"]
+__all__ = ["CassettePlayer", "differences", "use_cassette"]
 
-_SHOWN = 2000
+_BODY_LIMIT = 2000  # characters of a body in a message
 
 
-class Tape(Cassette):  # type: ignore[misc]
-    """The conversation of one test: played from a file, or taken from a live server.
+class CassettePlayer(Cassette):  # type: ignore[misc]
+    """The requests and responses of one test: replayed from a file, or recorded from live servers.
+
+    Args:
+        name: Path of the cassette in messages.
+        origins: The live servers; none to replay.
+        options: Options of vcrpy's ``Cassette``.
 
     Attributes:
-        name: the cassette's path, as shown to people.
-        sent: every request so far.
-        unmatched: what was said about each request that had no answer; whatever the code under test did with
-            the exception, these make the test fail.
-        reported: how many of them have made a test fail already.
-        over: set when the test body has ended: nothing may be sent after that.
+        name: Path of the cassette in messages.
+        sent: The requests so far.
+        unmatched: A message for each request without a response. They fail the test, whatever the code under test
+            does with the exception.
+        reported: Number of ``unmatched`` messages that have been reported.
+        test_ended: Whether the test function has returned. Later requests are refused.
     """
 
     def __init__(self, *, name: str, origins: Sequence[Origin], **options: Any) -> None:
@@ -45,47 +50,48 @@ class Tape(Cassette):  # type: ignore[misc]
         self.sent = Sent()
         self.unmatched: list[str] = []
         self.reported = 0
-        self.over = False
+        self.test_ended = False
         self._origins = tuple(origins)
-        self._scrub = Scrubber({name: stands for origin in origins for name, stands in origin.names.items()})
-        self._last: Any = None
+        self._scrubber = Scrubber.for_origins(origins)
+        self._last_request: Any = None
         self._lock = threading.RLock()
 
     def can_play_response_for(self, request: Any) -> bool:
-        """Called by vcrpy before each request, recorded or live: note it, and refuse it when nothing fits.
+        """Keep the request; fail if the cassette has no response to it.
 
-        The refusal is pytest's own ``Failed``, which no ``except Exception`` of a client swallows or retries.
+        vcrpy calls this before each request, replayed or live. The failure is pytest's own ``Failed``, which no
+        ``except Exception`` of a client catches or retries.
         """
-        if request is not self._last:  # http.client asks twice
-            self._last = request
-            self._note(request)
+        if request is not self._last_request:  # vcrpy's http.client stub calls this twice
+            self._last_request = request
+            self._keep(request)
         if self._origins:
             return False
         with self._lock:
             if not super().can_play_response_for(request):
-                self._refuse(self._explain(request))
+                self._fail(self._explain(request))
             return True
 
     def play_response(self, request: Any) -> Any:
-        """One answer, marked as played; threads may ask at the same time."""
+        """Return the next response to ``request`` and mark it as played; thread-safe."""
         with self._lock:
             return super().play_response(request)
 
     def unplayed(self) -> list[str]:
-        """The recorded requests that were not sent; empty in a live run."""
+        """Return the recorded requests that were not sent; none in a live run."""
         if self._origins:
             return []
         missing = [i for i in range(len(self.data)) if not self.play_counts[i]]
         return [f"#{i + 1} {_title(self.data[i][0])}" for i in missing]
 
     def write(self, path: Path) -> None:
-        """Make the live conversation the new cassette, or remove the old one if nothing was sent.
+        """Write the recorded interactions to ``path``, or remove the file if nothing was sent.
 
         Raises:
-            ValueError: the server is not a vLLM; the old cassette stays.
+            ValueError: The server is not vLLM, or nothing was recorded because this is a replay. The file stays.
         """
         if not self._origins:
-            raise ValueError("only a live conversation can be written down")
+            raise ValueError("A replayed test has nothing to record. Run it with --live.")
         if not self.data:
             path.unlink(missing_ok=True)
             return
@@ -96,65 +102,66 @@ class Tape(Cassette):  # type: ignore[misc]
         fresh.write_text(text, encoding="utf-8")
         os.replace(fresh, path)
 
-    def _note(self, request: Any) -> None:
+    def _keep(self, request: Any) -> None:
         path = _path(request, self._origins)
         headers = {name.lower(): str(value) for name, value in request.headers.items()}
-        if self.over:
-            self._refuse(
-                f"{request.method} {path} was sent after the test had ended: no cassette can hold it.\n"
+        if self.test_ended:
+            self._fail(
+                f"{request.method} {path} was sent after the test had ended, so no cassette can hold it.\n"
                 f"Send it in the test or in the set-up of a fixture."
             )
         if self._origins and _origin_of(request, self._origins) is None:
-            asked = ", ".join(origin.url for origin in self._origins)
-            self._refuse(f"{request.method} {request.uri} does not go to this test's vLLM, {asked}")
+            urls = ", ".join(origin.url for origin in self._origins)
+            self._fail(f"{request.method} {request.uri} does not go to this test's vLLM, {urls}")
         self.sent.add(SentRequest(request.method, path, headers, _body(request)))
 
-    def _refuse(self, message: str) -> NoReturn:
+    def _fail(self, message: str) -> NoReturn:
         self.unmatched.append(message)
         raise pytest.fail.Exception(message, pytrace=False)
 
     def _explain(self, request: Any) -> str:
-        asked = _title(request)
+        title = _title(request)
         if not self.data:
             return (
-                f"no cassette {self.name}: record it with pytest --live --record\n  needed by {asked}{_shown(request)}"
+                f"The cassette {self.name} does not exist. Record it with pytest --live --record.\n"
+                f"  needed for {title}{_format_body(request)}"
             )
         best = min(
             range(len(self.data)),
             key=lambda i: (
-                _title(self.data[i][0]) != asked,
+                _title(self.data[i][0]) != title,
                 len(self._compare(i, request)),
                 self.play_counts[i],
             ),
         )
         recorded = self.data[best][0]
         played = "already played" if self.play_counts[best] else "not played yet"
-        lines = [f"{asked} has no answer in {self.name}", f"  sent:{_shown(request)}"]
-        lines.append(f"  nearest: #{best + 1} of {len(self.data)}, {_title(recorded)}, {played}")
+        lines = [f"{title} has no response in {self.name}", f"  sent:{_format_body(request)}"]
+        lines.append(f"  closest: #{best + 1} of {len(self.data)}, {_title(recorded)}, {played}")
         found = self._compare(best, request)
-        lines += [f"    {line}" for line in found[:20]] or ["    the same request: it was recorded fewer times"]
+        lines += [f"    {line}" for line in found[:20]] or ["    identical, but recorded fewer times than it was sent"]
         return "\n".join(lines)
 
     def _compare(self, index: int, request: Any) -> list[str]:
         recorded = self.data[index][0]
         before, now = _title(recorded), _title(request)
         found = [] if before == now else [f"recorded {before}, sent {now}"]
-        old, new = (self._scrub.tree(_parsed(r)) for r in (recorded, request))
+        old, new = (self._scrubber.tree(_parsed(r)) for r in (recorded, request))
         return found + differences(old, new)
 
 
 def differences(recorded: Any, sent: Any, where: str = "body") -> list[str]:
-    """Where two parsed bodies differ, one line each."""
+    """Return the differences between two parsed bodies, one line each."""
     if isinstance(recorded, dict) and isinstance(sent, dict):
         lines = []
         for key in [*recorded, *(k for k in sent if k not in recorded)]:
-            inside = f"{where}.{key}"
+            path = f"{where}.{key}"
             if key not in sent:
-                lines.append(f"{inside}: recorded {_short(recorded[key])}, not sent")
+                lines.append(f"{path}: recorded {_short(recorded[key])}, not sent")
             elif key not in recorded:
-                lines.append(f"{inside}: not recorded, sent {_short(sent[key])}")
+                lines.append(f"{path}: not recorded, sent {_short(sent[key])}")
             else:
-                lines += differences(recorded[key], sent[key], inside)
+                lines += differences(recorded[key], sent[key], path)
         return lines
     if isinstance(recorded, list) and isinstance(sent, list) and len(recorded) == len(sent):
         pairs = enumerate(zip(recorded, sent, strict=True))
@@ -165,28 +172,34 @@ def differences(recorded: Any, sent: Any, where: str = "body") -> list[str]:
 
 
 @contextmanager
-def open_tape(path: Path, name: str, origins: Sequence[Origin] = ()) -> Iterator[Tape]:
-    """Put every HTTP client of this process behind a tape: of a file, or of the live servers ``origins``."""
+def use_cassette(path: Path, name: str, origins: Sequence[Origin] = ()) -> Iterator[CassettePlayer]:
+    """Intercept every HTTP client of this process: replay a cassette, or record the live servers.
+
+    Args:
+        path: The cassette.
+        name: Path of the cassette in messages.
+        origins: The live servers; none to replay.
+    """
     mode = RecordMode.ALL if origins else RecordMode.NONE
-    scrub = Scrubber()
+    scrubber = Scrubber()
 
     def same_request(one: Any, other: Any) -> bool:
-        return _key(one, scrub) == _key(other, scrub)
+        return _key(one, scrubber) == _key(other, scrubber)
 
-    with Tape.use(
-        path=os.devnull if origins else str(path),  # a live conversation starts from scratch
+    with CassettePlayer.use(
+        path=os.devnull if origins else str(path),  # a recording starts from scratch
         name=name,
         origins=origins,
-        persister=_Shelf(),
+        persister=_Persister(),
         record_mode=mode,
         match_on=(same_request,),
         before_record_response=decode_response,
-    ) as tape:
-        yield tape
+    ) as player:
+        yield player
 
 
-class _Shelf:
-    """vcrpy's persister, for playing only: what is kept is decided after the test, see `Tape.write`."""
+class _Persister:
+    """Reads cassettes for vcrpy. It writes none: ``CassettePlayer.write`` does, after the test has passed."""
 
     def load_cassette(self, path: str, serializer: object = None) -> tuple[list[Any], list[Any]]:
         if not Path(path).is_file():
@@ -194,12 +207,12 @@ class _Shelf:
         interactions = load(Path(path).read_text(encoding="utf-8"))
         return [_vcr_request(i) for i in interactions], [_vcr_response(i) for i in interactions]
 
-    def save_cassette(self, path: str, tape: dict[str, Any], serializer: object = None) -> None:
-        """Nothing: an error here would leave vcrpy's patches in place."""
+    def save_cassette(self, path: str, cassette_dict: dict[str, Any], serializer: object = None) -> None:
+        """Do nothing: an error here would leave vcrpy's patches in place."""
 
 
-def _key(request: Any, scrub: Scrubber) -> tuple[str, str, Any]:
-    return request_key(request.method, _path(request), _body(request), _content_type(request), scrub)
+def _key(request: Any, scrubber: Scrubber) -> tuple[str, str, Any]:
+    return request_key(request.method, _path(request), _body(request), _content_type(request), scrubber)
 
 
 def _origin_of(request: Any, origins: Sequence[Origin]) -> Origin | None:
@@ -234,9 +247,9 @@ def _parsed(request: Any) -> Any:
         return body.decode("utf-8", "backslashreplace")
 
 
-def _shown(request: Any) -> str:
+def _format_body(request: Any) -> str:
     parsed = _parsed(request)
-    return "" if parsed is None else f" {_short(parsed, _SHOWN)}"
+    return "" if parsed is None else f" {_short(parsed, _BODY_LIMIT)}"
 
 
 def _short(value: Any, limit: int | None = 120) -> str:
@@ -246,14 +259,14 @@ def _short(value: Any, limit: int | None = 120) -> str:
 
 def _vcr_request(interaction: Interaction) -> Any:
     uri = f"http://localhost:8000{interaction.path}"
-    return Request(interaction.method, uri, interaction.body, {"content-type": interaction.content_type})
+    return Request(interaction.method, uri, interaction.request_body, {"content-type": interaction.content_type})
 
 
 def _vcr_response(interaction: Interaction) -> dict[str, Any]:
     return {
         "status": {"code": interaction.status, "message": HTTPStatus(interaction.status).phrase},
         "headers": {name: [value] for name, value in interaction.headers.items()},
-        "body": {"string": interaction.answer},
+        "body": {"string": interaction.response_body},
     }
 
 
@@ -262,9 +275,9 @@ def _interaction(request: Any, response: dict[str, Any], origins: Sequence[Origi
     return Interaction(
         method=request.method,
         path=_path(request, origins),
-        body=_body(request),
+        request_body=_body(request),
         content_type=_content_type(request),
         status=response["status"]["code"],
         headers=headers,
-        answer=response["body"]["string"],
+        response_body=response["body"]["string"],
     )
