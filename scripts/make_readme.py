@@ -71,7 +71,7 @@ def find_test(framework: str, name: str) -> Path:
     found = [path for path in candidates if path.is_file() and definition.search(path.read_text(encoding="utf-8"))]
     if len(found) != 1:
         places = ", ".join(str(path.relative_to(TESTS)) for path in found) or "no file"
-        raise LookupError(f"{PARITY.name}: {framework}: `{name}` must be a test in one file. It is in {places}.")
+        raise LookupError(f"{framework}: `{name}` must be a test in one file, but is in {places}. Edit {PARITY.name}.")
     return found[0]
 
 
