@@ -43,7 +43,7 @@ def test_the_model_is_read_from_the_environment(run_recipe, sent):
 
 @pytest.mark.recipe("chat_with_the_client")
 def test_chat_with_the_client_reports_an_unreachable_server_in_one_line(run_recipe):
-    with pytest.raises(SystemExit, match=r"^ServerUnreachable: No answer"):
+    with pytest.raises(SystemExit, match=r"^ServerUnreachable: The server did not respond"):
         run_recipe(VLLM_BASE_URL="http://127.0.0.1:9")
 
 
@@ -96,7 +96,7 @@ def test_limit_the_time_of_long_requests_keeps_the_text_so_far(run_recipe, fault
     fault_server.reply(faults.sse(*payloads.chat_chunks("one two", finish_reason=None), end="hang"))
     lines = run_recipe(VLLM_BASE_URL=fault_server.url, TIME_LIMIT="2")
     assert lines[0] == "one two"
-    assert lines[-1].startswith("timeout: The call was not over within the total limit of 2 s")
+    assert lines[-1].startswith("timeout: The call did not end within the total limit of 2 s")
 
 
 @pytest.mark.recipe("ask_in_batch_and_resume")

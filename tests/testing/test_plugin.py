@@ -439,7 +439,7 @@ def test_an_unreachable_server_fails_the_test_in_one_line(project):
     result = project.pytester.runpytest("-p", "no:cacheprovider", "--live")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
-        ["No answer from the server: *refused* (server: http://127.0.0.1:9/version). Start it*"]
+        ["The server did not respond: *refused* (server: http://127.0.0.1:9/version). Start it*"]
     )
     result.stdout.no_fnmatch_line("*urllib/request.py*")
 

@@ -170,5 +170,5 @@ def _get_json(url: str, key: str | None) -> dict[str, Any]:
         return {}
     except OSError as error:
         hint = "Start it, or unset its variable to start a local server"
-        raise ServerUnreachable(f"No answer from the server: {error}", hint=hint, address=url) from error
+        raise ServerUnreachable(f"The server did not respond: {error}", hint=hint, address=url) from error
     return body if isinstance(body, dict) else {}

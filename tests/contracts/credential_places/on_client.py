@@ -34,7 +34,7 @@ def places(server: FaultServer) -> Places:
         "Embedder": Embedder(own_server),
         "VLLMTokenizer": VLLMTokenizer(own_server),
         "a copy with options": client.with_options(timeout=3),
-        "ServerFacts": client.facts,
+        "ServerInfo": client.vllm.info,
     }
     yield from object_places(objects, {**OBJECT_PLACES, "fields": lambda part: repr(vars(part))})
 

@@ -22,7 +22,7 @@ def text_or_calls(text: str, calls: list[ToolCall], finish: str | None) -> Answe
     if not calls:
         return Answer(text, finish=finish)
     valid = tuple((call.name, call.arguments) for call in calls if call.error is None)
-    return Answer(valid, tuple(call.text for call in calls if call.error is not None), finish)
+    return Answer(valid, tuple(call.raw_arguments for call in calls if call.error is not None), finish)
 
 
 def read_reply(reply: Any) -> Answer:
@@ -47,7 +47,7 @@ def read_chunks(chunks: Iterable[Any]) -> Answer:
         else:
             text += choice.text
         finish = choice.finish_reason or finish
-    return text_or_calls(text, calls.read(finish), finish)
+    return text_or_calls(text, calls.parse(finish), finish)
 
 
 OBJECT = {**SAY, "response_format": City}
