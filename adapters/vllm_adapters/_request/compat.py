@@ -135,10 +135,22 @@ def validate_params(endpoint: str, body: Mapping[str, Any], *, skip: Set[str] = 
         return given | params.validated(model, {name: given[name] for name in added})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
+        name = _place(given, first["loc"])
         raise InvalidRequest(f"`{name}` is invalid: {first['msg']}", param=name) from None
     except TypeError as error:
         raise encoding_error(given, error) from None
+
+
+def _place(body: Any, location: tuple[int | str, ...]) -> str:
+    """Return the place of an invalid value; Pydantic's location also names the branch of a union."""
+    steps = []
+    for step in location:
+        try:
+            body = body[step]
+        except (LookupError, TypeError):
+            continue
+        steps.append(str(step))
+    return ".".join(steps)
 
 
 def normalize_max_tokens(parameters: Mapping[str, Any]) -> dict[str, Any]:
