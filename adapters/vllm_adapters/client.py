@@ -125,7 +125,8 @@ class VLLMClient(BaseVLLMClient, OpenAI):
         """Send a request: the SDK's single entry of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._start(options))
         try:
-            stream_cls = checked_stream_class(stream_cls, CheckedStream)
+            if stream_cls is not None:
+                stream_cls = checked_stream_class(stream_cls, CheckedStream)
             return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
             error = self._map_error(failure, options)
@@ -205,7 +206,8 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
         """Send a request: the SDK's single entry of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._start(options))
         try:
-            stream_cls = checked_stream_class(stream_cls, AsyncCheckedStream)
+            if stream_cls is not None:
+                stream_cls = checked_stream_class(stream_cls, AsyncCheckedStream)
             return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
             error = self._map_error(failure, options)

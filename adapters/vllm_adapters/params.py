@@ -355,7 +355,11 @@ def set_fields(params: BaseModel, model: type[BaseModel]) -> dict[str, Any]:
         model: The declaration of the parameters, such as ``ChatParams``.
     """
     values = vars(params)  # getattr of a Pydantic object, field by field, takes four times as long
-    return {name: value for name in model.model_fields if (value := values.get(name)) is not None}
+    found = {}
+    for name in model.model_fields:  # no comprehension: a call less for Python 3.11, where LangChain does this often
+        if (value := values.get(name)) is not None:
+            found[name] = value
+    return found
 
 
 @cache

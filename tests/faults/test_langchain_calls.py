@@ -12,10 +12,10 @@ from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 
 from vllm_adapters.langchain import ChatVLLM
-from vllm_adapters.langchain.calls import ReplyChunk
+from vllm_adapters.langchain._chunks import ReplyChunk
 from vllm_adapters.testing import faults, payloads
 
-CUT = "The reply was cut short while this call was being made"
+CUT = "The reply was truncated while this call was being made"
 
 
 def add_up(chunks):

@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessageChunk, HumanMessageChunk
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from vllm_adapters.langchain import ChatVLLM, _chunks
-from vllm_adapters.langchain.calls import ReplyChunk
+from vllm_adapters.langchain._chunks import ReplyChunk
 
 
 def chunk_of(delta, **choice):

@@ -176,7 +176,7 @@ async def test_a_tool_call_that_the_token_limit_cuts(llm, way):
         message = bound.stream_events(**asked, version="v3").output
     assert [call["args"] for call in message.tool_calls] == [{"city": "Rome"}]
     assert [call["name"] for call in message.invalid_tool_calls] == ["get_weather"]
-    assert "cut short" in message.invalid_tool_calls[0]["error"]
+    assert "truncated" in message.invalid_tool_calls[0]["error"]
 
 
 # openai.LengthFinishReasonError without the text; function_calling: None, and no error.

@@ -1,4 +1,4 @@
-"""One request, any version: what is sent to each, and what is refused with the way out."""
+"""A request body is translated for the server's version, or refused with a way out."""
 
 import pytest
 from packaging.version import Version
@@ -12,10 +12,11 @@ from vllm_adapters.testing import FaultServer
 CHAT = "/v1/chat/completions"
 
 
-def say(body, version="0.32.0", endpoint="chat", **how):
-    if not how.get("allow_unknown"):
+def translated(body, version="0.32.0", endpoint="chat", **options):
+    """Return ``body`` as it is sent to a server of ``version``; its names are checked first, as the client does."""
+    if not options.get("allow_unknown"):
         reject_unknown(endpoint, body)
-    return translate(endpoint, body, version=Version(version) if version else None, **how)
+    return translate(endpoint, body, version=Version(version) if version else None, **options)
 
 
 class Person(BaseModel):
@@ -23,7 +24,7 @@ class Person(BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("version", "given", "said"),
+    ("version", "given", "sent"),
     [
         ("0.32.0", {"guided_choice": ["a"]}, {"structured_outputs": {"choice": ["a"]}}),
         ("0.12.0", {"guided_regex": "x"}, {"structured_outputs": {"regex": "x"}}),
@@ -47,12 +48,12 @@ class Person(BaseModel):
         ("0.32.0", {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}, {}),
     ],
 )
-def test_chat_is_said_as_the_version_understands_it(version, given, said):
-    assert say(given, version) == said
+def test_constraints_are_translated_for_the_version(version, given, sent):
+    assert translated(given, version) == sent
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "version", "given", "said"),
+    ("endpoint", "version", "given", "sent"),
     [
         ("embeddings", "0.10.1", {"use_activation": True}, {"normalize": True}),
         ("embeddings", "0.32.0", {"normalize": False}, {"use_activation": False}),
@@ -61,18 +62,18 @@ def test_chat_is_said_as_the_version_understands_it(version, given, said):
         ("completions", "0.32.0", {"max_completion_tokens": 5}, {"max_tokens": 5}),
     ],
 )
-def test_renamed_parameters(endpoint, version, given, said):
-    assert say(given, version, endpoint) == said
+def test_renamed_parameters_are_translated(endpoint, version, given, sent):
+    assert translated(given, version, endpoint) == sent
 
 
 @pytest.mark.parametrize(
     ("version", "name"), [("0.10.2", "reasoning_content"), ("0.11.1", "reasoning"), ("0.32.0", "reasoning")]
 )
 @pytest.mark.parametrize("given", ["reasoning", "reasoning_content"])
-def test_replayed_reasoning_has_the_versions_name(version, name, given):
+def test_replayed_reasoning_has_the_name_of_the_version(version, name, given):
     body = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", given: "because"}]}
-    assert say(body, version)["messages"][1] == {"role": "assistant", "content": "y", name: "because"}
-    assert given in body["messages"][1], "the caller's messages stay as they were"
+    assert translated(body, version)["messages"][1] == {"role": "assistant", "content": "y", name: "because"}
+    assert given in body["messages"][1], "the caller's messages are not changed"
 
 
 def test_forced_tools_are_strict():
@@ -80,9 +81,9 @@ def test_forced_tools_are_strict():
     loose = {"type": "function", "function": {"name": "mul", "strict": False}}
     named = {"type": "function", "function": {"name": "add"}}
     for choice in ("required", named):
-        tools = say({"tools": [tool, loose], "tool_choice": choice})["tools"]
+        tools = translated({"tools": [tool, loose], "tool_choice": choice})["tools"]
         assert [t["function"]["strict"] for t in tools] == [True, False]
-    assert "strict" not in say({"tools": [tool], "tool_choice": "auto"})["tools"][0]["function"]
+    assert "strict" not in translated({"tools": [tool], "tool_choice": "auto"})["tools"][0]["function"]
     assert "strict" not in tool["function"]
 
 
@@ -96,11 +97,11 @@ def test_forced_tools_are_strict():
         ({"response_format": {"type": "json_object"}, "tool_choice": "none"}, None),
     ],
 )
-def test_tools_beside_a_form_are_strict(form, strict):
+def test_tools_beside_a_response_format_are_strict(form, strict):
     tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
     loose = {"type": "function", "function": {"name": "mul", "strict": False}}
-    said = say({"tools": [tool, loose], **form})["tools"]
-    assert [t["function"].get("strict") for t in said] == [strict, False]
+    sent = translated({"tools": [tool, loose], **form})["tools"]
+    assert [t["function"].get("strict") for t in sent] == [strict, False]
 
 
 @pytest.mark.parametrize(
@@ -108,15 +109,15 @@ def test_tools_beside_a_form_are_strict(form, strict):
     [
         ("chat", "topk", "Did you mean `top_k`"),
         ("chat", "repetition_penality", "Did you mean `repetition_penalty`"),
-        ("chat", "store", "OpenAI-only"),
+        ("chat", "store", "it is an OpenAI-only parameter"),
         ("chat", "functions", "Use tools"),
-        ("chat", "zzz", "allow_unknown=True"),
-        ("rerank", "return_documents", "allow_unknown|Did you mean"),
+        ("chat", "zzz", "pass extra_body with allow_unknown=True"),
+        ("rerank", "return_documents", "pass extra_body with allow_unknown=True"),
     ],
 )
-def test_unknown_names_are_refused(endpoint, name, hint):
+def test_unknown_parameters_raise(endpoint, name, hint):
     with pytest.raises(e.UnknownParameter, match=hint) as caught:
-        say({name: 1}, endpoint=endpoint)
+        translated({name: 1}, endpoint=endpoint)
     assert caught.value.param == name
     assert isinstance(caught.value, TypeError)
 
@@ -126,37 +127,46 @@ def test_unknown_names_are_refused(endpoint, name, hint):
     [
         ("0.10.2", {"thinking_token_budget": 5}, r"vLLM 0\.10\.2.*from 0\.19\.0.*Update the server"),
         ("0.32.0", {"best_of": 2}, r"from 0\.8\.5 to 0\.11\.2.*Use n"),
-        ("0.32.0", {"guided_decoding_backend": "x"}, "--structured-outputs-config"),
-        ("0.32.0", {"logits_processors": []}, "--logits-processors"),
-        ("0.10.2", {"structured_outputs": {"disable_any_whitespace": True}}, r"from 0\.11\.0"),
-        ("0.32.0", {"structured_outputs": {"choice": ["a"], "disable_fallback": True}}, r"to 0\.17\.1"),
+        ("0.32.0", {"guided_decoding_backend": "x"}, "`guided_decoding_backend`.*--structured-outputs-config"),
+        ("0.32.0", {"logits_processors": []}, "`logits_processors`.*--logits-processors"),
+        (
+            "0.10.2",
+            {"structured_outputs": {"disable_any_whitespace": True}},
+            r"`structured_outputs\.disable_any_whitespace`.*from 0\.11\.0.*Update the server",
+        ),
+        (
+            "0.32.0",
+            {"structured_outputs": {"choice": ["a"], "disable_fallback": True}},
+            r"`structured_outputs\.disable_fallback`.*to 0\.17\.1.*Remove it",
+        ),
     ],
 )
-def test_what_a_version_does_not_have_is_refused(version, given, text):
+def test_parameters_of_other_versions_raise(version, given, text):
     with pytest.raises(e.UnsupportedParameter, match=text):
-        say(given, version)
+        translated(given, version)
 
 
-def test_none_is_not_given():
-    assert say({"thinking_token_budget": None, "top_k": None}, "0.10.2") == {"top_k": None}
+def test_unsupported_parameters_that_are_none_are_dropped():
+    assert translated({"thinking_token_budget": None, "top_k": None}, "0.10.2") == {"top_k": None}
 
 
-def test_nested_names_are_checked():
+def test_unknown_nested_parameters_raise():
     with pytest.raises(e.UnknownParameter, match="`regx`"):
-        say({"structured_outputs": {"regx": "a"}})
-    with pytest.raises(e.UnknownParameter):
-        say({"stream_options": {"include_usages": True}})
+        translated({"structured_outputs": {"regx": "a"}})
+    with pytest.raises(e.UnknownParameter, match=r"`include_usages`.*Did you mean `include_usage`"):
+        translated({"stream_options": {"include_usages": True}})
 
 
-def test_two_names_of_one_thing():
-    with pytest.raises(e.InvalidRequest, match="same parameter"):
-        say({"guided_choice": ["a"], "structured_outputs": {"choice": ["b"]}})
-    assert say({"guided_choice": ["a"], "structured_outputs": {"choice": ["a"]}})
+def test_synonyms_with_different_values_raise():
+    with pytest.raises(e.InvalidRequest, match="`guided_choice` and `choice` are the same parameter"):
+        translated({"guided_choice": ["a"], "structured_outputs": {"choice": ["b"]}})
+    both = {"guided_choice": ["a"], "structured_outputs": {"choice": ["a"]}}
+    assert translated(both) == {"structured_outputs": {"choice": ["a"]}}
 
 
-def test_the_escape_hatch():
-    assert say({"plugin": 1, "allow_unknown": True}) == {"plugin": 1}
-    assert say({"plugin": 1}, allow_unknown=True) == {"plugin": 1}
+def test_allow_unknown_lets_unknown_parameters_pass():
+    assert translated({"plugin": 1, "allow_unknown": True}) == {"plugin": 1}
+    assert translated({"plugin": 1}, allow_unknown=True) == {"plugin": 1}
 
 
 @pytest.mark.parametrize(
@@ -170,11 +180,11 @@ def test_the_escape_hatch():
         ("None", None),
     ],
 )
-def test_versions(text, version):
+def test_parse_version(text, version):
     assert parse_version(text) == (Version(version) if version else None)
 
 
-def test_only_some_requests_need_the_version():
+def test_version_is_needed_only_where_versions_differ():
     plain = {"model": "m", "messages": [{"role": "user", "content": "x"}], "top_k": 1, "temperature": 0, "stream": True}
     assert not needs_version("chat", plain)
     for name in ("structured_outputs", "guided_choice", "bad_words", "use_activation"):
@@ -182,11 +192,27 @@ def test_only_some_requests_need_the_version():
     assert needs_version("chat", {"messages": [{"role": "assistant", "reasoning": "x"}]})
 
 
-def test_parameters_of_one_call_are_checked():
+def test_validate_params_drops_none_and_rejects_invalid_values():
     assert validate_params("rerank", {"truncate_prompt_tokens": -1, "user": None}) == {"truncate_prompt_tokens": -1}
     with pytest.raises(e.InvalidRequest, match="truncate_prompt_tokens") as caught:
         validate_params("rerank", {"truncate_prompt_tokens": -2})
     assert caught.value.param == "truncate_prompt_tokens"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "place"),
+    [
+        ("chat", {"top_k": -5}, "top_k"),
+        ("chat", {"stop_token_ids": [1, "x"]}, "stop_token_ids.1"),
+        ("completions", {"prompt_embeds": ["a", 5]}, "prompt_embeds"),  # str or list of str
+        ("chat", {"structured_outputs": {"json": 5}}, "structured_outputs.json"),  # dict, str or class
+        ("chat", {"structured_outputs": {"regx": "a"}}, "structured_outputs.regx"),
+    ],
+)
+def test_error_names_the_place_of_an_invalid_value(endpoint, body, place):
+    with pytest.raises(e.InvalidRequest, match=f"^`{place}` is invalid: ") as caught:
+        validate_params(endpoint, body)
+    assert caught.value.param == place
 
 
 @pytest.mark.parametrize(
@@ -199,7 +225,7 @@ def test_parameters_of_one_call_are_checked():
     ],
 )
 @pytest.mark.parametrize("given", [{"guided_choice": ["yes", "no"]}, {"structured_outputs": {"choice": ["yes", "no"]}}])
-def test_on_the_wire(reported, stated, sent, given):
+def test_request_is_translated_for_the_reported_or_stated_version(reported, stated, sent, given):
     with FaultServer(version=reported) as server:
         client = VLLMClient(server.url, server_version=stated, max_retries=0)
         message = {"role": "user", "content": "yes"}

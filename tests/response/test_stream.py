@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vllm_adapters import AsyncVLLMClient, VLLMClient
 from vllm_adapters._response.stream import ChunkReader, split_chunk
 from vllm_adapters.errors import VLLMError
-from vllm_adapters.testing.cassette import load
+from vllm_adapters.testing.cassettes import load
 
 CASSETTES = Path(__file__).parents[2] / "cassettes"
 CHAT = "/v1/chat/completions"
@@ -28,15 +28,15 @@ def recorded():
         CASSETTES.glob("langchain/test_*/*.yaml")
     ):
         for said in load(path.read_text(encoding="utf-8")):
-            if "event-stream" in said.headers.get("content-type", "") and len(said.answer) < 20_000:
-                body = json.loads(said.body)
+            if "event-stream" in said.headers.get("content-type", "") and len(said.response_body) < 20_000:
+                body = json.loads(said.request_body)
                 sort = (
                     said.path,
-                    b'"tool_calls"' in said.answer,
-                    b'"reasoning"' in said.answer,
-                    b'"length"' in said.answer,
+                    b'"tool_calls"' in said.response_body,
+                    b'"reasoning"' in said.response_body,
+                    b'"length"' in said.response_body,
                 )
-                found.setdefault(sort, (path.name, body, said.answer))
+                found.setdefault(sort, (path.name, body, said.response_body))
     assert len(found) >= 6
     return list(found.values())
 

@@ -176,13 +176,16 @@ class BaseVLLMClient:
 
     def _start(self, options: FinalRequestOptions) -> Deadline:
         """Set the limits of a request, and start its deadline."""
-        if isinstance(options.headers, Mapping):
+        if isinstance(options.headers, Mapping) and options.headers.keys() != {RAW_RESPONSE_HEADER}:
             options.headers = normalize_headers(options.headers)
         given, outer = options.timeout, DEADLINE.get()
         if outer is not None and isinstance(given, NotGiven):  # a look-up within another call, in its time
             options.timeout = outer.limits.transport()
             return outer
-        limits = self.vllm.timeouts if isinstance(given, NotGiven) else Timeouts.of(given)
+        if isinstance(given, NotGiven):
+            options.timeout = self.timeout  # type: ignore[attr-defined]  # of the same limits
+            return Deadline.start(self.vllm.timeouts, outer)
+        limits = Timeouts.of(given)
         options.timeout = limits.transport()
         return Deadline.start(limits, outer)
 

@@ -91,8 +91,7 @@ def request_body(*levels: Mapping[str, Any], endpoint: str = "chat") -> dict[str
             extra = normalize_max_tokens(extra)
             unvalidated.update(extra)
             body = deep_merge(body, extra)
-    body = {name: value for name, value in body.items() if value is not None}
-    if "response_format" in body:
+    if body.get("response_format") is not None:
         body["response_format"] = response_format(body["response_format"])
     if body.get("stream") and (body.get("n") or 1) > 1:
         raise InvalidRequest(

@@ -43,7 +43,7 @@ class EventSplitter:
                         events.append(data)
                 continue
             elif line.startswith(_BOM + b"data:"):  # gateways on .NET begin with a byte order mark
-                self._data.append(line[8:])
+                self._data.append(line[8:].removeprefix(b" "))
             if not line.startswith(b":"):
                 self.only_comments = False
         return events
