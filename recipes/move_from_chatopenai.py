@@ -28,7 +28,7 @@ def before() -> BaseChatModel:
     return ChatOpenAI(
         base_url=server.base_url,
         api_key=SecretStr(server.client.api_key),
-        model=os.environ.get("VLLM_MODEL") or server.client.served_model(),
+        model=os.environ.get("VLLM_MODEL") or server.client.vllm.served_model(),
         temperature=0,
         extra_body={"top_k": 20, "chat_template_kwargs": THINK},  # typos in here are not detected
     )

@@ -29,7 +29,7 @@ def before() -> OpenAIChatGenerator:
     return OpenAIChatGenerator(
         api_base_url=server.base_url,
         api_key=Secret.from_token(server.client.api_key),
-        model=os.environ.get("VLLM_MODEL") or server.client.served_model(),
+        model=os.environ.get("VLLM_MODEL") or server.client.vllm.served_model(),
         # Typos in extra_body are not detected.
         generation_kwargs={"temperature": 0, "extra_body": {"top_k": 20, "chat_template_kwargs": THINK}},
     )

@@ -28,7 +28,7 @@ def before() -> LLM:
     llm: LLM = OpenAILike(
         api_base=server.base_url,
         api_key=server.client.api_key,
-        model=os.environ.get("VLLM_MODEL") or server.client.served_model(),
+        model=os.environ.get("VLLM_MODEL") or server.client.vllm.served_model(),
         context_window=server.models()[0].max_model_len or 4096,
         is_chat_model=True,
         is_function_calling_model=True,

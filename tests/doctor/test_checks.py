@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from vllm_adapters.testing.exchange import Exchange
 
 from vllm_adapters.doctor import Verdict, examine
 from vllm_adapters.testing import faults
-from vllm_adapters.testing.exchange import Exchange
 
 CHAT = "/v1/chat/completions"
 ROUTES = ("/version", "/v1/models", CHAT, "/v1/completions", "/openapi.json")

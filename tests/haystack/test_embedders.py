@@ -5,12 +5,12 @@ import time
 import numpy as np
 import pytest
 from haystack import Document
+from vllm_adapters.testing.replies import healthy
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.haystack import VLLMDocumentEmbedder, VLLMTextEmbedder
 from vllm_adapters.testing import faults, payloads
-from vllm_adapters.testing.replies import healthy
 
 EMBEDDINGS = "/v1/embeddings"
 TEXTS = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The central bank raised interest rates."]
