@@ -5,6 +5,7 @@ import copy
 import inspect
 import logging
 import pickle
+import traceback
 
 import pytest
 from haystack import Document
@@ -116,14 +117,18 @@ def test_invalid_headers_are_rejected_without_being_shown(cls):
     assert "canary" not in str(caught.value)
 
 
-@every_component
-def test_allow_unknown(fault_server, cls):
+@every_class
+@pytest.mark.parametrize("given", [False, True], ids=["api_base_url", "server"])
+def test_allow_unknown(fault_server, cls, given):
+    place = {"server": VLLMServer(fault_server.url)} if given else {"api_base_url": fault_server.url}
     name = "generation_kwargs" if cls is VLLMChatGenerator else "extra_parameters"
     with pytest.raises(e.UnknownParameter):
-        send(cls(api_base_url=fault_server.url, **{name: {"plugin": 1}}))
+        send(cls(**place, **{name: {"plugin": 1}}))
     assert not fault_server.posts()
-    send(cls(api_base_url=fault_server.url, **{name: {"plugin": 1}}, allow_unknown=True))
-    assert fault_server.posts()[0].json["plugin"] == 1
+    send(cls(**place, **{name: {"plugin": 1}}, allow_unknown=True))
+    (body,) = (request.json for request in fault_server.posts())
+    assert body["plugin"] == 1
+    assert "allow_unknown" not in body
 
 
 @every_class
@@ -206,6 +211,20 @@ def test_api_key_is_not_shown(make_fault_server, caplog):
             send(VLLMChatGenerator(api_base_url=server.url, api_key=Secret.from_token(key), max_retries=0))
         shown += [str(caught.value), str(vars(caught.value)), repr(pickle.dumps(caught.value))]
     assert not [text for text in (*shown, caplog.text) if key in text]
+
+
+@every_class
+def test_credentials_are_not_shown_by_a_wrong_address(monkeypatch, cls):
+    monkeypatch.setenv("TOKEN", "canary")
+    secret = Secret.from_env_var("TOKEN")
+    headers = {"X-Named": secret, "X-Text": "canary"}
+    component = cls(
+        api_base_url="ftp://gpu", api_key=secret, default_headers=headers, http_client_kwargs={"headers": headers}
+    )
+    with pytest.raises(e.WrongAddress) as caught:
+        component.warm_up()
+    frames = traceback.TracebackException(type(caught.value), caught.value, caught.tb.tb_next, capture_locals=True)
+    assert "canary" not in "".join(frames.format())
 
 
 # A given server

@@ -12,7 +12,13 @@ from haystack import Document, default_from_dict, default_to_dict
 from haystack.utils import Secret
 from haystack.utils.auth import TokenSecret
 
-from vllm_adapters._transport.credentials import PLACEHOLDER_KEY, normalize_base_url, normalize_headers
+from vllm_adapters._request.compat import ALLOW_UNKNOWN
+from vllm_adapters._transport.credentials import (
+    PLACEHOLDER_KEY,
+    RedactedStr,
+    normalize_base_url,
+    normalize_headers,
+)
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.server import VLLMServer
@@ -102,13 +108,13 @@ class VLLMComponent:
             self._async_client = self._connected_server().async_client
 
     def _warm_client(self) -> VLLMClient:
-        """Return the sync client; the first call warms the component up."""
+        """Warm the component up if it is not, and return its sync client."""
         while (client := self._client) is None:
             self.warm_up()
         return client
 
     async def _warm_async_client(self) -> AsyncVLLMClient:
-        """Return the async client; the first call warms the component up."""
+        """Warm the component up if it is not, and return its async client."""
         while (client := self._async_client) is None:
             await self.warm_up_async()
         return client
@@ -123,7 +129,7 @@ class VLLMComponent:
                 None,
                 self.api_base_url,
                 model=self.model,
-                api_key=(self.api_key.resolve_value() if self.api_key else None) or PLACEHOLDER_KEY,
+                api_key=RedactedStr((self.api_key.resolve_value() if self.api_key else None) or PLACEHOLDER_KEY),
                 timeout=Timeouts() if limit is None else Timeouts(**limit) if isinstance(limit, dict) else limit,
                 max_retries=openai.DEFAULT_MAX_RETRIES if self.max_retries is None else self.max_retries,
                 default_headers=_resolve(self.default_headers or {}),
@@ -135,6 +141,10 @@ class VLLMComponent:
         elif self.model and self.model != self._server.model:
             self._server = self._server.serving(self.model)
         return self._server
+
+    def _parameters(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the parameters of a request; a given server may not let unknown ones pass by itself."""
+        return {**(parameters or {}), **({ALLOW_UNKNOWN: True} if self.allow_unknown else {})}
 
     @property
     def _model_name(self) -> str | None:
@@ -271,11 +281,15 @@ def _is_secret(value: object) -> bool:
 
 
 def _resolve(credentials: _Credentials) -> _Credentials:
-    """Return the values to send, without Secrets whose optional variable is not set."""
+    """Return the values to send, redacted in every representation; without Secrets whose variable is not set."""
     values = {
         name: value.resolve_value() if isinstance(value, Secret) else value for name, value in credentials.items()
     }
-    return {name: value for name, value in values.items() if value is not None}
+    return {
+        name: RedactedStr(value) if isinstance(value, str) else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _pickled(credentials: _Credentials) -> _Credentials:

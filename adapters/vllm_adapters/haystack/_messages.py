@@ -28,6 +28,7 @@ from vllm_adapters.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
 
+_NOT_MESSAGES = "`messages` must be a str or a list of ChatMessage. Wrap texts with ChatMessage.from_user(...)."
 _MEDIA = ("image", "audio", "video")
 _ADDED_META = CHOICE_FIELDS | RESPONSE_FIELDS | {"id", "logprobs"}
 """Fields of a response that ``meta`` has beside those that Haystack defines."""
@@ -35,33 +36,29 @@ _ADDED_META = CHOICE_FIELDS | RESPONSE_FIELDS | {"id", "logprobs"}
 # Requests
 
 
-def as_messages(messages: list[ChatMessage] | str) -> list[ChatMessage]:
-    """Return the messages of a conversation, or of a user's one message.
-
-    Raises:
-        TypeError: They are neither.
-    """
-    if isinstance(messages, str):
-        return [ChatMessage.from_user(messages)]
-    if isinstance(messages, list) and all(isinstance(message, ChatMessage) for message in messages):
-        return messages
-    raise TypeError("`messages` must be a str or a list of ChatMessage. Wrap texts with ChatMessage.from_user(...).")
-
-
-def messages_to_dicts(messages: Sequence[ChatMessage], *, replay_reasoning: bool = False) -> list[dict[str, Any]]:
+def messages_to_dicts(messages: list[ChatMessage] | str, *, replay_reasoning: bool = False) -> list[dict[str, Any]]:
     """Return messages as vLLM takes them.
 
     Trailing empty assistant messages are dropped: an empty last turn makes the model stop at once. An agent collects
     several of them where all tool calls of a reply are invalid.
 
     Args:
-        messages: The conversation.
+        messages: The conversation, or a user's one message.
         replay_reasoning: Send the reasoning of earlier replies with them.
 
     Raises:
+        TypeError: They are neither.
         InvalidRequest: A file is neither an image, nor audio, nor video.
     """
-    dicts = [_message_to_dict(message, replay_reasoning) for message in messages]
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    if not isinstance(messages, list):
+        raise TypeError(_NOT_MESSAGES)
+    dicts = []
+    for message in messages:
+        if not isinstance(message, ChatMessage):
+            raise TypeError(_NOT_MESSAGES)
+        dicts.append(_message_to_dict(message, replay_reasoning))
     while dicts and dicts[-1]["role"] == ChatRole.ASSISTANT and not dicts[-1].keys() & {"tool_calls", "reasoning"}:
         if dicts[-1]["content"]:
             break

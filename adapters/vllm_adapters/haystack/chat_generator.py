@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from haystack import component
@@ -23,13 +23,7 @@ from vllm_adapters._request.body import SEND_OPTIONS, request_body
 from vllm_adapters._response.structured import requested_constraint, truncation_error
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.haystack._component import API_KEY, NAMESPACE, VLLMComponent
-from vllm_adapters.haystack._messages import (
-    StreamedReply,
-    as_messages,
-    messages_to_dicts,
-    read_replies,
-    tools_to_dicts,
-)
+from vllm_adapters.haystack._messages import StreamedReply, messages_to_dicts, read_replies, tools_to_dicts
 from vllm_adapters.server import VLLMServer
 
 _ARGUMENTS_OF_RUN = {"messages": "`messages`", "stream": "a `streaming_callback`"}
@@ -172,19 +166,18 @@ class VLLMChatGenerator(VLLMComponent):
             VLLMError: On every failure, see ``vllm_adapters.errors``. An incomplete stream raises
                 ``IncompleteStream``, a constrained reply that ``max_tokens`` truncates ``TruncatedOutput``.
         """
-        conversation = as_messages(messages)
-        if not conversation:
+        if messages == []:
             return {"replies": []}
         callback = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=False)
-        client = self._warm_client()
+        client = self._client or self._warm_client()
         if tools is not None:
             warm_up_tools(tools)
-        body = self._request_body(conversation, callback is not None, generation_kwargs, tools)
+        body = self._request_body(messages, callback is not None, generation_kwargs, tools)
         response: Any = RawCompletions(client).create(**body)
         if callback is None:
             return self._output(read_replies(response), body)
         reply = StreamedReply(ComponentInfo.from_component(self))
-        with response:  # left early, it would have vLLM generate on for a callback that has failed
+        with response:  # closed when the callback fails, so that vLLM stops generating
             for chunk in response:
                 callback(reply.add(chunk))
         return self._output([reply.message()], body)
@@ -199,14 +192,13 @@ class VLLMChatGenerator(VLLMComponent):
         tools: ToolsType | None = None,
     ) -> dict[str, list[ChatMessage]]:
         """Async version of ``run``; the callback may be a coroutine function."""
-        conversation = as_messages(messages)
-        if not conversation:
+        if messages == []:
             return {"replies": []}
         callback = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=True)
-        client = await self._warm_async_client()
+        client = self._async_client or await self._warm_async_client()
         if tools is not None:
             await warm_up_tools_async(tools)
-        body = self._request_body(conversation, callback is not None, generation_kwargs, tools)
+        body = self._request_body(messages, callback is not None, generation_kwargs, tools)
         response: Any = await RawCompletions(client).create(**body)
         if callback is None:
             return self._output(read_replies(response), body)
@@ -220,7 +212,7 @@ class VLLMChatGenerator(VLLMComponent):
 
     def _request_body(
         self,
-        messages: Sequence[ChatMessage],
+        messages: list[ChatMessage] | str,
         stream: bool,
         generation_kwargs: Mapping[str, Any] | None,
         tools: ToolsType | None,
@@ -232,6 +224,8 @@ class VLLMChatGenerator(VLLMComponent):
             "stream": stream,
             "stream_options": {"include_usage": True},
         }
+        if self.allow_unknown:
+            defaults[compat.ALLOW_UNKNOWN] = True
         levels: list[Mapping[str, Any]] = [defaults, self.generation_kwargs]
         if generation_kwargs:
             _reject_arguments_of_run(generation_kwargs)

@@ -42,7 +42,7 @@ class _EmbedderComponent(VLLMComponent):
 
     def _embedder(self, **options: int) -> Embedder:
         dimensions = {} if self.dimensions is None else {"dimensions": self.dimensions}
-        parameters = {**dimensions, **(self.extra_parameters or {})}
+        parameters = {**dimensions, **self._parameters(self.extra_parameters)}
         return Embedder(self._connected_server(), **options, parameters=parameters)
 
     def _meta(self, embedded: Embedded) -> dict[str, Any]:

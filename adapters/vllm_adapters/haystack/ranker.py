@@ -129,7 +129,7 @@ class VLLMRanker(VLLMComponent):
             self.query_prefix + query + self.query_suffix,
             self._prepare_texts(documents),
             top_n=self.top_k if top_k is None else top_k,
-            **(self.extra_parameters or {}),
+            **self._parameters(self.extra_parameters),
         )
         return call.with_usage()
 
@@ -170,7 +170,7 @@ class VLLMRanker(VLLMComponent):
         _validate_top_k(top_k)
         if not documents:
             return {"documents": [], "meta": {}}
-        client = self._warm_client()
+        client = self._client or self._warm_client()
         ranking, usage = self._rerank_call(query, documents, top_k).send(client)
         return self._output(documents, ranking, usage, score_threshold)
 
@@ -186,7 +186,7 @@ class VLLMRanker(VLLMComponent):
         _validate_top_k(top_k)
         if not documents:
             return {"documents": [], "meta": {}}
-        client = await self._warm_async_client()
+        client = self._async_client or await self._warm_async_client()
         ranking, usage = await self._rerank_call(query, documents, top_k).asend(client)
         return self._output(documents, ranking, usage, score_threshold)
 

@@ -104,5 +104,5 @@ class VLLMTokenCounter(VLLMComponent):
         server = self._connected_server()
         if self._tokenizer is None or self._tokenizer.server is not server:
             self._tokenizer = VLLMTokenizer(server)
-        parameters = self.extra_parameters or {}
+        parameters = self._parameters(self.extra_parameters)
         return self._tokenizer.count_messages(messages_to_dicts(messages), tools_to_dicts(tools), **parameters)
