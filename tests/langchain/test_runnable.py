@@ -176,7 +176,7 @@ def test_response_headers(fault_server):
 
 
 def test_dumps_is_not_implemented_and_has_no_key(fault_server):
-    """LangChain's ``dumps`` does not store a ChatVLLM, since its JSON would have to contain the headers; pickle does."""
+    """LangChain's ``dumps`` does not store a ChatVLLM, as its JSON would have to contain the headers; pickle does."""
     token = {"token": "sk-canary"}
     secrets = {"api_key": "sk-canary", "default_headers": token, "default_query": token, "cache_salt": "sk-canary"}
     llm = ChatVLLM(base_url=fault_server.url, **secrets)
