@@ -157,32 +157,31 @@ def recipes() -> str:
 
 
 def _measured(name: str) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads((ROOT / "benchmarks" / "measured.json").read_text(encoding="utf-8"))[name]
-    return figures
+    results: dict[str, Any] = json.loads((ROOT / "benchmarks" / "measured.json").read_text(encoding="utf-8"))[name]
+    return results
 
 
 def cost() -> str:
     """Return the results of the last ``make bench ARGS=--save``."""
-    figures = _measured("cost")
-    rows = [[title, f"{ratio:.2f}", f"{limit:.2f}"] for title, (ratio, limit) in figures["ratios"].items()]
-    return _table([f"CPU time, openai {figures['openai']}", "ours / stock", "limit, within 5 %"], rows)
+    results = _measured("cost")
+    rows = [[title, f"{ratio:.2f}", f"{limit:.2f}"] for title, (ratio, limit) in results["ratios"].items()]
+    return _table([f"CPU time, openai {results['openai']}", "ours / stock", "limit, within 5 %"], rows)
 
 
 def soak() -> str:
     """Return the results of the last ``make soak ARGS=--save``."""
-    figures = _measured("soak")
+    results = _measured("soak")
     calls = [
-        ["total", f"{figures['calls']}, in {figures['minutes']:.0f} minutes"],
-        ["correct", str(figures["right"])],
-        ["left or cancelled on purpose", str(figures["left"])],
-        ["ended in an error of this package", str(sum(figures["errors"].values()))],
-        ["wrong, hung, or ended in another error", str(figures["failures"])],
-        [f"longest, with a limit of {figures['limit']:.0f} s", f"{figures['longest']} s"],
+        ["total", f"{results['calls']}, in {results['minutes']:.0f} minutes"],
+        ["correct", str(results["correct"])],
+        ["cancelled on purpose", str(results["cancelled"])],
+        ["ended in a `VLLMError`", str(sum(results["errors"].values()))],
+        ["wrong, hung, or ended in another error", str(results["failures"])],
+        [f"longest, with a limit of {results['limit']:.0f} s", f"{results['longest']} s"],
     ]
-    held = [[name, f"{figures['warm'][name]:.0f}", f"{figures['end'][name]:.0f}"] for name in figures["warm"]]
-    return "\n\n".join(
-        [_table(["Calls", ""], calls), _table(["Held by the process", "after warm-up", "at the end"], held)]
-    )
+    resources = [[name, f"{results['warm'][name]:.0f}", f"{results['end'][name]:.0f}"] for name in results["warm"]]
+    head = ["Resources of the process", "after warm-up", "at the end"]
+    return "\n\n".join([_table(["Calls", ""], calls), _table(head, resources)])
 
 
 # Versions

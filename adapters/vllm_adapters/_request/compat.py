@@ -131,8 +131,11 @@ def validate_params(endpoint: str, body: Mapping[str, Any], *, skip: Set[str] = 
     added = (given.keys() & model.model_fields.keys()) - skip
     if not added:
         return given
+    adapter = params.adapter(model)
     try:
-        return given | params.validated(model, {name: given[name] for name in added})
+        found = adapter.validate_python({name: given[name] for name in added})
+        given.update(adapter.dump_python(found, mode="json", fallback=params.schema_or_error))
+        return given
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = _place(given, first["loc"])

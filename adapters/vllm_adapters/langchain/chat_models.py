@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
-from vllm_adapters._request.body import deep_merge, request_body
+from vllm_adapters._request.body import deep_merge, request_body, set_fields
 from vllm_adapters._response.tool_calls import parse_tool_calls
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters._version import __version__
@@ -35,7 +35,7 @@ from vllm_adapters.langchain._connection import ServerConnection, reject_openai_
 from vllm_adapters.langchain._messages import convert_content, convert_tools, reasoning_of, set_tool_calls
 from vllm_adapters.langchain._structured import Method, Schema, convert_response_format, structured_output
 from vllm_adapters.langchain.errors import langchain_errors
-from vllm_adapters.params import ChatParams, TokenizeParams, set_fields
+from vllm_adapters.params import ChatParams, TokenizeParams
 from vllm_adapters.timeouts import Timeouts
 
 __all__ = ["ChatVLLM"]

@@ -9,10 +9,11 @@ from langchain_core.embeddings import Embeddings
 from pydantic import Field, SecretStr, model_validator
 
 from vllm_adapters._request import compat
+from vllm_adapters._request.body import set_fields
 from vllm_adapters.embedder import Embedder
 from vllm_adapters.langchain._connection import ServerConnection, reject_unknown_arguments
 from vllm_adapters.langchain.errors import langchain_errors
-from vllm_adapters.params import TextEmbeddingParams, set_fields
+from vllm_adapters.params import TextEmbeddingParams
 from vllm_adapters.timeouts import Timeouts
 from vllm_adapters.types import Embedded
 

@@ -15,12 +15,12 @@ from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
-from vllm_adapters._request.body import deep_merge, drop_none, request_body
+from vllm_adapters._request.body import deep_merge, drop_none, request_body, set_fields
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters._version import __version__
 from vllm_adapters.langchain._connection import ServerConnection, reject_openai_settings, reject_unknown_arguments
 from vllm_adapters.langchain.errors import langchain_errors
-from vllm_adapters.params import CompletionParams, set_fields
+from vllm_adapters.params import CompletionParams
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.timeouts import Timeouts
 from vllm_adapters.types import Tokens

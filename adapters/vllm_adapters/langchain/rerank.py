@@ -10,9 +10,10 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import Field, SecretStr, model_validator
 
 from vllm_adapters._request import compat
+from vllm_adapters._request.body import set_fields
 from vllm_adapters.langchain._connection import ServerConnection, reject_unknown_arguments
 from vllm_adapters.langchain.errors import langchain_errors
-from vllm_adapters.params import RerankParams, set_fields
+from vllm_adapters.params import RerankParams
 from vllm_adapters.timeouts import Timeouts
 from vllm_adapters.types import Ranked
 

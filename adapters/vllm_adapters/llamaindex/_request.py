@@ -9,10 +9,10 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import Field
 
 from vllm_adapters._client.raw_completions import RawCompletions
-from vllm_adapters._request.body import request_body
+from vllm_adapters._request.body import request_body, set_fields
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.llamaindex._messages import Reply
-from vllm_adapters.params import ChatParams, set_fields
+from vllm_adapters.params import ChatParams
 
 R = TypeVar("R")
 

@@ -17,9 +17,10 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, Field
 
+from vllm_adapters._request.body import set_fields
 from vllm_adapters.embedder import Embedder
 from vllm_adapters.llamaindex._connection import Connection
-from vllm_adapters.params import EmbeddingParams, set_fields
+from vllm_adapters.params import EmbeddingParams
 from vllm_adapters.types import Embedded
 
 dispatcher = get_dispatcher(__name__)

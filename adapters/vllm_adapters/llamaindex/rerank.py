@@ -13,8 +13,9 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 from pydantic import Field
 
+from vllm_adapters._request.body import set_fields
 from vllm_adapters.llamaindex._connection import Connection
-from vllm_adapters.params import RerankParams, set_fields
+from vllm_adapters.params import RerankParams
 from vllm_adapters.types import Ranked
 
 dispatcher = get_dispatcher(__name__)

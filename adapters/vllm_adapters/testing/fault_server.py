@@ -56,6 +56,13 @@ class _Connection(asyncio.StreamReaderProtocol):
 class FaultServer:
     """A fault-injection server that stands in for vLLM.
 
+    >>> from vllm_adapters import VLLMServer
+    >>> from vllm_adapters.testing import FaultServer, faults
+    >>> with FaultServer() as server:
+    ...     server.script("/v1/models", [faults.error(503)])  # the first request only
+    ...     [card.id for card in VLLMServer(server.url, max_retries=1).models()]
+    ['stub']
+
     Args:
         version: The version at ``/version``; ``None`` responds with 404, as gateways do.
         models: Names, or whole model cards, of ``/v1/models``.
