@@ -159,7 +159,7 @@ def test_documents_with_the_same_id(fault_server, run_component):
 def refuse(word):
     async def reply(exchange):
         refused = any(word in text for text in exchange.request.json["input"])
-        await (faults.error(400, f"no {word} here") if refused else healthy)(exchange)
+        await (faults.error(400, f"no {word} here") if refused else faults.healthy)(exchange)
 
     return reply
 
