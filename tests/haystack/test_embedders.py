@@ -10,7 +10,6 @@ from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.haystack import VLLMDocumentEmbedder, VLLMTextEmbedder
 from vllm_adapters.testing import faults, payloads
-from vllm_adapters.testing.faults import healthy
 
 EMBEDDINGS = "/v1/embeddings"
 TEXTS = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The central bank raised interest rates."]
