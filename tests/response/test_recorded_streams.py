@@ -10,11 +10,11 @@ import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vllm_adapters.testing.cassettes import load
 
 from vllm_adapters import AsyncVLLMClient, VLLMClient
 from vllm_adapters._response.stream import ChunkReader
 from vllm_adapters.errors import VLLMError
-from vllm_adapters.testing.cassette import load
 
 CASSETTES = Path(__file__).parents[2] / "cassettes"
 CHAT = "/v1/chat/completions"

@@ -9,47 +9,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-<<<<<<< HEAD
 from vllm_adapters import AsyncVLLMClient, Timeouts, VLLMClient
 from vllm_adapters import errors as e
 from vllm_adapters._response.stream import split_chunk
 from vllm_adapters.testing import faults, payloads
-=======
-from vllm_adapters import AsyncVLLMClient, VLLMClient
-from vllm_adapters._response.stream import ChunkReader, split_chunk
-from vllm_adapters.errors import VLLMError
-from vllm_adapters.testing.cassettes import load
->>>>>>> main
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "stub", "messages": [{"role": "user", "content": "one two"}]}
 WORDS = payloads.chat_chunks("one two three four five", finish_reason=None)
 
 
-<<<<<<< HEAD
 def text_of(chunks):
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-=======
-@functools.cache
-def recorded():
-    """Requests and bytes of recorded streams, one of each sort of conversation, and not too long."""
-    found = {}
-    for path in sorted(CASSETTES.glob("client/test_client/*stream*.yaml")) + sorted(
-        CASSETTES.glob("langchain/test_*/*.yaml")
-    ):
-        for said in load(path.read_text(encoding="utf-8")):
-            if "event-stream" in said.headers.get("content-type", "") and len(said.response_body) < 20_000:
-                body = json.loads(said.request_body)
-                sort = (
-                    said.path,
-                    b'"tool_calls"' in said.response_body,
-                    b'"reasoning"' in said.response_body,
-                    b'"length"' in said.response_body,
-                )
-                found.setdefault(sort, (path.name, body, said.response_body))
-    assert len(found) >= 6
-    return list(found.values())
->>>>>>> main
 
 
 # Completeness
