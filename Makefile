@@ -6,64 +6,80 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 OPENAI3 := .venv-openai3
 ALONE := llamaindex haystack
+# What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
+ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
+ON_ALONE := tests/contracts tests/demo
+STATIC := tests/package tests/testing/test_cassettes.py
 RUN := $(VENV)/bin/python
 PIP := -m pip --disable-pip-version-check install --quiet --editable
 ARGS ?=
+JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live record lint test-openai3 test-alone recipes faults soak params readme pictures bench clean
+.PHONY: help demo test live smoke record lint test-openai3 test-alone recipes faults soak params readme pictures bench \
+	trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
 		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
-demo: $(VENV)/.installed ## A tour of what works, against a real vLLM (VLLM_BASE_URL, or started here)
+demo: $(VENV)/.installed ## Show what works, against a real vLLM (VLLM_BASE_URL, or started here)
 	@$(VENV)/bin/vllm-adapters demo
 
-test: $(VENV)/.installed ## The recorded tests, offline; ARGS="-k tools -x" goes to pytest
-	$(RUN) -m pytest $(ARGS)
+test: $(VENV)/.installed ## Run the tests offline, with recorded servers; ARGS="-k tools -x" goes to pytest
+	$(RUN) -m pytest -n $(JOBS) -q $(ARGS)
 
-live: $(VENV)/.installed ## Those that talk to a server, against a real vLLM; ARGS="-m another_version": against older ones
+smoke: $(VENV)/.installed ## Run a few server tests of each framework against a real vLLM
+	$(RUN) -m pytest --live -q -m smoke $(ARGS)
+
+live: $(VENV)/.installed ## Run all server tests against a real vLLM; ARGS="-m another_version": against older ones
 	$(RUN) -m pytest --live -m "(vllm or live) and not another_version and not fresh_environment" $(ARGS)
 
-record: $(VENV)/.installed ## The same, and write the cassettes anew
+record: $(VENV)/.installed ## Run them and record the cassettes anew
 	$(RUN) -m pytest --live --record $(ARGS)
 
-lint: $(VENV)/.installed ## Format, lint and types
+lint: $(VENV)/.installed ## Check format, lint, types, layers, exported names and cassettes
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -m mypy recipes
+	$(RUN) -m pytest -q $(STATIC)
 
-test-openai3: $(OPENAI3)/.installed ## The recorded tests on openai 3, where LangChain alone ends up
-	$(OPENAI3)/bin/python -m pytest $(ARGS)
+test-openai3: $(OPENAI3)/.installed ## Run the tests that can differ on openai 3, which LangChain alone installs
+	$(OPENAI3)/bin/python -m pytest -n $(JOBS) -q $(ON_OPENAI3) $(ARGS)
 
-test-alone: $(ALONE:%=test-alone-%) ## The recorded tests with LlamaIndex alone, and with Haystack alone on openai 3
+test-alone: $(ALONE:%=test-alone-%) ## Run the tests of LlamaIndex alone, and of Haystack alone on openai 3
 
 test-alone-%: .venv-%/.installed
-	.venv-$*/bin/python -m pytest tests/$* tests/faults/test_$**.py tests/faults/test_matrix.py tests/demo tests/recipes tests/test_*.py $(ARGS)
+	.venv-$*/bin/python -m pytest -n $(JOBS) -q tests/$* $(ON_ALONE) $(ARGS)
 
-recipes: $(VENV)/.installed ## Each recipe alone in a fresh environment, against a real vLLM
+recipes: $(VENV)/.installed ## Run each recipe alone in a fresh environment, against a real vLLM
 	$(RUN) -m pytest --live -q -m fresh_environment tests/recipes $(ARGS)
 
-faults: $(VENV)/.installed ## What every path makes of every fault, as a table; ARGS="LangChain 500" for a part of it
+faults: $(VENV)/.installed ## Run every path against every fault, and print the table; ARGS="LangChain 500" for a part of it
 	@PYTHONPATH=tests/contracts $(RUN) -m fault_matrix $(ARGS)
 
-soak: $(VENV)/.installed ## An hour's worth of mixed calls over a line that breaks at random: what goes wrong, what leaks
+soak: $(VENV)/.installed ## Run mixed calls over a connection that breaks at random: what fails, what leaks
 	@PYTHONPATH=benchmarks $(RUN) -m soak $(ARGS)
 
-params: $(VENV)/.installed ## Learn a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
+params: $(VENV)/.installed ## Add a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }
 	$(RUN) scripts/make_availability.py $(SPEC) $(ARGS)
 
-readme: $(VENV)/.installed ## Make the README's tables anew
+readme: $(VENV)/.installed ## Generate the tables of README and docs
 	$(RUN) scripts/make_readme.py
 
-pictures: $(VENV)/.installed ## Take the README's terminal pictures anew, of servers started here
+pictures: $(VENV)/.installed ## Take the pictures of the docs anew, of servers started here
 	$(RUN) scripts/make_pictures.py
 
-bench: $(VENV)/.installed ## Side by side with the frameworks' stock classes
+bench: $(VENV)/.installed ## Compare with the frameworks' stock classes
 	$(RUN) benchmarks/run.py $(ARGS)
+
+trace: $(VENV)/.installed ## Count our calls from a framework to httpx, and from the socket to a chunk
+	$(RUN) scripts/trace_calls.py $(ARGS)
+
+coverage: $(VENV)/.installed ## Branch coverage of the package by the recorded tests
+	$(RUN) -m pytest -n $(JOBS) -q --cov=vllm_adapters --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 clean: ## Remove the virtual environments
 	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%)

@@ -1,4 +1,4 @@
-"""The figures that the README shows: written by ``run.py --save`` and ``soak.py --save``, read by ``make readme``."""
+"""The measurements in the documentation: saved by ``run.py --save`` and ``soak --save``, read by ``make readme``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ FILE = Path(__file__).with_name("measured.json")
 
 
 def load() -> dict[str, Any]:
-    """What was measured last, by the name of the measurement."""
-    found: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
-    return found
+    """Return the last results of each measurement."""
+    results: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return results
 
 
-def save(name: str, figures: dict[str, Any]) -> None:
-    """Keep ``figures`` as the last ones of the measurement ``name``."""
+def save(name: str, results: dict[str, Any]) -> None:
+    """Save ``results`` as the last ones of the measurement ``name``."""
     known = load() if FILE.exists() else {}
-    text = json.dumps({**known, name: figures}, indent=2, sort_keys=True)
+    text = json.dumps({**known, name: results}, indent=2, sort_keys=True)
     FILE.write_text(text + "\n", encoding="utf-8")

@@ -1,16 +1,16 @@
-"""What the adapters cost beside the stock classes: ratios of CPU time, in one interleaved run.
+"""Compare the CPU time of the adapters with that of the stock classes, in one interleaved run.
 
     python benchmarks/run.py [--quick] [--rounds N] [--only WORD] [--save]
 
-Both sides talk to the same stub server, which is a process of its own. Each round runs every contender,
-stock and ours by turns; a pair's ratio is the median of its passes' ratios. Only CPU time of this process
-counts (``time.process_time``): on a machine that does other things too, ratios hold and wall times do not.
-Exit code 1 when a promise is broken by more than 5 %, which is what two runs differ by:
+Both sides talk to the same stub server, which is a process of its own. Each round runs every pair, stock and ours in
+turn; a pair's ratio is the median of the ratios of its passes. Only the CPU time of this process counts
+(``time.process_time``): on a busy machine the ratios are stable, wall times are not. The exit code is 1 if a ratio
+exceeds its limit by more than 5 %, the difference between two runs:
 
-* streaming costs at most a third of stock ``ChatOpenAI``'s CPU per chunk (when chunks arrive in a burst),
-* a reply that is not streamed costs no more than stock,
-* streaming through Haystack costs at most half of its ``OpenAIChatGenerator``'s CPU per chunk,
-* embedding 1,000 documents costs at most a tenth of vllm-haystack's CPU (needs ``pip install vllm-haystack``).
+* streaming takes at most a third of ``ChatOpenAI``'s CPU time per chunk (when chunks arrive in a burst),
+* a reply that is not streamed takes no more than stock,
+* streaming through Haystack takes at most half of ``OpenAIChatGenerator``'s CPU time per chunk,
+* embedding 1,000 documents takes at most a tenth of vllm-haystack's CPU time (``pip install vllm-haystack``).
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class Pair:
     """The same work done by a stock class and by ours.
 
     Args:
-        title: What is done.
-        unit: What the cost is given per.
-        count: How many units one pass has.
+        title: The work.
+        unit: Unit of the cost.
+        count: Number of units in one pass.
         stock: One pass with the stock class.
-        ours: One pass with ours.
-        promise: The ratio that must not be exceeded.
-        rounds: Rounds to run at most.
-        passes: Passes in each round; many short ones by turns are less noisy than one long one.
+        ours: One pass with our class.
+        limit: Ratio that must not be exceeded.
+        rounds: Maximum number of rounds.
+        passes: Passes per round; many short, alternating passes are less noisy than a long one.
     """
 
     title: str
@@ -64,15 +64,15 @@ class Pair:
     count: int
     stock: Work
     ours: Work
-    promise: float | None = None
+    limit: float | None = None
     rounds: int | None = None
     passes: int = 1
     costs: dict[str, list[float]] = field(default_factory=lambda: {"stock": [], "ours": []})
 
     def run(self, turn: int) -> None:
-        """One round: each side by turns, and who begins changes."""
-        for place in range(self.passes):
-            for side in ("stock", "ours") if (turn + place) % 2 else ("ours", "stock"):
+        """Run one round: both sides in turn, alternating which one starts."""
+        for number in range(self.passes):
+            for side in ("stock", "ours") if (turn + number) % 2 else ("ours", "stock"):
                 gc.collect()
                 start = time.process_time()
                 getattr(self, side)()
@@ -83,26 +83,26 @@ class Pair:
         return median(ours / stock for ours, stock in zip(self.costs["ours"], self.costs["stock"], strict=True))
 
     @property
-    def kept(self) -> bool:
-        return self.promise is None or self.ratio <= self.promise * NOISE
+    def within_limit(self) -> bool:
+        return self.limit is None or self.ratio <= self.limit * NOISE
 
     def row(self) -> str:
         stock, ours = (median(self.costs[side]) for side in ("stock", "ours"))
-        verdict = "" if self.promise is None else f"  <= {self.promise:.2f} {'kept' if self.kept else 'BROKEN'}"
+        verdict = "" if self.limit is None else f"  <= {self.limit:.2f} {'ok' if self.within_limit else 'EXCEEDED'}"
         return f"{self.title:<52} {stock:9.0f} {ours:9.0f}  us/{self.unit:<8} {self.ratio:5.2f}{verdict}"
 
 
 def count(chunks: Iterable[Any], texts: Callable[[Any], str]) -> None:
-    """Read a stream to its end and see that it is whole: a cheap stream that loses text is not cheap."""
+    """Read a stream to its end and check that no chunk is missing."""
     assert sum(1 for chunk in chunks if texts(chunk)) == CHUNKS
 
 
 async def acount(chunks: AsyncIterable[Any], texts: Callable[[Any], str]) -> None:
-    """``count`` for async streams."""
-    found = 0
+    """Async version of ``count``."""
+    total = 0
     async for chunk in chunks:
-        found += bool(texts(chunk))
-    assert found == CHUNKS
+        total += bool(texts(chunk))
+    assert total == CHUNKS
 
 
 def text_of_message(chunk: Any) -> str:
@@ -130,7 +130,7 @@ def atimes(loop: asyncio.AbstractEventLoop, calls: int, call: Callable[[], Await
 
 
 def streams(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
-    """Chunks of a stream, through LangChain and bare."""
+    """Chunks of a stream, through LangChain and through the client."""
     for arrival in ("burst", "paced"):
         common: dict[str, Any] = {"model": arrival, "base_url": url, "api_key": "none", "temperature": 0}
         stock, ours = ChatOpenAI(**common, stream_usage=True), ChatVLLM(**common)
@@ -140,7 +140,7 @@ def streams(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
             CHUNKS,
             lambda m=stock: count(m.stream(QUESTION), text_of_message),
             lambda m=ours: count(m.stream(QUESTION), text_of_message),
-            promise=1 / 3 if arrival == "burst" else None,
+            limit=1 / 3 if arrival == "burst" else None,
         )
         yield Pair(
             f"ChatVLLM.astream / ChatOpenAI.astream, {arrival}",
@@ -148,7 +148,7 @@ def streams(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
             CHUNKS,
             lambda m=stock: loop.run_until_complete(acount(m.astream(QUESTION), text_of_message)),
             lambda m=ours: loop.run_until_complete(acount(m.astream(QUESTION), text_of_message)),
-            promise=1 / 3 if arrival == "burst" else None,
+            limit=1 / 3 if arrival == "burst" else None,
         )
         create: dict[str, Any] = {
             "model": arrival,
@@ -156,30 +156,30 @@ def streams(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        bare, spoken = openai.OpenAI(base_url=url, api_key="none"), VLLMClient(url)
+        stock_client, our_client = openai.OpenAI(base_url=url, api_key="none"), VLLMClient(url)
         yield Pair(
             f"VLLMClient / openai.OpenAI, stream, {arrival}",
             "chunk",
             CHUNKS,
-            lambda c=bare, a=create: count(c.chat.completions.create(**a), text_of_chunk),
-            lambda c=spoken, a=create: count(c.chat.completions.create(**a), text_of_chunk),
+            lambda c=stock_client, a=create: count(c.chat.completions.create(**a), text_of_chunk),
+            lambda c=our_client, a=create: count(c.chat.completions.create(**a), text_of_chunk),
         )
-        abare, aspoken = openai.AsyncOpenAI(base_url=url, api_key="none"), AsyncVLLMClient(url)
+        stock_async, our_async = openai.AsyncOpenAI(base_url=url, api_key="none"), AsyncVLLMClient(url)
 
-        async def read(client: Any, asked: dict[str, Any]) -> None:
-            await acount(await client.chat.completions.create(**asked), text_of_chunk)
+        async def read(client: Any, request: dict[str, Any]) -> None:
+            await acount(await client.chat.completions.create(**request), text_of_chunk)
 
         yield Pair(
             f"AsyncVLLMClient / AsyncOpenAI, stream, {arrival}",
             "chunk",
             CHUNKS,
-            lambda c=abare, a=create: loop.run_until_complete(read(c, a)),
-            lambda c=aspoken, a=create: loop.run_until_complete(read(c, a)),
+            lambda c=stock_async, a=create: loop.run_until_complete(read(c, a)),
+            lambda c=our_async, a=create: loop.run_until_complete(read(c, a)),
         )
 
 
 def replies(url: str, loop: asyncio.AbstractEventLoop, calls: int) -> Iterator[Pair]:
-    """Replies that come in one piece, through LangChain and bare."""
+    """Replies that are not streamed, through LangChain and through the client."""
     common: dict[str, Any] = {"model": "burst", "base_url": url, "api_key": "none", "temperature": 0}
     stock, ours = ChatOpenAI(**common), ChatVLLM(**common)
     yield Pair(
@@ -188,7 +188,7 @@ def replies(url: str, loop: asyncio.AbstractEventLoop, calls: int) -> Iterator[P
         calls,
         times(calls, lambda: stock.invoke(QUESTION).content),
         times(calls, lambda: ours.invoke(QUESTION).content),
-        promise=1.0,
+        limit=1.0,
         passes=5,
     )
     yield Pair(
@@ -197,27 +197,27 @@ def replies(url: str, loop: asyncio.AbstractEventLoop, calls: int) -> Iterator[P
         calls,
         atimes(loop, calls, lambda: stock.ainvoke(QUESTION)),
         atimes(loop, calls, lambda: ours.ainvoke(QUESTION)),
-        promise=1.0,
+        limit=1.0,
         passes=5,
     )
-    bare, spoken = openai.OpenAI(base_url=url, api_key="none"), VLLMClient(url)
+    stock_client, our_client = openai.OpenAI(base_url=url, api_key="none"), VLLMClient(url)
     yield Pair(
         "VLLMClient / openai.OpenAI, create",
         "reply",
         calls,
-        times(calls, lambda: bare.chat.completions.create(model="burst", messages=MESSAGES).choices),
-        times(calls, lambda: spoken.chat.completions.create(model="burst", messages=MESSAGES).choices),
-        promise=1.0,
+        times(calls, lambda: stock_client.chat.completions.create(model="burst", messages=MESSAGES).choices),
+        times(calls, lambda: our_client.chat.completions.create(model="burst", messages=MESSAGES).choices),
+        limit=1.0,
         passes=5,
     )
-    abare, aspoken = openai.AsyncOpenAI(base_url=url, api_key="none"), AsyncVLLMClient(url)
+    stock_async, our_async = openai.AsyncOpenAI(base_url=url, api_key="none"), AsyncVLLMClient(url)
     yield Pair(
         "AsyncVLLMClient / AsyncOpenAI, create",
         "reply",
         calls,
-        atimes(loop, calls, lambda: abare.chat.completions.create(model="burst", messages=MESSAGES)),
-        atimes(loop, calls, lambda: aspoken.chat.completions.create(model="burst", messages=MESSAGES)),
-        promise=1.0,
+        atimes(loop, calls, lambda: stock_async.chat.completions.create(model="burst", messages=MESSAGES)),
+        atimes(loop, calls, lambda: our_async.chat.completions.create(model="burst", messages=MESSAGES)),
+        limit=1.0,
         passes=5,
     )
 
@@ -264,16 +264,16 @@ def generators(url: str) -> Iterator[Pair]:
         CHUNKS,
         lambda: run(stock),
         lambda: run(ours),
-        promise=1 / 2,
+        limit=1 / 2,
     )
 
 
 def documents(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
-    """Haystack documents with their embeddings, beside the package that Haystack's makers have for vLLM."""
+    """Embeddings of Haystack documents, compared with vllm-haystack, deepset's package for vLLM."""
     try:
         from haystack_integrations.components.embedders.vllm import VLLMDocumentEmbedder as Stock
     except ImportError:
-        print("vllm-haystack is not installed: nothing to compare Haystack's embedders with")
+        print("vllm-haystack is not installed, so the Haystack embedders are not compared.")
         return
     from haystack import Document
 
@@ -293,11 +293,11 @@ def documents(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
     for name, way in ways.items():
         title = f"VLLMDocumentEmbedder.{name} / vllm-haystack's"
         sides: list[Work] = [lambda e=e, way=way: whole(way(e)) for e in (stock, ours)]  # type: ignore[misc]
-        yield Pair(title, "text", len(texts), *sides, promise=0.1)
+        yield Pair(title, "text", len(texts), *sides, limit=0.1)
 
 
 class Crowd:
-    """Many calls at once, each answered after a second; remembers how many fail."""
+    """Many concurrent calls, each answered after a second; counts the failed ones."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, model: Any, size: int) -> None:
         self._loop, self._model, self._size = loop, model, size
@@ -330,10 +330,10 @@ IMPORTS = (
 
 
 def imports(rounds: int) -> None:
-    """CPU time of fresh processes, and how many modules they load."""
+    """Print the CPU time and the number of modules of an import in a fresh process."""
     costs: dict[str, list[float]] = {statement: [] for statement in IMPORTS}
     modules: dict[str, int] = {}
-    for _ in range(rounds + 1):  # the first one writes byte code
+    for _ in range(rounds + 1):  # the first one compiles the modules
         for statement in IMPORTS:
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
             code = f"{statement}\nimport sys; print(len(sys.modules))"
@@ -348,17 +348,19 @@ def imports(rounds: int) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="CPU time beside the stock classes.")
+    parser = argparse.ArgumentParser(description="CPU time compared with the stock classes.")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of the interleaved run (default 9)")
     parser.add_argument("--quick", action="store_true", help="3 rounds")
-    parser.add_argument("--only", default="", metavar="WORD", help="only pairs whose title has this word")
-    parser.add_argument("--save", action="store_true", help="keep the promised ratios for the README (make readme)")
+    parser.add_argument("--only", default="", metavar="WORD", help="only pairs with this word in their title")
+    parser.add_argument(
+        "--save", action="store_true", help="save the ratios that have a limit for the documentation (make readme)"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
-    asked = arguments()
-    rounds = 3 if asked.quick else asked.rounds
+    args = arguments()
+    rounds = 3 if args.quick else args.rounds
     for name in [name for name in os.environ if name.upper().startswith(OTHERS) or name.upper().endswith("_PROXY")]:
         del os.environ[name]
     print(f"openai {openai.__version__} on {http.__name__}, Python {sys.version.split()[0]}, {rounds} rounds")
@@ -372,8 +374,8 @@ def main() -> int:
             *documents(url, loop),
             *crowds(url, loop, 500),
         ]
-        pairs = [pair for pair in pairs if asked.only in pair.title]
-        for pair in pairs:  # connections, caches
+        pairs = [pair for pair in pairs if args.only in pair.title]
+        for pair in pairs:  # warm-up of connections and caches
             pair.run(0)
             pair.costs = {"stock": [], "ours": []}
         for turn in range(rounds):
@@ -385,15 +387,15 @@ def main() -> int:
             print(pair.row())
             for side in (pair.stock, pair.ours):
                 if isinstance(side, Crowd):
-                    print(f"    {'stock' if side is pair.stock else 'ours'}: {side.failed} failures")
+                    print(f"    {'stock' if side is pair.stock else 'ours'}: {side.failed} failed")
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
-    if asked.save:
-        ratios = {p.title: (round(p.ratio, 2), round(p.promise, 2)) for p in pairs if p.promise}
+    if args.save:
+        ratios = {p.title: (round(p.ratio, 2), round(p.limit, 2)) for p in pairs if p.limit}
         measured.save("cost", {"openai": openai.__version__, "ratios": ratios})
-    if not asked.only:
-        imports(1 if asked.quick else 5)
-    return 0 if all(pair.kept for pair in pairs) else 1
+    if not args.only:
+        imports(1 if args.quick else 5)
+    return 0 if all(pair.within_limit for pair in pairs) else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A server that answers vLLM 0.32's bytes at once and knows nothing else: what is left to measure is the client.
+"""A minimal server that sends prepared responses of vLLM 0.32, so that only the client is measured.
 
-Run as a process of its own (``Stub``), so that its CPU time does not count. The model's name says how to answer:
-``burst`` all at once, ``paced`` event by event, ``slow`` after a second.
+It is a process of its own (``Stub``), so that its CPU time does not count. The name of the model selects the response:
+``burst`` sends everything at once, ``paced`` event by event, ``slow`` after a second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 CHUNKS = 600
-"""Events with text in a streamed reply; the first event (role) and the last (usage) have none."""
+"""Events with text in a streamed reply, besides the first (role) and the last (usage)."""
 DIMENSIONS = 384
 SLOW_SECONDS = 1.0
 PACE_SECONDS = 0.0005
@@ -42,10 +42,10 @@ def _event(choices: list[dict[str, Any]], **more: Any) -> bytes:
 def _stream() -> Iterator[bytes]:
     start = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
     yield _event([start], prompt_token_ids=None, prompt_text=None)
-    for place in range(CHUNKS):
-        delta = {"content": _WORDS[place % len(_WORDS)]}
+    for index in range(CHUNKS):
+        delta = {"content": _WORDS[index % len(_WORDS)]}
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, "token_ids": None}
-        if place == CHUNKS - 1:
+        if index == CHUNKS - 1:
             choice = {**choice, "finish_reason": "stop", "stop_reason": None}
         yield _event([choice])
     yield _event([], usage=_USAGE, system_fingerprint=_FINGERPRINT)
@@ -88,15 +88,15 @@ def _whole() -> bytes:
 
 
 def _vectors(count: int, encoding: str | None) -> bytes:
-    numbers = [0.0123456789 * (place % 7 - 3) for place in range(DIMENSIONS)]
+    numbers = [0.0123456789 * (index % 7 - 3) for index in range(DIMENSIONS)]
     block = base64.b64encode(struct.pack(f"<{DIMENSIONS}f", *numbers)).decode()
     vector = block if encoding == "base64" else numbers
-    data = [{"index": place, "object": "embedding", "embedding": vector} for place in range(count)]
+    data = [{"index": index, "object": "embedding", "embedding": vector} for index in range(count)]
     usage = {"prompt_tokens": count * 8, "total_tokens": count * 8, "completion_tokens": 0}
     return json.dumps({"id": "embd-8f6d", "object": "list", **_ID, "data": data, "usage": usage}).encode()
 
 
-_EVENTS = [b"%x\r\n%b\r\n" % (len(event), event) for event in _stream()]  # each its own HTTP chunk, as vLLM has it
+_EVENTS = [b"%x\r\n%b\r\n" % (len(event), event) for event in _stream()]  # one HTTP chunk per event, as vLLM sends them
 _BURST = b"".join(_EVENTS) + b"0\r\n\r\n"
 _WHOLE = _whole()
 _HEAD = b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\n"
@@ -107,16 +107,16 @@ def _json(body: bytes) -> bytes:
     return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (_HEAD, len(body), body)
 
 
-async def _answer(path: str, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+async def _answer(path: str, request: dict[str, Any]) -> AsyncIterator[bytes]:
     if path.endswith("/version"):
         yield _json(b'{"version":"0.32.0"}')
     elif path.endswith("/embeddings"):
-        yield _json(_vectors(len(asked["input"]), asked.get("encoding_format")))
-    elif not asked.get("stream"):
-        if asked["model"] == "slow":
+        yield _json(_vectors(len(request["input"]), request.get("encoding_format")))
+    elif not request.get("stream"):
+        if request["model"] == "slow":
             await asyncio.sleep(SLOW_SECONDS)
         yield _json(_WHOLE)
-    elif asked["model"] == "paced":
+    elif request["model"] == "paced":
         yield _SSE
         for event in _EVENTS:
             await asyncio.sleep(PACE_SECONDS)
@@ -137,7 +137,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
                 writer.write(piece)
                 await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
-        pass  # the client has gone
+        pass  # the client has disconnected
     finally:
         writer.close()
 
@@ -150,7 +150,7 @@ async def _main() -> None:
 
 
 class Stub:
-    """The server in its own process, as long as the ``with`` block lasts."""
+    """The server in its own process, within a ``with`` block."""
 
     def __enter__(self) -> str:
         self._process = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)

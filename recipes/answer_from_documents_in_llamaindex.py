@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[llamaindex]"]
 # ///
-"""Answer from documents in LlamaIndex: embed, retrieve, rerank, ask. Each model has its own vLLM.
+"""Answer from documents in LlamaIndex: embed, retrieve, rerank, generate. Each model has its own vLLM server.
 
 Needs:  pip install 'vllm-adapters[llamaindex]'
 Server: vllm serve CHAT-MODEL, vllm serve EMBEDDING-MODEL
@@ -21,7 +21,7 @@ from llama_index.core.schema import TextNode
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
 
 EMBED = os.environ.get("VLLM_EMBED_BASE_URL", "http://localhost:8001")
-RERANK = os.environ.get("VLLM_RERANK_BASE_URL", EMBED)  # embedding models rank by cosine, rerankers better
+RERANK = os.environ.get("VLLM_RERANK_BASE_URL", EMBED)  # a reranker is better than cosine similarity
 FACTS = [
     "The price of Leo is 480.",
     "The owner of Leo is Maria.",
@@ -32,7 +32,7 @@ PROMPT = PromptTemplate("Context:\n{context_str}\n\nQuestion: {query_str}\nAnswe
 
 
 def main() -> None:
-    # truncate_prompt_tokens=-1: a text that is too long for the model is cut, not refused.
+    # truncate_prompt_tokens=-1: truncate texts that are too long for the model instead of rejecting them.
     embed_model = VLLMEmbedding(base_url=EMBED, truncate_prompt_tokens=-1)
     rerank = VLLMRerank(base_url=RERANK, truncate_prompt_tokens=-1, top_n=2)
     llm = VLLM(model=os.environ.get("VLLM_MODEL", ""), temperature=0, max_tokens=100)

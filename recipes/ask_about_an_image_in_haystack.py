@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[haystack]"]
 # ///
-"""Ask a vision model about images, given as files or one that is here, through Haystack's own message parts.
+"""Ask a vision model about images, from files or a built-in one, with Haystack's message parts.
 
 Needs:  pip install 'vllm-adapters[haystack]'
 Server: vllm serve VISION-MODEL, such as Qwen/Qwen2.5-VL-3B-Instruct   (or: vllm-adapters serve eye --port 8000)
@@ -18,7 +18,7 @@ from haystack.dataclasses import ChatMessage, ImageContent
 
 from vllm_adapters.haystack import VLLMChatGenerator
 
-# A PNG, for want of a better picture.
+# A small PNG, used if no file is given.
 RED_SQUARE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP8z4AdMDEMKQkAzUEBD7t4NqoAAAAASUVORK5CYII="
 
 

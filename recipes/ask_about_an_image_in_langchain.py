@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[langchain]"]
 # ///
-"""Ask a vision model about images, given as files or one that is here, through LangChain's own content blocks.
+"""Ask a vision model about images, from files or a built-in one, with LangChain's content blocks.
 
 Needs:  pip install 'vllm-adapters[langchain]'
 Server: vllm serve VISION-MODEL, such as Qwen/Qwen2.5-VL-3B-Instruct   (or: vllm-adapters serve eye --port 8000)
@@ -22,7 +22,7 @@ from langchain_core.messages.content import ImageContentBlock, create_image_bloc
 
 from vllm_adapters.langchain import ChatVLLM
 
-# A PNG, for want of a better picture.
+# A small PNG, used if no file is given.
 RED_SQUARE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP8z4AdMDEMKQkAzUEBD7t4NqoAAAAASUVORK5CYII="
 
 

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[llamaindex]"]
 # ///
-"""Ask a vision model about images, given as files or one that is here, through LlamaIndex's own message blocks.
+"""Ask a vision model about images, from files or a built-in one, with LlamaIndex's message blocks.
 
 Needs:  pip install 'vllm-adapters[llamaindex]'
 Server: vllm serve VISION-MODEL, such as Qwen/Qwen2.5-VL-3B-Instruct   (or: vllm-adapters serve eye --port 8000)
@@ -20,7 +20,7 @@ from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
 
 from vllm_adapters.llamaindex import VLLM
 
-# A PNG, for want of a better picture.
+# A small PNG, used if no file is given.
 RED_SQUARE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP8z4AdMDEMKQkAzUEBD7t4NqoAAAAASUVORK5CYII="
 
 

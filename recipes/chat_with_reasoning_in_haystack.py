@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[haystack]"]
 # ///
-"""Chat in Haystack and see what the model thinks, whole and as a stream, through Haystack's ReasoningContent.
+"""Show a model's reasoning in Haystack, streamed and not streamed, with Haystack's ReasoningContent.
 
 Needs:  pip install 'vllm-adapters[haystack]'
 Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve --port 8000)
@@ -23,9 +23,9 @@ def show(chunk: StreamingChunk) -> None:
 
 
 def main() -> None:
-    # Qwen3 and others read enable_thinking; another model's chat template may have another name for it.
+    # enable_thinking is read by the chat template of Qwen3 and others; other models may use another name.
     llm = VLLMChatGenerator(
-        model=os.environ.get("VLLM_MODEL"),  # None: the one that is served
+        model=os.environ.get("VLLM_MODEL"),  # None: the served model
         generation_kwargs={"temperature": 0, "chat_template_kwargs": {"enable_thinking": True}},
     )
     question = "What is the capital of Japan?"

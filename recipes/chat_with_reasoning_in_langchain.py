@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[langchain]"]
 # ///
-"""Chat in LangChain and see what the model thinks, whole and as a stream, through LangChain's own content blocks.
+"""Show a model's reasoning in LangChain, streamed and not streamed, with LangChain's content blocks.
 
 Needs:  pip install 'vllm-adapters[langchain]'
 Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve --port 8000)
@@ -17,9 +17,9 @@ from vllm_adapters.langchain import ChatVLLM
 
 
 def main() -> None:
-    # Qwen3 and others read enable_thinking; another model's chat template may have another name for it.
+    # enable_thinking is read by the chat template of Qwen3 and others; other models may use another name.
     llm = ChatVLLM(
-        model=os.environ.get("VLLM_MODEL", ""),  # empty: the one that is served
+        model=os.environ.get("VLLM_MODEL", ""),  # empty: the served model
         temperature=0,
         chat_template_kwargs={"enable_thinking": True},
     )

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters"]
 # ///
-"""Chat with a model on vLLM through the OpenAI SDK's own client, with vLLM's own parameters.
+"""Chat with a model on vLLM through the OpenAI SDK, with vLLM's own parameters.
 
 Needs:  pip install vllm-adapters
 Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
@@ -16,12 +16,12 @@ from typing import Any
 
 from vllm_adapters import VLLMClient, VLLMError
 
-MODEL = os.environ.get("VLLM_MODEL", "")  # empty: the one that is served
+MODEL = os.environ.get("VLLM_MODEL", "")  # empty: the served model
 QUESTIONS = ["My name is Ada.", "What is my name?"]
 
 
 def main() -> None:
-    client = VLLMClient()  # at VLLM_BASE_URL, with VLLM_API_KEY
+    client = VLLMClient()  # uses VLLM_BASE_URL and VLLM_API_KEY
     messages: list[Any] = []
     try:
         for question in QUESTIONS:
@@ -31,13 +31,13 @@ def main() -> None:
                 messages=messages,
                 temperature=0,
                 max_tokens=200,
-                extra_body={"top_k": 20, "repetition_penalty": 1.0},  # a name that no vLLM has is refused
+                extra_body={"top_k": 20, "repetition_penalty": 1.0},  # unknown names are rejected
             )
             text = reply.choices[0].message.content
             messages.append({"role": "assistant", "content": text})
             print("you:  ", question)
             print("model:", text)
-    except VLLMError as error:  # says what happened, where, and the way out
+    except VLLMError as error:  # says what is wrong, where, and how to fix it
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters"]
 # ///
-"""Bind a reply to a choice, a regex, a grammar or a JSON schema. vLLM enforces it while it generates: no retries.
+"""Constrain a reply to a choice, a regex, a grammar or a JSON schema. vLLM enforces it during generation.
 
 Needs:  pip install vllm-adapters
 Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from vllm_adapters import VLLMClient
 from vllm_adapters.errors import ConstraintNotEnforced, TruncatedOutput
 
-MODEL = os.environ.get("VLLM_MODEL", "")  # empty: the one that is served
+MODEL = os.environ.get("VLLM_MODEL", "")  # empty: the served model
 QUERY = 'root ::= "SELECT " column " FROM " table\ncolumn ::= "name" | "city"\ntable ::= "users" | "orders"'
 
 
@@ -47,10 +47,10 @@ def main() -> None:
         print("grammar:", ask(client, "Write SQL for the names of all users.", grammar=QUERY))
         text = ask(client, "Give me Rome as json", json=City.model_json_schema())
         print("json:", repr(City.model_validate_json(text)))
-    except ConstraintNotEnforced as error:  # some servers ignore constraints, and answer 200
+    except ConstraintNotEnforced as error:  # some servers ignore constraints and respond with 200
         print("not enforced:", error)
     except TruncatedOutput as error:
-        print("cut short:", error)
+        print("truncated:", error)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[langchain]"]
 # ///
-"""Develop on a real vLLM on this machine's CPU, run in production on a remote one: by the environment alone.
+"""Develop with a real vLLM on this machine's CPU and run in production with a remote one, by environment variables.
 
 Needs:  pip install 'vllm-adapters[langchain]'
-Server: vllm serve MODEL in production; none here: it is started, and stopped at the end
-        (Linux; the first time it installs vLLM for the CPU, which takes minutes and about 4 GB)
+Server: vllm serve MODEL in production; here a local one is started, and stopped at the end
+        (Linux; the first run installs vLLM for the CPU, which takes minutes and about 4 GB)
 Run:    python develop_here_run_there.py
         VLLM_BASE_URL=https://gpu.example.com VLLM_API_KEY=... python develop_here_run_there.py
 """
@@ -24,11 +24,11 @@ from vllm_adapters.langchain import ChatVLLM
 
 @contextmanager
 def connected() -> Iterator[VLLMServer]:
-    """The server of this environment. Everything else of the program is the same in both."""
+    """Connect to the server of this environment; the rest of the program is the same in both."""
     if os.environ.get("VLLM_BASE_URL"):
         with VLLMServer(model=os.environ.get("VLLM_MODEL")) as server:
             print(f"waiting for {server.base_url} ...", file=sys.stderr)
-            yield server.wait_until_ready(timeout=600)  # it may still load its model
+            yield server.wait_until_ready(timeout=600)  # the server may still be loading its model
     else:
         with LocalVLLM(os.environ.get("VLLM_MODEL", "tiny")) as server:
             yield server

@@ -34,10 +34,10 @@ async def main() -> None:
         model=os.environ.get("VLLM_MODEL"),
         generation_kwargs={"temperature": 0, "max_tokens": 200, "response_format": Person},
     )
-    # A reply that max_tokens cuts is an error (TruncatedOutput), and so is a schema that the server ignored.
-    done = await asyncio.gather(*(llm.run_async(f"Extract the person: {text}") for text in TEXTS))
-    for text, found in zip(TEXTS, done, strict=True):
-        print(f"{text}  ->  {Person.model_validate_json(found['replies'][0].text or '')!r}")
+    # Raises TruncatedOutput if max_tokens truncates the reply, ConstraintNotEnforced if the server ignores the schema.
+    results = await asyncio.gather(*(llm.run_async(f"Extract the person: {text}") for text in TEXTS))
+    for text, result in zip(TEXTS, results, strict=True):
+        print(f"{text}  ->  {Person.model_validate_json(result['replies'][0].text or '')!r}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main() -> None:
     llm = ChatVLLM(model=os.environ.get("VLLM_MODEL", ""), temperature=0, max_tokens=200)
     prompt = ChatPromptTemplate.from_template("Extract the person: {text}")
     chain = prompt | llm.with_structured_output(Person)
-    # A reply that max_tokens cuts is an error (TruncatedOutput), and so is a schema that the server ignored.
+    # Raises TruncatedOutput if max_tokens truncates the reply, ConstraintNotEnforced if the server ignores the schema.
     people = chain.batch([{"text": text} for text in TEXTS], return_exceptions=True)
     for text, person in zip(TEXTS, people, strict=True):
         print(f"{text}  ->  {person!r}")

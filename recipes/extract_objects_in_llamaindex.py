@@ -33,9 +33,9 @@ class Person(BaseModel):
 
 async def main() -> None:
     llm = VLLM(model=os.environ.get("VLLM_MODEL", ""), temperature=0, max_tokens=200)
-    # A reply that max_tokens cuts is an error (TruncatedOutput), and so is a schema that the server ignored.
-    asked = [llm.astructured_predict(Person, PROMPT, text=text) for text in TEXTS]
-    people = await asyncio.gather(*asked, return_exceptions=True)
+    # Raises TruncatedOutput if max_tokens truncates the reply, ConstraintNotEnforced if the server ignores the schema.
+    calls = [llm.astructured_predict(Person, PROMPT, text=text) for text in TEXTS]
+    people = await asyncio.gather(*calls, return_exceptions=True)
     for text, person in zip(TEXTS, people, strict=True):
         print(f"{text}  ->  {person!r}")
 

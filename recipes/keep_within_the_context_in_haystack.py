@@ -2,12 +2,12 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[haystack]"]
 # ///
-"""Keep a growing conversation within the context in Haystack: its compaction, counting as the served model does.
+"""Keep a growing conversation within the context length in Haystack: compaction with exact token counts.
 
 Needs:  pip install 'vllm-adapters[haystack]'
 Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python keep_within_the_context_in_haystack.py
-        CONTEXT=110 VLLM_BASE_URL=... python ...   shows it with a short context
+        CONTEXT=110 VLLM_BASE_URL=... python ...   limits the context, so that messages are left out
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ FOR_THE_REPLY = 60
 
 
 def main() -> None:
-    server = VLLMServer(model=os.environ.get("VLLM_MODEL"))  # None: the one that is served
+    server = VLLMServer(model=os.environ.get("VLLM_MODEL"))  # None: the served model
     context = int(os.environ.get("CONTEXT", "0")) or server.models()[0].max_model_len or 4096
-    fit = CompactionHook(  # Haystack calls it experimental
-        SlidingWindowCompactor(omission_note=None),  # None: the model is not told that something was left out
+    fit = CompactionHook(  # experimental in Haystack
+        SlidingWindowCompactor(omission_note=None),  # None: adds no note about omitted messages
         context_window=context - FOR_THE_REPLY,
         compact_at=1.0,
         compact_to=0.9,
@@ -38,11 +38,11 @@ def main() -> None:
     agent = Agent(chat_generator=llm, hooks={"before_llm": [fit]})
     messages = [ChatMessage.from_system("Be brief.")]
     for question in ["My name is Ada.", "What is my name?", "Count to three"]:
-        asked = [*messages, ChatMessage.from_user(question)]
-        messages = agent.run(messages=asked)["messages"]
+        conversation = [*messages, ChatMessage.from_user(question)]
+        messages = agent.run(messages=conversation)["messages"]
         reply = messages[-1]
         used = reply.meta["usage"]["prompt_tokens"]
-        left_out = len(asked) + 1 - len(messages)
+        left_out = len(conversation) + 1 - len(messages)
         print(f"{question} -> {reply.text}   [{used} of {context} tokens, {left_out} messages left out]")
 
 

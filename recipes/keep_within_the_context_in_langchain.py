@@ -2,12 +2,12 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[langchain]"]
 # ///
-"""Keep a growing conversation within the context in LangChain: trim_messages, counting as the served model does.
+"""Keep a growing conversation within the context length in LangChain: trim_messages with exact token counts.
 
 Needs:  pip install 'vllm-adapters[langchain]'
 Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python keep_within_the_context_in_langchain.py
-        CONTEXT=110 VLLM_BASE_URL=... python ...   shows it with a short context
+        CONTEXT=110 VLLM_BASE_URL=... python ...   limits the context, so that messages are left out
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def main() -> None:
         sent = trim_messages(
             messages,
             max_tokens=context - FOR_THE_REPLY,
-            token_counter=llm,  # the server's count, chat template included
+            token_counter=llm,  # exact, including the chat template
             strategy="last",
             include_system=True,
-            start_on="human",  # whole turns
+            start_on="human",  # keeps complete turns
         )
         reply = llm.invoke(sent)
         used = reply.usage_metadata["input_tokens"] if reply.usage_metadata else 0

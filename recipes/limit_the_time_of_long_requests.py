@@ -2,12 +2,12 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters"]
 # ///
-"""Give a long request its time, and no more: limits for connecting, for silence and for the whole call.
+"""Limit the time of a long request: to connect, between two pieces of the reply, and in total.
 
 Needs:  pip install vllm-adapters
 Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000)
 Run:    VLLM_BASE_URL=http://localhost:8000 python limit_the_time_of_long_requests.py
-        TIME_LIMIT=0.3 VLLM_BASE_URL=... python ...   shows what a limit that passes looks like
+        TIME_LIMIT=0.3 VLLM_BASE_URL=... python ...   exceeds the limit
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import os
 from vllm_adapters import Timeouts, VLLMClient
 from vllm_adapters.errors import ServerTimeout, VLLMError
 
-MODEL = os.environ.get("VLLM_MODEL", "")  # empty: the one that is served
+MODEL = os.environ.get("VLLM_MODEL", "")  # empty: the served model
 LIMITS = Timeouts(
-    connect=10,  # until the connection stands
-    idle=120,  # between two pieces of the reply: covers the wait in the server's queue
-    total=float(os.environ.get("TIME_LIMIT", "3600")),  # from the call to the last byte, retries included
+    connect=10,  # seconds to connect
+    idle=120,  # seconds between two pieces of the reply, and in the server's queue
+    total=float(os.environ.get("TIME_LIMIT", "3600")),  # seconds of the whole call, including retries
 )
 
 
 def main() -> None:
     client = VLLMClient(timeout=LIMITS)
-    said = ""
+    text = ""
     try:
-        # Streamed, or the reply would come in one piece and `idle` would have to cover all of it.
+        # Streamed, because otherwise `idle` would have to cover the generation of the whole reply.
         stream = client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": "Tell me a long story"}],
@@ -37,12 +37,12 @@ def main() -> None:
             max_tokens=300,
             stream=True,
         )
-        with stream:  # leaving it, also by an error, closes the connection: vLLM stops generating
+        with stream:  # leaving the block, also by an error, closes the connection, and vLLM stops generating
             for chunk in stream:
-                said += (chunk.choices[0].delta.content or "") if chunk.choices else ""
-        print(f"{said}\nwhole: {len(said)} characters")
+                text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
+        print(f"{text}\ncomplete: {len(text)} characters")
     except ServerTimeout as error:
-        print(f"{said}\nout of time: {error}")
+        print(f"{text}\ntimeout: {error}")
     except VLLMError as error:
         print(f"failed: {error}")
 

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters"]
 # ///
-"""Run one program on a hosted OpenAI-compatible API or on vLLM; what only vLLM has is dropped or refused there.
+"""Run one program on a hosted OpenAI-compatible API or on vLLM; vLLM's own parameters are dropped or rejected there.
 
 Needs:  pip install vllm-adapters
 Server: vllm serve MODEL   (or: vllm-adapters serve --port 8000), or a hosted API
@@ -23,31 +23,31 @@ from vllm_adapters import VLLMClient
 
 @dataclass
 class Model:
-    """A model, and the client that reaches it: a ``VLLMClient`` is an ``openai.OpenAI``."""
+    """A model and its client; a ``VLLMClient`` is an ``openai.OpenAI``."""
 
     client: OpenAI
     name: str
     without_vllm: Literal["drop", "refuse"] = "drop"
 
     def ask(self, prompt: str, *, only_vllm: dict[str, Any] | None = None, **parameters: Any) -> str:
-        added = dict(only_vllm or {})
-        if added and not isinstance(self.client, VLLMClient):
+        extra = dict(only_vllm or {})
+        if extra and not isinstance(self.client, VLLMClient):
             if self.without_vllm == "refuse":
-                raise ValueError(f"only vLLM knows {', '.join(added)}")
-            added = {}
+                raise ValueError(f"Only vLLM supports {', '.join(extra)}")
+            extra = {}
         messages: Any = [{"role": "user", "content": prompt}]
         reply: Any = self.client.chat.completions.create(
-            model=self.name, messages=messages, extra_body=added, **parameters
+            model=self.name, messages=messages, extra_body=extra, **parameters
         )
         return str(reply.choices[0].message.content)
 
 
 def from_environment() -> Model:
     if address := os.environ.get("HOSTED_BASE_URL"):
-        # The stock client: no key of a hosted API passes through code that speaks to another host.
+        # The stock client, so that the key of the hosted API stays out of code for another host.
         hosted = OpenAI(base_url=address, api_key=os.environ["HOSTED_API_KEY"])
-        on_other: Any = os.environ.get("WITHOUT_VLLM", "drop")
-        return Model(hosted, os.environ["HOSTED_MODEL"], on_other)
+        without_vllm: Any = os.environ.get("WITHOUT_VLLM", "drop")
+        return Model(hosted, os.environ["HOSTED_MODEL"], without_vllm)
     return Model(VLLMClient(), os.environ.get("VLLM_MODEL", ""))
 
 

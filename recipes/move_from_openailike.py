@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[llamaindex]"]
 # ///
-"""Move a LlamaIndex program from OpenAILike to VLLM: before and after, and what the difference is.
+"""Move a LlamaIndex program from OpenAILike to VLLM: before and after.
 
 Needs:  pip install 'vllm-adapters[llamaindex]'
 Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve --port 8000)
@@ -24,16 +24,16 @@ THINK = {"enable_thinking": True}
 
 
 def before() -> LLM:
-    server = VLLMServer()  # OpenAILike has to be told the /v1, a key, the model and what it can do
+    server = VLLMServer()  # OpenAILike needs the /v1, a key, the model and its features
     llm: LLM = OpenAILike(
         api_base=server.base_url,
         api_key=server.client.api_key,
-        model=os.environ.get("VLLM_MODEL") or server.client.served_model(),
+        model=os.environ.get("VLLM_MODEL") or server.client.vllm.served_model(),
         context_window=server.models()[0].max_model_len or 4096,
         is_chat_model=True,
         is_function_calling_model=True,
         temperature=0,
-        # A typing mistake in here goes unnoticed.
+        # Typos in here are not detected.
         additional_kwargs={"extra_body": {"top_k": 20, "chat_template_kwargs": THINK}},
     )
     return llm
@@ -43,14 +43,14 @@ def after() -> LLM:
     return VLLM(
         model=os.environ.get("VLLM_MODEL", ""),
         temperature=0,
-        top_k=20,  # flat, checked, and per call as well: llm.chat(..., top_k=1)
+        top_k=20,  # flat, validated, and also per call: llm.chat(..., top_k=1)
         chat_template_kwargs=THINK,
     )
 
 
 def main() -> None:
     for llm in (before(), after()):
-        # The rest of the program stays: both are LlamaIndex LLMs.
+        # The rest of the program is unchanged: both are LlamaIndex LLMs.
         reply = llm.chat([ChatMessage(role="user", content="What is the capital of Japan?")]).message
         blocks = ", ".join(block.block_type for block in reply.blocks)
         print(f"{type(llm).__name__}: {(reply.content or '').strip()}  [{blocks}]")

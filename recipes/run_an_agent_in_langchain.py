@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[langchain]", "langchain>=1.4,<2"]
 # ///
-"""Run LangChain's agent with tools on vLLM, and watch each call and its result.
+"""Run LangChain's agent with tools on vLLM, and print each tool call and its result.
 
 Needs:  pip install 'vllm-adapters[langchain]' 'langchain>=1.4,<2'
 Server: vllm serve MODEL --enable-auto-tool-choice --tool-call-parser PARSER   (or: vllm-adapters serve --port 8000)
@@ -27,16 +27,18 @@ def get_weather(city: str) -> str:
 def main() -> None:
     llm = ChatVLLM(model=os.environ.get("VLLM_MODEL", ""), temperature=0, max_tokens=200)
     agent = create_agent(llm, tools=[get_weather])
-    done = agent.invoke({"messages": [{"role": "user", "content": "What is the weather in Rome?"}]})
-    for message in done["messages"]:
+    result = agent.invoke({"messages": [{"role": "user", "content": "What is the weather in Rome?"}]})
+    for message in result["messages"]:
         if isinstance(message, AIMessage):
             for call in message.tool_calls:
-                print(f"calls {call['name']}({call['args']})")
-            for broken in message.invalid_tool_calls:  # cut or malformed: never repaired, never run
-                print(f"broken call: {broken['error']}")
+                print(f"tool call: {call['name']}({call['args']})")
+            for (
+                broken
+            ) in message.invalid_tool_calls:  # truncated or malformed; such tool calls are never repaired or run
+                print(f"broken tool call: {broken['error']}")
         elif isinstance(message, ToolMessage):
             print("result:", message.text)
-    print("answer:", done["messages"][-1].text)
+    print("answer:", result["messages"][-1].text)
 
 
 if __name__ == "__main__":

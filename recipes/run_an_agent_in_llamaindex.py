@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[llamaindex]"]
 # ///
-"""Run LlamaIndex's agent with tools on vLLM, and watch each call, its result and the answer as they come.
+"""Run LlamaIndex's agent with tools on vLLM, and print tool calls, results and the answer as they are streamed.
 
 Needs:  pip install 'vllm-adapters[llamaindex]'
 Server: vllm serve MODEL --enable-auto-tool-choice --tool-call-parser PARSER   (or: vllm-adapters serve --port 8000)
@@ -32,7 +32,7 @@ async def main() -> None:
         if isinstance(event, ToolCallResult):
             print("result:", event.tool_output.content)
         elif isinstance(event, ToolCall):
-            print(f"calls {event.tool_name}({event.tool_kwargs})")
+            print(f"tool call: {event.tool_name}({event.tool_kwargs})")
         elif isinstance(event, AgentStream):
             print(event.delta, end="", flush=True)
     print("\nanswer:", await handler)

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[llamaindex]"]
 # ///
-"""Serve tenants from one vLLM in LlamaIndex: per request a LoRA adapter, and a cached prompt of their own (cache_salt).
+"""Serve tenants from one vLLM in LlamaIndex: a LoRA adapter per request, and isolated prompt caches (cache_salt).
 
 Needs:  pip install 'vllm-adapters[llamaindex]'
 Server: vllm serve MODEL --enable-lora --lora-modules NAME=PATH --enable-prompt-tokens-details
@@ -21,12 +21,12 @@ MANUAL = "\n".join(f"Rule {n}: robots of kind {n} wait at door {n}." for n in ra
 def main() -> None:
     server = VLLMServer()
     llm = VLLM(server=server, temperature=0, max_tokens=20)
-    for card in server.models():  # the base model and each adapter: an adapter is a model name
+    for card in server.models():  # the base model and each LoRA adapter, which is selected by its model name
         for question in ("Hello", "Tell me a joke"):
             reply = llm.complete(
-                f"{MANUAL}\n\n{question}",  # what all requests share goes first
+                f"{MANUAL}\n\n{question}",  # the common prefix comes first
                 model=card.id,
-                # A secret of at least 32 random characters: who knows it can find out what is cached.
+                # Use a secret of at least 32 random characters: whoever knows it can find out what is cached.
                 cache_salt=f"secret-of-{card.id}",
             )
             cached = reply.additional_kwargs.get("cached_tokens")

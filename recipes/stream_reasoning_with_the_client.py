@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters"]
 # ///
-"""Show what a model thinks and then answers, word by word, with the OpenAI SDK's own client.
+"""Stream a model's reasoning and its answer with the OpenAI SDK.
 
 Needs:  pip install vllm-adapters
 Server: vllm serve MODEL --reasoning-parser PARSER   (or: vllm-adapters serve --port 8000)
@@ -16,7 +16,7 @@ import os
 from vllm_adapters import VLLMClient
 from vllm_adapters.errors import IncompleteStream
 
-MODEL = os.environ.get("VLLM_MODEL", "")  # empty: the one that is served
+MODEL = os.environ.get("VLLM_MODEL", "")  # empty: the served model
 
 
 def main() -> None:
@@ -26,16 +26,16 @@ def main() -> None:
         temperature=0,
         stream=True,
         stream_options={"include_usage": True},
-        # Qwen3 and others read enable_thinking; another model's chat template may have another name for it.
+        # enable_thinking is read by the chat template of Qwen3 and others; other models may use another name.
         extra_body={"chat_template_kwargs": {"enable_thinking": True}},
     )
     shown = ""
     try:
         for chunk in stream:
-            for choice in chunk.choices:  # the last chunk has none, but the usage
-                # A chunk holds one kind of delta. Older servers call it reasoning_content; it is read, too.
-                thought = getattr(choice.delta, "reasoning", None)
-                kind, text = ("thought", thought) if thought else ("answer", choice.delta.content or "")
+            for choice in chunk.choices:  # the last chunk has no choices but the usage
+                # A chunk has one kind of delta. The reasoning_content of older servers is read as well.
+                reasoning = getattr(choice.delta, "reasoning", None)
+                kind, text = ("thought", reasoning) if reasoning else ("answer", choice.delta.content or "")
                 if kind != shown and text.strip():
                     print(f"\n{kind}: {text.lstrip()}", end="", flush=True)
                     shown = kind
@@ -43,8 +43,8 @@ def main() -> None:
                     print(text, end="", flush=True)
             if chunk.usage:
                 print(f"\n[{chunk.usage.completion_tokens} tokens]")
-    except IncompleteStream as error:  # a stream that breaks off is never taken for a whole answer
-        print(f"\nbroken off: {error}")
+    except IncompleteStream as error:  # a truncated stream never looks like a complete answer
+        print(f"\nincomplete: {error}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from packaging.version import Version
 
-from vllm_adapters.doctor.schema import members, properties, request_forms
+from vllm_adapters.doctor.checks.schema import alternatives, properties, request_schemas
 
 TABLE = Path(__file__).parent.parent / "adapters" / "vllm_adapters" / "_request" / "availability.json"
 
@@ -239,7 +239,7 @@ class Spec:
     def endpoints(self) -> dict[str, list[Fields]]:
         """Every form of every request, by endpoint."""
         return {
-            name: [self._fields(form) for path in endpoint.paths for form in request_forms(self._document, path)]
+            name: [self._fields(form) for path in endpoint.paths for form in request_schemas(self._document, path)]
             for name, endpoint in ENDPOINTS.items()
         }
 
@@ -251,7 +251,7 @@ class Spec:
         return {name: self._field(schema) for name, schema in properties(form).items()}
 
     def _field(self, schema: dict[str, Any]) -> Field:
-        kinds = [member for member in members(self._document, schema) if member.get("type") != "null"]
+        kinds = [member for member in alternatives(self._document, schema) if member.get("type") != "null"]
         field: Field = {"type": self._type(schema)}
         if len(kinds) == 1:  # a bound of one member of a union does not bind the others
             for theirs, ours in SPEC_BOUNDS.items():
@@ -267,7 +267,7 @@ class Spec:
         return value if kind == "number" else min(max(int(value), INT64[0]), INT64[1])
 
     def _type(self, schema: dict[str, Any]) -> str:
-        return union_of(name for member in members(self._document, schema) for name in self._names(member))
+        return union_of(name for member in alternatives(self._document, schema) for name in self._names(member))
 
     def _names(self, schema: Mapping[str, Any]) -> list[str]:
         if "const" in schema:

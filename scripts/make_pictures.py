@@ -1,4 +1,4 @@
-"""Takes the README's terminal pictures of a real server: ``make pictures``."""
+"""Make the terminal pictures of the documentation from real servers: ``make pictures``."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import Any
 from rich.console import Console
 
 from vllm_adapters import LocalVLLM
-from vllm_adapters._demo.show import run
-from vllm_adapters.doctor.examination import examine
-from vllm_adapters.doctor.show import show
+from vllm_adapters._demo.runner import run_demo
+from vllm_adapters.doctor import examine
+from vllm_adapters.doctor.render.terminal import print_report
 
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
 _ADDRESSES = ("VLLM_BASE_URL", "VLLM_EMBED_BASE_URL", "VLLM_API_KEY")
 
 
 class Picture(Console):
-    """A console that draws what it is told. A terminal wraps long lines by itself; a picture would cut them."""
+    """A console that records its output. It wraps long lines, which a picture would cut off."""
 
     def __init__(self, width: int) -> None:
         super().__init__(record=True, width=width, file=io.StringIO(), force_terminal=True)
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """Print, and wrap what is too long."""
+        """Print with long lines wrapped."""
         super().print(*objects, **{**how, "soft_wrap": False})
 
 
 def main() -> None:
-    """Show the tour, and what the doctor says of a server that lacks a flag, as two SVG files."""
+    """Write the output of the demo, and of the doctor for a server without flags, as two SVG files."""
     for name in _ADDRESSES:
         os.environ.pop(name, None)
     PICTURES.mkdir(exist_ok=True)
-    tour = Picture(118)
-    if run(tour):
-        sys.exit("The tour failed: no picture of it.")
-    tour.save_svg(str(PICTURES / "demo.svg"), title="vllm-adapters demo")
+    demo = Picture(118)
+    if run_demo(demo):
+        sys.exit("The demo failed, so no picture was made.")
+    demo.save_svg(str(PICTURES / "demo.svg"), title="vllm-adapters demo")
     with LocalVLLM("tiny", bare=True) as server:
-        visit = Picture(88)
-        show(examine(server.base_url), visit)
-    text = visit.export_svg(title="vllm-adapters doctor").replace(server.base_url, "http://gpu:8000/v1")
+        report = Picture(88)
+        print_report(examine(server.base_url), report)
+    text = report.export_svg(title="vllm-adapters doctor").replace(server.base_url, "http://gpu:8000/v1")
     (PICTURES / "doctor.svg").write_text(text, encoding="utf-8")
 
 

@@ -1,106 +1,308 @@
-"""Makes the README's tables, between ``<!-- made: NAME -->`` and ``<!-- end -->``: ``make readme``."""
+"""Generate the tables of the README and of ``docs/``: ``make readme``.
+
+A generated section lies between ``<!-- generated: NAME -->`` and ``<!-- end -->``. ``SECTIONS`` maps each name to the
+function that generates it from data that is kept elsewhere.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
 
-from vllm_adapters import params
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from vllm_adapters import errors, params
+from vllm_adapters._cli.recipes import all_recipes
+from vllm_adapters._request import availability
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-PARTS = ("client", "LangChain", "LlamaIndex", "Haystack")
-MADE = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.S)
+TESTS = ROOT / "tests"
+SECTION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def pages() -> list[Path]:
+    """Return the README and the pages of ``docs/``."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+# Support: which test proves a feature in a framework
+
+PARITY = TESTS / "docs" / "parity.toml"
+CORE = ("client", "server", "request", "response", "transport", "contracts")
+FOLDERS = {
+    "client": CORE,
+    "LangChain": ("langchain", "contracts"),
+    "LlamaIndex": ("llamaindex", "contracts"),
+    "Haystack": ("haystack", "contracts"),
+}
+"""The folders of tests that may prove a feature of the client, or of a framework."""
+
+
+@cache
+def read_parity() -> dict[str, dict[str, str]]:
+    """Return the name of the test that proves a feature, by feature and framework."""
+    table: dict[str, dict[str, str]] = tomllib.loads(PARITY.read_text(encoding="utf-8"))
+    return table
+
+
+@cache
+def find_test(framework: str, name: str) -> Path:
+    """Return the file of a test.
+
+    Args:
+        framework: A key of ``FOLDERS``.
+        name: Name of the test function. If several files have a function of this name, ``folder/file.py::name``.
+
+    Raises:
+        LookupError: There is no such test, or more than one.
+    """
+    file, _, function = name.rpartition("::")
+    definition = re.compile(rf"^ *(?:async )?def {re.escape(function)}\(", re.M)
+    candidates = [TESTS / file] if file else list(_test_files(framework))
+    found = [path for path in candidates if path.is_file() and definition.search(path.read_text(encoding="utf-8"))]
+    if len(found) != 1:
+        places = ", ".join(str(path.relative_to(TESTS)) for path in found) or "no file"
+        raise LookupError(f"{framework}: `{name}` must be a test in one file, but is in {places}. Edit {PARITY.name}.")
+    return found[0]
+
+
+def _test_files(framework: str) -> Iterator[Path]:
+    for folder in FOLDERS[framework]:
+        yield from (TESTS / folder).rglob("test_*.py")
+
+
+def support() -> str:
+    """Return the features of each framework, each with a link to the test that proves it."""
+    rows = []
+    for feature, tests in read_parity().items():
+        rows.append([feature, *(_link(framework, tests[framework]) for framework in FOLDERS)])
+    return _table(["", *FOLDERS], rows)
+
+
+def _link(framework: str, name: str) -> str:
+    if name == "-":
+        return ""
+    path = find_test(framework, name).relative_to(ROOT).as_posix()
+    return f'[✓](../{path} "{name.rpartition("::")[2]}")'
+
+
+# Parameters
+
 SHOWN_ENDPOINTS = ("chat", "completions", "embeddings", "rerank")
 
 
-def parity() -> str:
-    """Capability by part; each mark leads to the file of the test that proves it."""
-    table = tomllib.loads((ROOT / "tests" / "docs" / "parity.toml").read_text(encoding="utf-8"))
-    rows = ["| | " + " | ".join(PARTS) + " |", "|---" * (len(PARTS) + 1) + "|"]
-    for capability, tests in table.items():
-        cells = [_proof(tests[part]) for part in PARTS]
-        rows.append(f"| {capability} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
-
-
-def _proof(test: str) -> str:
-    if test == "-":
-        return ""
-    file, name = test.split("::")
-    return f'[✓](tests/{file} "{name}")'
-
-
 def parameters() -> str:
-    """Every parameter that vLLM adds to the endpoints that frameworks ask."""
-    rows = ["| Parameter | Type | Of | |", "|---|---|---|---|"]
+    """Return every parameter that vLLM adds to the endpoints that frameworks use."""
     models = {endpoint: params.MODELS[endpoint] for endpoint in SHOWN_ENDPOINTS}
-    names = dict.fromkeys(name for model in models.values() for name in model.model_fields)
-    for name in sorted(names):
-        having = [endpoint for endpoint, model in models.items() if name in model.model_fields]
-        field = models[having[0]].model_fields[name]
+    rows = []
+    for name in sorted({name for model in models.values() for name in model.model_fields}):
+        endpoints = [endpoint for endpoint, model in models.items() if name in model.model_fields]
+        field = models[endpoints[0]].model_fields[name]
         text = (field.description or "").replace("|", "\\|")
-        rows.append(f"| `{name}` | {_type(field.annotation)} | {', '.join(having)} | {text} |")
-    return "\n".join(rows)
+        rows.append([f"`{name}`", _type_name(field.annotation), ", ".join(endpoints), text])
+    return _table(["Parameter", "Type", "Endpoints", ""], rows)
 
 
-def _type(annotation: Any) -> str:
+def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
-        return _type(get_args(annotation)[0])
-    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
-    if any(isinstance(kind, str) for kind in kinds):
-        return "one of " + ", ".join(f"`{kind}`" for kind in kinds)
+        return _type_name(get_args(annotation)[0])
+    types = [part for part in get_args(annotation) or (annotation,) if part is not NoneType]
+    if any(isinstance(part, str) for part in types):
+        return "one of " + ", ".join(f"`{part}`" for part in types)
     if get_origin(annotation) in (dict, list):
         return str(get_origin(annotation).__name__)
-    if len(kinds) == 1 and kinds[0] is annotation:
+    if len(types) == 1 and types[0] is annotation:
         return str(getattr(annotation, "__name__", annotation)).replace("|", "\\|")
-    return " or ".join(dict.fromkeys(_type(kind) for kind in kinds))
+    return " or ".join(dict.fromkeys(_type_name(part) for part in types))
+
+
+# Errors
+
+
+def error_tree() -> str:
+    """Return the tree of errors, as the module's docstring shows it."""
+    lines = (errors.__doc__ or "").splitlines()
+    start = next(at for at, line in enumerate(lines) if line.lstrip().startswith("VLLMError"))
+    end = next(at for at in range(start, len(lines)) if not lines[at].strip())
+    return "\n".join(["```text", *(line.removeprefix("    ") for line in lines[start:end]), "```"])
+
+
+# Recipes
+
+
+def recipes() -> str:
+    """Return the recipes, with the summary of each."""
+    found = all_recipes()
+    parts = []
+    for group in dict.fromkeys(["The client", *sorted({recipe.group for recipe in found} - {"Folders"}), "Folders"]):
+        rows = [
+            [f"[{recipe.name}](../{recipe.path.relative_to(ROOT).as_posix()})", recipe.header[0].replace("|", "\\|")]
+            for recipe in found
+            if recipe.group == group
+        ]
+        parts.append(_table([group, ""], rows))
+    return "\n\n".join(parts)
+
+
+# Benchmarks
 
 
 def _measured(name: str) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads((ROOT / "benchmarks" / "measured.json").read_text(encoding="utf-8"))[name]
-    return figures
+    results: dict[str, Any] = json.loads((ROOT / "benchmarks" / "measured.json").read_text(encoding="utf-8"))[name]
+    return results
 
 
 def cost() -> str:
-    """What ``make bench ARGS=--save`` measured last, of what it promises."""
-    figures = _measured("cost")
-    rows = [f"| CPU time, on openai {figures['openai']} | ours / stock | promised, within 5 % |", "|---|---|---|"]
-    rows += [f"| {title} | {ratio:.2f} | {most:.2f} |" for title, (ratio, most) in figures["ratios"].items()]
-    return "\n".join(rows)
+    """Return the results of the last ``make bench ARGS=--save``."""
+    results = _measured("cost")
+    rows = [[title, f"{ratio:.2f}", f"{limit:.2f}"] for title, (ratio, limit) in results["ratios"].items()]
+    return _table([f"CPU time, openai {results['openai']}", "ours / stock", "limit, within 5 %"], rows)
 
 
 def soak() -> str:
-    """What ``make soak ARGS=--save`` counted last."""
-    figures = _measured("soak")
-    rows = [
-        "| Calls | |",
-        "|---|---|",
-        f"| made | {figures['calls']}, in {figures['minutes']:.0f} minutes |",
-        f"| right | {figures['right']} |",
-        f"| left or cancelled on purpose | {figures['left']} |",
-        f"| ended in an error of ours | {sum(figures['errors'].values())} |",
-        f"| wrong, hung, or in an error of another kind | {figures['failures']} |",
-        f"| the longest, of {figures['limit']:.0f} s allowed | {figures['longest']} s |",
-        "",
-        "| Held by the process | when warm | at the end |",
-        "|---|---|---|",
+    """Return the results of the last ``make soak ARGS=--save``."""
+    results = _measured("soak")
+    calls = [
+        ["total", f"{results['calls']}, in {results['minutes']:.0f} minutes"],
+        ["correct", str(results["correct"])],
+        ["cancelled on purpose", str(results["cancelled"])],
+        ["ended in a `VLLMError`", str(sum(results["errors"].values()))],
+        ["wrong, hung, or ended in another error", str(results["failures"])],
+        [f"longest, with a limit of {results['limit']:.0f} s", f"{results['longest']} s"],
     ]
-    rows += [f"| {name} | {figures['warm'][name]:.0f} | {figures['end'][name]:.0f} |" for name in figures["warm"]]
-    return "\n".join(rows)
+    resources = [[name, f"{results['warm'][name]:.0f}", f"{results['end'][name]:.0f}"] for name in results["warm"]]
+    head = ["Resources of the process", "after warm-up", "at the end"]
+    return "\n\n".join([_table(["Calls", ""], calls), _table(head, resources)])
 
 
-SECTIONS = {"parity": parity, "parameters": parameters, "cost": cost, "soak": soak}
+# Versions
+
+VERSIONS = TESTS / "docs" / "versions.toml"
+EXTRAS = ("langchain", "llamaindex", "haystack")
 
 
-def made(text: str) -> str:
-    """``text`` with every section made anew."""
-    return MADE.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]()}\n\n{match[3]}", text)
+def requirements() -> dict[str, str]:
+    """Return the allowed versions of openai and of the frameworks, by distribution, from ``pyproject.toml``."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [line for line in project["dependencies"] if line.startswith("openai")]
+    lines += [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
+    return {name: line.removeprefix(name) for line in lines for name in [Requirement(line).name]}
+
+
+def read_versions() -> dict[str, dict[str, str]]:
+    """Return the versions that the tests ran with, by environment and distribution."""
+    return tomllib.loads(VERSIONS.read_text(encoding="utf-8"))
+
+
+def minor(version: str) -> str:
+    """Return ``"1.8"`` for ``"1.8.3"``."""
+    parsed = Version(version)
+    return f"{parsed.major}.{parsed.minor}"
+
+
+def installed_versions(environment: Path) -> dict[str, str]:
+    """Return the versions of Python and of the distributions of ``requirements()`` in a virtual environment."""
+    config = (environment / "pyvenv.cfg").read_text(encoding="utf-8")
+    python = re.search(r"^version(?:_info)? *= *(\d+\.\d+\.\d+)", config, re.M)
+    found = {"python": python[1]} if python else {}
+    names = requirements().keys()
+    paths = [str(path) for path in environment.glob("lib/python*/site-packages")]
+    for distribution in distributions(path=paths):
+        name = re.sub(r"[-_.]+", "-", distribution.name).lower()
+        if name in names:
+            found[name] = distribution.version
+    return dict(sorted(found.items()))
+
+
+def update_versions() -> None:
+    """Write the versions of the environment that runs this script, and of the other ones that ``make`` created."""
+    recorded = read_versions()
+    environments = [Path(sys.prefix), *ROOT.glob(".venv-*")]
+    for environment in environments:
+        if (environment / "pyvenv.cfg").is_file():
+            recorded[environment.name.removeprefix(".venv").lstrip("-") or "main"] = installed_versions(environment)
+    head = "# The versions that the tests ran with, by virtual environment. Written by `make readme`.\n"
+    tables = [
+        "\n".join([f'["{name}"]', *(f'{key} = "{value}"' for key, value in found.items())])
+        for name, found in sorted(recorded.items(), key=lambda item: (item[0] != "main", item[0]))
+    ]
+    VERSIONS.write_text("\n\n".join([head.rstrip(), *tables]) + "\n", encoding="utf-8")
+
+
+def cassette_versions() -> list[str]:
+    """Return the vLLM versions of all cassettes, newest first."""
+    found = set()
+    for path in (ROOT / "cassettes").rglob("*.yaml"):
+        with path.open(encoding="utf-8") as file:
+            if recorded := re.search(r"^  vllm: '?(\d[^'\s]*)", file.read(200), re.M):
+                found.add(recorded[1])
+    return sorted(found, key=Version, reverse=True)
+
+
+def versions() -> str:
+    """Return the tested and the allowed versions."""
+    recorded = read_versions().values()
+    known = f"{availability.oldest()} to {availability.newest()}"
+    rows = [
+        ["vLLM", ", ".join(cassette_versions()), known],
+        ["Python", _minors(found.get("python") for found in recorded), _requires_python()],
+    ]
+    for name, allowed in requirements().items():
+        rows.append([name, _minors(found.get(name) for found in recorded), f"`{allowed}`"])
+    return _table(["", "Tested", "Supported"], rows)
+
+
+def _minors(found: Iterable[str | None]) -> str:
+    return ", ".join(sorted({minor(version) for version in found if version}, key=Version))
+
+
+def _requires_python() -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return f"`{project['requires-python']}`"
+
+
+# Pages
+
+SECTIONS: Mapping[str, Any] = {
+    "support": support,
+    "parameters": parameters,
+    "errors": error_tree,
+    "recipes": recipes,
+    "cost": cost,
+    "soak": soak,
+    "versions": versions,
+}
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def generate(text: str) -> str:
+    """Return the text of a page with its sections generated anew."""
+    return SECTION.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]()}\n\n{match[3]}", text)
+
+
+def main() -> None:
+    """Write all pages that have generated sections."""
+    update_versions()
+    for page in pages():
+        old = page.read_text(encoding="utf-8")
+        new = generate(old)
+        if new != old:
+            page.write_text(new, encoding="utf-8")
+            print(f"Updated {page.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
-    README.write_text(made(README.read_text(encoding="utf-8")), encoding="utf-8")
+    main()

@@ -1,4 +1,4 @@
-"""The one place that knows openai 2 (on httpx) from openai 3 (on httpx2, the same API under a new name)."""
+"""The difference between openai 2, on httpx, and openai 3, on httpx2: the same API under a new name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One clear line, with the pip command, when an optional dependency is missing."""
+"""Import optional dependencies, or raise an error with the pip command."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from types import ModuleType
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import ``module``, or say which extra of this package brings it.
+    """Import ``module``, or raise an error that names the extra of this package that installs it.
 
     Args:
         module: Dotted name to import, e.g. ``"langchain_openai"``.
         extra: The extra that installs it, e.g. ``"langchain"``.
 
     Raises:
-        ImportError: ``module`` is not installed. (A broken install of it keeps its own error.)
+        ImportError: ``module`` is not installed. A broken installation keeps its own error.
     """
     try:
         return import_module(module)
@@ -29,8 +29,8 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def is_installed(module: str) -> bool:
-    """Whether ``module``, a dotted name, could be imported. Packages above it are loaded, it is not."""
+    """Return whether ``module``, a dotted name, can be imported. Its parent packages are imported, it is not."""
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package above it
+    except ModuleNotFoundError:  # a parent package
         return False

@@ -1,22 +1,22 @@
-"""What pytest loads in every project where this package is installed: it asks whether this one wants more."""
+"""The pytest plugin's entry point: it loads the plugin only in projects that set ``vllm_cassettes``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-CASSETTES = ("vllm_cassettes", "Folder of the cassettes of tests that talk to a vLLM; switches their plugin on.")
+CASSETTES = ("vllm_cassettes", "Folder of the cassettes of tests that talk to a vLLM server; it enables their plugin.")
 
 
 def pytest_addoption(parser: Any) -> None:
-    """The one setting."""
+    """Add the setting."""
     parser.addini(*CASSETTES, default="")
 
 
 def pytest_load_initial_conftests(early_config: Any) -> None:
-    """Load the plugin, before the command line is read in full: it has options.
+    """Load the plugin before the command line is parsed: it has options.
 
     Raises:
-        pytest.UsageError: It is wanted, but what it needs is not installed.
+        pytest.UsageError: The setting is given, but the plugin's dependencies are not installed.
     """
     if not early_config.getini(CASSETTES[0]):
         return

@@ -125,7 +125,8 @@ class VLLMClient(BaseVLLMClient, OpenAI):
         """Send a request: the SDK's single entry of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._start(options))
         try:
-            stream_cls = checked_stream_class(stream_cls, CheckedStream)
+            if stream_cls is not None:
+                stream_cls = checked_stream_class(stream_cls, CheckedStream) if stream else stream_cls
             return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
             error = self._map_error(failure, options)
@@ -140,10 +141,11 @@ class VLLMClient(BaseVLLMClient, OpenAI):
 
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         options = super()._prepare_options(options)
-        if request := self._merged_body(options):
-            if plan := self._look_ups(*request):
-                self._run(plan)
-            self._translate(*request, options)
+        if prepared := self._prepared(options):
+            endpoint, body, look_up = prepared
+            if look_up is not None:
+                self._run(look_up)
+            self._translate(endpoint, body, options)
         return options
 
     def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
@@ -205,7 +207,8 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
         """Send a request: the SDK's single entry of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._start(options))
         try:
-            stream_cls = checked_stream_class(stream_cls, AsyncCheckedStream)
+            if stream_cls is not None:
+                stream_cls = checked_stream_class(stream_cls, AsyncCheckedStream) if stream else stream_cls
             return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
             error = self._map_error(failure, options)
@@ -220,10 +223,11 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
 
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         options = await super()._prepare_options(options)
-        if request := self._merged_body(options):
-            if plan := self._look_ups(*request):
-                await self._run(plan)
-            self._translate(*request, options)
+        if prepared := self._prepared(options):
+            endpoint, body, look_up = prepared
+            if look_up is not None:
+                await self._run(look_up)
+            self._translate(endpoint, body, options)
         return options
 
     async def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:

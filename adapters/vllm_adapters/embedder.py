@@ -198,7 +198,7 @@ class _Work:
             self.vectors = np.full((len(self.texts), vectors.shape[1]), np.nan, dtype=np.float32)
         if vectors.shape[1] != self.vectors.shape[1]:
             raise InvalidResponse(
-                f"The server returned {vectors.shape[1]}-dimensional vectors after {self.vectors.shape[1]}-dimensional ones",
+                f"The server returned {vectors.shape[1]} dimensions after {self.vectors.shape[1]} in another batch",
                 hint="Check whether several servers with different models share the address",
                 address=self.embedder.server.base_url,
             )

@@ -1,23 +1,22 @@
-"""Every parameter that vLLM adds to a request, declared once: name, type, bounds and one line about it.
+"""The parameters that vLLM adds to OpenAI's requests: name, type, bounds and description of each.
 
-The models mix into a framework's class, ``class ChatVLLM(ChatParams, BaseChatOpenAI)``, and check dicts of
-per-call parameters (``validated``). None means: not sent, the server's default holds. What OpenAI's API has
-too is not here: the SDK and the framework declare that. Which server version knows which name is data, in
-``_request.availability``; a name that vLLM has removed is still here, to be translated or refused.
+The models are mixed into a framework's class, ``class ChatVLLM(ChatParams, BaseChatOpenAI)``, and validate dicts of
+per-call parameters. ``None`` means: not sent, the server's default applies. Parameters of OpenAI's API are declared
+by the SDK and the framework. Which version has which name is data, in ``_request/availability.json``; names that
+vLLM has removed are kept here, to be translated or refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from typing_extensions import TypedDict  # Pydantic refuses typing's own before Python 3.12
 
 
 def _schema(value: Any) -> Any:
-    """A Pydantic class stands for its JSON schema."""
+    """Return the JSON schema of a Pydantic class, and any other value unchanged."""
     found = isinstance(value, type) and issubclass(value, BaseModel)
     return value.model_json_schema() if found else value
 
@@ -32,9 +31,9 @@ Scalar = str | int | float
 
 
 class StructuredOutputs(TypedDict, total=False):
-    """What the reply has to look like: one constraint, and how to keep to it."""
+    """A constraint on the reply, and how it is enforced."""
 
-    # vLLM drops keys it does not know without a word, so a misspelt one has to be refused here.
+    # vLLM silently drops unknown keys, so a misspelt one must be refused here.
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
     json: JsonSchema
@@ -60,7 +59,7 @@ def _one_constraint(value: StructuredOutputs) -> StructuredOutputs:
 
 
 class RepetitionDetection(TypedDict, total=False):
-    """When a reply goes in circles: a pattern of so many tokens, ``min_count`` times in a row."""
+    """When a reply repeats itself: a pattern of so many tokens, ``min_count`` times in a row."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
@@ -70,7 +69,7 @@ class RepetitionDetection(TypedDict, total=False):
 
 
 class RequestParams(BaseModel):
-    """What every request that runs a model has."""
+    """Parameters of every request that runs a model."""
 
     truncate_prompt_tokens: TokenLimit | None = Field(
         default=None, description="Cut the prompt to this many tokens; -1: to what the model can take."
@@ -90,7 +89,7 @@ class RequestParams(BaseModel):
 
 
 class MultiModalParams(BaseModel):
-    """How images, audio and video are read."""
+    """Parameters of images, audio and video."""
 
     mm_processor_kwargs: dict[str, Any] | None = Field(
         default=None, description="Arguments of the model's image, audio or video processor."
@@ -98,7 +97,7 @@ class MultiModalParams(BaseModel):
 
 
 class TokenizerParams(BaseModel):
-    """How a text becomes tokens."""
+    """Parameters of the tokenizer."""
 
     add_special_tokens: bool | None = Field(
         default=None, description="Let the tokenizer add its own tokens, such as BOS, to the prompt."
@@ -106,7 +105,7 @@ class TokenizerParams(BaseModel):
 
 
 class TemplateParams(MultiModalParams, TokenizerParams):
-    """How messages become a prompt."""
+    """Parameters of the chat template."""
 
     add_generation_prompt: bool | None = Field(default=None, description="End the prompt by opening a reply.")
     continue_final_message: bool | None = Field(
@@ -124,7 +123,7 @@ class TemplateParams(MultiModalParams, TokenizerParams):
 
 
 class SamplingParams(RequestParams):
-    """What chat and completions share."""
+    """Sampling parameters of chat completions and completions."""
 
     top_k: Annotated[int, Field(ge=-1)] | None = Field(
         default=None, description="Sample from the k likeliest tokens; -1 is off, 0 too since 0.9.0.1."
@@ -220,7 +219,7 @@ class SamplingParams(RequestParams):
 
 
 class ChatParams(SamplingParams, TemplateParams):
-    """What vLLM adds to chat completions."""
+    """The parameters that vLLM adds to chat completions."""
 
     include_reasoning: bool | None = Field(default=None, description="False hides thinking. Since 0.10.1.")
     documents: list[dict[str, str]] | None = Field(
@@ -239,7 +238,7 @@ class ChatParams(SamplingParams, TemplateParams):
 
 
 class CompletionParams(SamplingParams, TokenizerParams):
-    """What vLLM adds to completions."""
+    """The parameters that vLLM adds to completions."""
 
     prompt_embeds: str | list[str] | None = Field(
         default=None, description="Torch tensors as prompts, in base64; needs `--enable-prompt-embeds`."
@@ -250,7 +249,7 @@ class CompletionParams(SamplingParams, TokenizerParams):
 
 
 class PoolerParams(RequestParams, MultiModalParams):
-    """What all endpoints that pool hidden states into vectors or scores share."""
+    """Parameters of all endpoints that pool hidden states into vectors or scores."""
 
     use_activation: bool | None = Field(
         default=None, description="False: raw vectors or scores; in embeddings since 0.16.0, else 0.11.1."
@@ -262,7 +261,7 @@ class PoolerParams(RequestParams, MultiModalParams):
 
 
 class ScoringParams(PoolerParams):
-    """What classification and scoring share."""
+    """Parameters of classification and scoring."""
 
     activation: bool | None = Field(default=None, description="Until 0.15.1; now use_activation.")
     softmax: bool | None = Field(default=None, description="0.11.1 to 0.15.1; now use_activation.")
@@ -270,13 +269,13 @@ class ScoringParams(PoolerParams):
 
 
 class TextEmbeddingParams(PoolerParams, TokenizerParams):
-    """What counts where texts become vectors, whose number format is the caller's business."""
+    """Parameters of text embeddings, without the format of their numbers."""
 
     normalize: bool | None = Field(default=None, description="0.10.1 to 0.16.0; now use_activation.")
 
 
 class VectorParams(TextEmbeddingParams):
-    """How vectors come back."""
+    """Parameters of embeddings with the format of their numbers."""
 
     embed_dtype: Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"] | None = Field(
         default=None, description="Number format of vectors sent as base64 or bytes. Since 0.11.1."
@@ -287,7 +286,7 @@ class VectorParams(TextEmbeddingParams):
 
 
 class EmbeddingParams(VectorParams, TemplateParams):
-    """What vLLM adds to embeddings; the template's part counts where messages are embedded."""
+    """The parameters that vLLM adds to embeddings; those of the template apply to messages."""
 
 
 class PoolingParams(VectorParams, ScoringParams, TemplateParams):
@@ -347,20 +346,13 @@ MODELS: dict[str, type[BaseModel]] = {
 }
 
 
-def set_fields(params: BaseModel, model: type[BaseModel]) -> dict[str, Any]:
-    """Return the fields of ``model`` that are set in ``params``, an instance of a class that has them.
+@cache
+def adapter(model: type[BaseModel]) -> TypeAdapter[dict[str, Any]]:
+    """Return what validates and dumps parameters of a model that are given: the model would visit all its fields.
 
     Args:
-        params: Such as a ``ChatVLLM``.
-        model: The declaration of the parameters, such as ``ChatParams``.
+        model: Their declaration, such as ``ChatParams``.
     """
-    values = vars(params)  # getattr of a Pydantic object, field by field, takes four times as long
-    return {name: value for name in model.model_fields if (value := values.get(name)) is not None}
-
-
-@cache
-def _adapter(model: type[BaseModel]) -> TypeAdapter[dict[str, Any]]:
-    """Validate only what is given: a model would visit each of its fields."""
     fields: Any = {
         name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         for name, field in model.model_fields.items()
@@ -371,23 +363,12 @@ def _adapter(model: type[BaseModel]) -> TypeAdapter[dict[str, Any]]:
     return TypeAdapter(given)
 
 
-def validated(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Validate parameters and return them as JSON data: Pydantic classes as their schemas, tuples as lists, ...
-
-    Args:
-        model: Their declaration, such as ``ChatParams``.
-        values: Parameters by name; ``None`` means not given.
+def schema_or_error(value: Any) -> Any:
+    """Return the JSON schema of a Pydantic class: what ``adapter(...)`` dumps in place of values it does not know.
 
     Raises:
-        pydantic.ValidationError: A value is of the wrong type or out of bounds, or ``model`` lacks a name.
-        TypeError: A value cannot be JSON data.
+        TypeError: The value cannot be JSON data.
     """
-    adapter = _adapter(model)
-    found = adapter.validate_python({name: value for name, value in values.items() if value is not None})
-    return cast("dict[str, Any]", adapter.dump_python(found, mode="json", fallback=_schema_or_error))
-
-
-def _schema_or_error(value: Any) -> Any:
     if (schema := _schema(value)) is value:
         raise TypeError(f"a value of type {type(value).__name__} cannot be JSON data")
     return schema

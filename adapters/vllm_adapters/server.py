@@ -90,6 +90,7 @@ class VLLMServer:
     ) -> None:
         self.model = model
         self._clients = _Clients(base_url, api_key, async_http_client, options)
+        self.client = self._clients.client
 
     @classmethod
     def connect(
@@ -116,11 +117,6 @@ class VLLMServer:
             if settings.get(name):
                 raise ValueError(f"`{name}` cannot be set beside `server`, which has its own. Remove one of them.")
         return server.serving(model) if model else server
-
-    @property
-    def client(self) -> VLLMClient:
-        """The sync client."""
-        return self._clients.client
 
     @property
     def async_client(self) -> AsyncVLLMClient:

@@ -1,1 +1,1 @@
-"""Mixed calls over a line that breaks at random: every answer right or a typed error, in time, and nothing leaks."""
+"""Mixed calls through a proxy that injects faults: each answer is correct or a typed error, in time, without leaks."""

@@ -1,10 +1,10 @@
-"""An hour's worth of mixed calls, as fast as the servers answer, over a line that breaks at random.
+"""Make thousands of mixed calls, as fast as the servers respond, through a proxy that injects faults.
 
     make soak ARGS="--calls 3600 --faults 0.2 --seed 1 --minutes 20"
 
-The servers are VLLM_BASE_URL (chat) and VLLM_EMBED_BASE_URL (embeddings), stand-ins without. Exit code 1 when an
-answer was wrong, an error none of ours, a call too long, or when this process holds more at the end than when it had
-warmed up: files, sockets, threads, tasks, objects, memory.
+The servers are VLLM_BASE_URL (chat) and VLLM_EMBED_BASE_URL (embeddings); fault servers if they are not set. The exit
+code is 1 if an answer was wrong, an error was not a VLLMError, a call took too long, or if the process holds more
+files, sockets, threads, tasks, objects or memory at the end than after the warm-up.
 """
 
 from __future__ import annotations
@@ -17,67 +17,80 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false"}  # before they are imported
+# Before the frameworks are imported.
+os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false"}
 
 import measured
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from soak.held import held, leaks
+from soak.expected import Expected
+from soak.paths import Connection, all_paths
 from soak.proxy import Proxy
-from soak.questions import Right
-from soak.running import Soak, Tally
-from soak.ways import Line, all_ways
+from soak.resources import leaks, measure
+from soak.runner import Soak, Tally
 from vllm_adapters import Timeouts
 from vllm_adapters import errors as vllm_errors
 
-LIMITS = Timeouts(connect=5, idle=5, total=15)
-MOST = 17  # seconds that a call may take: its total limit, and a little for a busy machine
-ROUNDS, WARM = 10, 3  # it is warm after the third round
+TIMEOUTS = Timeouts(connect=5, idle=5, total=15)
+LIMIT = 17  # seconds of a call: its total time limit, and a margin for a busy machine
+ROUNDS, WARM_UP = 10, 3
 
 
 def main() -> int:
-    """Run, and show what came of it."""
+    """Run the soak and print its results."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--calls", type=int, default=3600, help="how many (default 3600: one a second for an hour)")
-    arguments.add_argument("--minutes", type=float, default=30, help="no more calls after that (default 30)")
-    arguments.add_argument("--faults", type=float, default=0.2, help="share of the replies to spoil (default 0.2)")
-    arguments.add_argument("--seed", type=int, default=0, help="of calls and faults (default 0)")
-    arguments.add_argument("--save", action="store_true", help="keep the figures for the README (make readme)")
-    given = arguments.parse_args()
-    random.seed(given.seed)
+    arguments.add_argument(
+        "--calls", type=int, default=3600, help="number of calls (default 3600: one per second for an hour)"
+    )
+    arguments.add_argument(
+        "--minutes", type=float, default=30, help="minutes after which no call is started (default 30)"
+    )
+    arguments.add_argument(
+        "--faults", type=float, default=0.2, help="share of the responses with a fault (default 0.2)"
+    )
+    arguments.add_argument("--seed", type=int, default=0, help="seed of calls and faults (default 0)")
+    arguments.add_argument("--save", action="store_true", help="save the results for the documentation (make readme)")
+    args = arguments.parse_args()
+    random.seed(args.seed)
     began = time.monotonic()
     with (
-        Proxy(os.environ.get("VLLM_BASE_URL"), given.faults, given.seed) as talks,
-        Proxy(os.environ.get("VLLM_EMBED_BASE_URL"), given.faults, given.seed + 1) as embeds,
+        Proxy(os.environ.get("VLLM_BASE_URL"), args.faults, args.seed) as chat_proxy,
+        Proxy(os.environ.get("VLLM_EMBED_BASE_URL"), args.faults, args.seed + 1) as pooling_proxy,
     ):
-        right = Right.learn(talks.server, embeds.server)
-        with Soak(all_ways(Line(talks.url, embeds.url, LIMITS)), right, MOST, given.seed) as soak:
+        expected = Expected.from_servers(chat_proxy.server, pooling_proxy.server)
+        connection = Connection(chat_proxy.url, pooling_proxy.url, TIMEOUTS)
+        with Soak(all_paths(connection), expected, LIMIT, args.seed) as soak:
             try:
-                warm, end = run(soak, given.calls, began + 60 * given.minutes, (talks, embeds), given.faults)
-            except TimeoutError:  # noted, call by call
+                warm, end = run(soak, args.calls, began + 60 * args.minutes, (chat_proxy, pooling_proxy), args.faults)
+            except TimeoutError:  # recorded for each call
                 warm = end = {}
     grown = leaks(warm, end)
-    show(soak.tally, warm, end, grown)
-    faults = Counter(talks.faults) + Counter(embeds.faults)
+    print_results(soak.tally, warm, end, grown)
+    faults = Counter(chat_proxy.faults) + Counter(pooling_proxy.faults)
     minutes = round((time.monotonic() - began) / 60, 1)
-    print(f"replies passed on: {', '.join(f'{count} {name}' for name, count in faults.most_common())}")
+    print(f"responses by fault: {', '.join(f'{count} {name}' for name, count in faults.most_common())}")
     print(f"{minutes} minutes; leaks: {', '.join(grown) or 'none'}")
-    if given.save:
+    if args.save:
         total = soak.tally.by_outcome
         errors = {name: count for name, count in total.items() if name in vars(vllm_errors)}
         longest = round(max(soak.tally.longest.values()), 1)
-        figures = {"calls": total.total(), "right": total["right"], "left": total["left"], "errors": errors}
-        failed = {"failures": len(soak.tally.failures), "longest": longest, "limit": LIMITS.total}
+        figures = {
+            "calls": total.total(),
+            "correct": total["correct"],
+            "cancelled": total["cancelled"],
+            "errors": errors,
+        }
+        failed = {"failures": len(soak.tally.failures), "longest": longest, "limit": TIMEOUTS.total}
         measured.save("soak", {**figures, **failed, "minutes": minutes, "warm": warm, "end": end})
     return 1 if grown or soak.tally.failures else 0
 
 
 def run(
-    soak: Soak, calls: int, until: float, lines: Sequence[Proxy], faults: float
+    soak: Soak, calls: int, until: float, proxies: Sequence[Proxy], faults: float
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """All rounds; what was held when warm, and at the end.
+    """Run all rounds; return the resources after the warm-up and at the end.
 
     Raises:
         TimeoutError: A call hangs.
@@ -90,43 +103,43 @@ def run(
         def tick() -> None:
             progress.update(bar, completed=soak.tally.outcomes.total())
 
-        for place in range(1, ROUNDS + 1):
-            soak.run(calls * place // ROUNDS - calls * (place - 1) // ROUNDS, until, tick)
-            if place in (WARM, ROUNDS):
-                for line in lines:  # or which connections are kept would be a matter of chance
-                    line.spoil(0)
+        for number in range(1, ROUNDS + 1):
+            soak.run(calls * number // ROUNDS - calls * (number - 1) // ROUNDS, until, tick)
+            if number in (WARM_UP, ROUNDS):
+                for proxy in proxies:  # otherwise the number of kept connections is random
+                    proxy.set_share(0)
                 soak.settle(tick)
-                counts.append(held())
-                for line in lines:
-                    line.spoil(faults)
-            shown = "  ".join(f"{name} {value:.0f}" for name, value in held().items())
+                counts.append(measure())
+                for proxy in proxies:
+                    proxy.set_share(faults)
+            shown = "  ".join(f"{name} {value:.0f}" for name, value in measure().items())
             total, failed = soak.tally.outcomes.total(), len(soak.tally.failures)
             progress.console.print(f"{total:6d} calls  failed {failed}  {shown}", soft_wrap=True, highlight=False)
     return counts[0], counts[1]
 
 
-def show(tally: Tally, warm: Mapping[str, float], end: Mapping[str, float], grown: Sequence[str]) -> None:
-    """The tables."""
+def print_results(tally: Tally, warm: Mapping[str, float], end: Mapping[str, float], grown: Sequence[str]) -> None:
+    """Print the tables."""
     console = Console(width=None if sys.stdout.isatty() else 200)
     total = tally.by_outcome
-    named = ["right", "left", *sorted(set(total) - {"right", "left"})]
+    named = ["correct", "cancelled", *sorted(set(total) - {"correct", "cancelled"})]
     table = Table(title="Calls", title_justify="left")
     for heading in ("", "calls", *named, "longest, s"):
         table.add_column(heading, justify="right" if heading else "left", overflow="fold")
-    for way in sorted(tally.longest):
-        found = [tally.outcomes[way, outcome] for outcome in named]
-        table.add_row(way, *(str(count or "") for count in (sum(found), *found)), f"{tally.longest[way]:.1f}")
+    for path in sorted(tally.longest):
+        numbers = [tally.outcomes[path, outcome] for outcome in named]
+        table.add_row(path, *(str(count or "") for count in (sum(numbers), *numbers)), f"{tally.longest[path]:.1f}")
     table.add_section()
-    found = [total[outcome] for outcome in named]
-    table.add_row("all", *map(str, (sum(found), *found)), f"{max(tally.longest.values()):.1f}")
+    numbers = [total[outcome] for outcome in named]
+    table.add_row("all", *map(str, (sum(numbers), *numbers)), f"{max(tally.longest.values()):.1f}")
     console.print(table)
-    holds = Table(title="Held", title_justify="left")
-    for heading in ("", "warm", "end", "growth"):
-        holds.add_column(heading, justify="right" if heading else "left")
+    resources = Table(title="Resources", title_justify="left")
+    for heading in ("", "after warm-up", "at the end", "growth"):
+        resources.add_column(heading, justify="right" if heading else "left")
     for name in warm:
         row = f"{warm[name]:.0f}", f"{end[name]:.0f}", f"{end[name] - warm[name]:+.0f}"
-        holds.add_row(name, *row, style="bold red" if name in grown else None)
-    console.print(holds)
+        resources.add_row(name, *row, style="bold red" if name in grown else None)
+    console.print(resources)
     for failure in tally.failures[:20]:
         console.print(failure, style="bold red", markup=False)
 

@@ -9,24 +9,24 @@ from typing import Any
 from haystack import Document
 from haystack.dataclasses import StreamingChunk
 
-from soak.ways import ASKED, BATCH, QUERY, Left, Line, Way, cancelled
+from soak.paths import BATCH, PARAMETERS, QUERY, Cancelled, Connection, Path, cancelled
 from vllm_adapters.haystack import VLLMChatGenerator, VLLMDocumentEmbedder, VLLMRanker
 
 
-class _Enough(Exception):
-    """Raised by a callback, with the text that it has seen."""
+class _Stop(Exception):
+    """Raised by a streaming callback, with the text of its chunk."""
 
 
-def _stop(chunk: StreamingChunk) -> None:
+def _raise(chunk: StreamingChunk) -> None:
     if chunk.content:
-        raise _Enough(chunk.content)
+        raise _Stop(chunk.content)
 
 
-async def _astop(chunk: StreamingChunk) -> None:
-    _stop(chunk)
+async def _araise(chunk: StreamingChunk) -> None:
+    _raise(chunk)
 
 
-def _same(text: str, pieces: Sequence[str]) -> str:
+def _check_chunks(text: str, pieces: Sequence[str]) -> str:
     return text if text == "".join(pieces) else f"{text!r}, but the callback got {pieces!r}"
 
 
@@ -34,22 +34,22 @@ def _documents(texts: Sequence[str]) -> list[Document]:
     return [Document(content=text) for text in texts]
 
 
-def _vectors(found: dict[str, Any]) -> list[list[float]]:
-    return [document.embedding for document in found["documents"]]
+def _vectors(result: dict[str, Any]) -> list[list[float]]:
+    return [document.embedding for document in result["documents"]]
 
 
-def _scores(found: dict[str, Any]) -> list[tuple[str, float]]:
-    return [(document.content, document.score) for document in found["documents"]]
+def _scores(result: dict[str, Any]) -> list[tuple[str, float]]:
+    return [(document.content, document.score) for document in result["documents"]]
 
 
-def ways(line: Line) -> list[Way]:
-    """``run`` and ``run_async`` of each."""
-    options: dict[str, Any] = {"timeout": asdict(line.limits), "max_retries": line.retries}
-    generator = VLLMChatGenerator(api_base_url=line.talks, generation_kwargs=ASKED, **options)
-    # All of a call's requests at once: its time limit is that of one request.
-    together: dict[str, Any] = {"batch_size": BATCH, "max_concurrency": 8, "progress_bar": False}
-    embedder = VLLMDocumentEmbedder(api_base_url=line.embeds, raise_on_failure=True, **together, **options)
-    ranker = VLLMRanker(api_base_url=line.embeds, **options)
+def paths(connection: Connection) -> list[Path]:
+    """Return ``run`` and ``run_async`` of each component."""
+    options: dict[str, Any] = {"timeout": asdict(connection.timeouts), "max_retries": connection.retries}
+    generator = VLLMChatGenerator(api_base_url=connection.chat_url, generation_kwargs=PARAMETERS, **options)
+    # All requests of a call at the same time: its time limit is that of one request.
+    concurrent: dict[str, Any] = {"batch_size": BATCH, "max_concurrency": 8, "progress_bar": False}
+    embedder = VLLMDocumentEmbedder(api_base_url=connection.pooling_url, raise_on_failure=True, **concurrent, **options)
+    ranker = VLLMRanker(api_base_url=connection.pooling_url, **options)
 
     def run(prompt: str) -> str:
         return generator.run(prompt)["replies"][0].text or ""
@@ -59,8 +59,8 @@ def ways(line: Line) -> list[Way]:
 
     def stream(prompt: str) -> str:
         pieces: list[str] = []
-        found = generator.run(prompt, streaming_callback=lambda chunk: pieces.append(chunk.content))
-        return _same(found["replies"][0].text or "", pieces)
+        result = generator.run(prompt, streaming_callback=lambda chunk: pieces.append(chunk.content))
+        return _check_chunks(result["replies"][0].text or "", pieces)
 
     async def astream(prompt: str) -> str:
         pieces: list[str] = []
@@ -68,21 +68,21 @@ def ways(line: Line) -> list[Way]:
         async def collect(chunk: StreamingChunk) -> None:
             pieces.append(chunk.content)
 
-        found = await generator.run_async(prompt, streaming_callback=collect)
-        return _same(found["replies"][0].text or "", pieces)
+        result = await generator.run_async(prompt, streaming_callback=collect)
+        return _check_chunks(result["replies"][0].text or "", pieces)
 
-    def leave(prompt: str) -> str:
+    def stop(prompt: str) -> str:
         try:
-            generator.run(prompt, streaming_callback=_stop)
-        except _Enough as seen:
-            return Left(seen)
+            generator.run(prompt, streaming_callback=_raise)
+        except _Stop as stop_:
+            return Cancelled(stop_)
         return ""
 
-    async def aleave(prompt: str) -> str:
+    async def astop(prompt: str) -> str:
         try:
-            await generator.run_async(prompt, streaming_callback=_astop)
-        except _Enough as seen:
-            return Left(seen)
+            await generator.run_async(prompt, streaming_callback=_araise)
+        except _Stop as stop_:
+            return Cancelled(stop_)
         return ""
 
     def embed(texts: list[str]) -> list[list[float]]:
@@ -98,15 +98,15 @@ def ways(line: Line) -> list[Way]:
         return _scores(await ranker.run_async(QUERY, _documents(texts)))
 
     return [
-        Way("Haystack run", "say", run),
-        Way("Haystack run_async", "say", arun),
-        Way("Haystack run_async, cancelled", "say", cancelled(arun)),
-        Way("Haystack run, streamed", "say", stream),
-        Way("Haystack run_async, streamed", "say", astream),
-        Way("Haystack run, callback raises", "say", leave),
-        Way("Haystack run_async, callback raises", "say", aleave),
-        Way("Haystack embedder", "embed", embed),
-        Way("Haystack embedder, async", "embed", aembed),
-        Way("Haystack ranker", "rank", rank),
-        Way("Haystack ranker, async", "rank", arank),
+        Path("Haystack run", "say", run),
+        Path("Haystack run_async", "say", arun),
+        Path("Haystack run_async, cancelled", "say", cancelled(arun)),
+        Path("Haystack run, streamed", "say", stream),
+        Path("Haystack run_async, streamed", "say", astream),
+        Path("Haystack run, callback raises", "say", stop),
+        Path("Haystack run_async, callback raises", "say", astop),
+        Path("Haystack embedder", "embed", embed),
+        Path("Haystack embedder, async", "embed", aembed),
+        Path("Haystack ranker", "rank", rank),
+        Path("Haystack ranker, async", "rank", arank),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from langchain_core.documents import Document
 
-from soak.ways import ASKED, BATCH, QUERY, Left, Line, Way, cancelled
+from soak.paths import BATCH, PARAMETERS, QUERY, Cancelled, Connection, Path, cancelled
 from vllm_adapters.langchain import ChatVLLM, VLLMEmbeddings, VLLMRerank
 
 
@@ -14,11 +14,11 @@ def _scores(documents: Sequence[Document]) -> list[tuple[str, float]]:
     return [(document.page_content, document.metadata["relevance_score"]) for document in documents]
 
 
-def ways(line: Line) -> list[Way]:
-    """LangChain's own methods of each."""
-    llm = ChatVLLM(base_url=line.talks, **line.options, **ASKED)
-    embeddings = VLLMEmbeddings(base_url=line.embeds, batch_size=BATCH, **line.options)
-    reranker = VLLMRerank(base_url=line.embeds, **line.options)
+def paths(connection: Connection) -> list[Path]:
+    """Return LangChain's methods of each class."""
+    llm = ChatVLLM(base_url=connection.chat_url, **connection.options, **PARAMETERS)
+    embeddings = VLLMEmbeddings(base_url=connection.pooling_url, batch_size=BATCH, **connection.options)
+    reranker = VLLMRerank(base_url=connection.pooling_url, **connection.options)
 
     def invoke(prompt: str) -> str:
         return str(llm.invoke(prompt).text)
@@ -32,16 +32,16 @@ def ways(line: Line) -> list[Way]:
     async def astream(prompt: str) -> str:
         return "".join([str(chunk.text) async for chunk in llm.astream(prompt)])
 
-    def leave(prompt: str) -> str:
+    def stop(prompt: str) -> str:
         for chunk in llm.stream(prompt):
             if chunk.text:
-                return Left(chunk.text)
+                return Cancelled(chunk.text)
         return ""
 
-    async def aleave(prompt: str) -> str:
+    async def astop(prompt: str) -> str:
         async for chunk in llm.astream(prompt):
             if chunk.text:
-                return Left(chunk.text)
+                return Cancelled(chunk.text)
         return ""
 
     def rank(texts: list[str]) -> list[tuple[str, float]]:
@@ -51,15 +51,15 @@ def ways(line: Line) -> list[Way]:
         return _scores(await reranker.acompress_documents([Document(text) for text in texts], QUERY))
 
     return [
-        Way("LangChain invoke", "say", invoke),
-        Way("LangChain ainvoke", "say", ainvoke),
-        Way("LangChain ainvoke, cancelled", "say", cancelled(ainvoke)),
-        Way("LangChain stream", "say", stream),
-        Way("LangChain astream", "say", astream),
-        Way("LangChain stream, left", "say", leave),
-        Way("LangChain astream, left", "say", aleave),
-        Way("LangChain embed_documents", "embed", embeddings.embed_documents),
-        Way("LangChain aembed_documents", "embed", embeddings.aembed_documents),
-        Way("LangChain rerank", "rank", rank),
-        Way("LangChain rerank, async", "rank", arank),
+        Path("LangChain invoke", "say", invoke),
+        Path("LangChain ainvoke", "say", ainvoke),
+        Path("LangChain ainvoke, cancelled", "say", cancelled(ainvoke)),
+        Path("LangChain stream", "say", stream),
+        Path("LangChain astream", "say", astream),
+        Path("LangChain stream, stopped", "say", stop),
+        Path("LangChain astream, stopped", "say", astop),
+        Path("LangChain embed_documents", "embed", embeddings.embed_documents),
+        Path("LangChain aembed_documents", "embed", embeddings.aembed_documents),
+        Path("LangChain rerank", "rank", rank),
+        Path("LangChain rerank, async", "rank", arank),
     ]

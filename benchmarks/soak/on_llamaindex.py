@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.schema import NodeWithScore, TextNode
 
-from soak.ways import ASKED, BATCH, QUERY, Left, Line, Way, cancelled
+from soak.paths import BATCH, PARAMETERS, QUERY, Cancelled, Connection, Path, cancelled
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
 
 
@@ -23,11 +23,11 @@ def _scores(nodes: Sequence[NodeWithScore]) -> list[tuple[str, float]]:
     return [(node.text, node.score or 0.0) for node in nodes]
 
 
-def ways(line: Line) -> list[Way]:
-    """LlamaIndex's own methods of each."""
-    llm = VLLM(api_base=line.talks, **line.options, **ASKED)
-    embedding = VLLMEmbedding(api_base=line.embeds, embed_batch_size=BATCH, **line.options)
-    reranker = VLLMRerank(api_base=line.embeds, **line.options)
+def paths(connection: Connection) -> list[Path]:
+    """Return LlamaIndex's methods of each class."""
+    llm = VLLM(api_base=connection.chat_url, **connection.options, **PARAMETERS)
+    embedding = VLLMEmbedding(api_base=connection.pooling_url, embed_batch_size=BATCH, **connection.options)
+    reranker = VLLMRerank(api_base=connection.pooling_url, **connection.options)
 
     def chat(prompt: str) -> str:
         return llm.chat(_messages(prompt)).message.content or ""
@@ -41,16 +41,16 @@ def ways(line: Line) -> list[Way]:
     async def astream(prompt: str) -> str:
         return "".join([response.delta or "" async for response in await llm.astream_chat(_messages(prompt))])
 
-    def leave(prompt: str) -> str:
+    def stop(prompt: str) -> str:
         for response in llm.stream_chat(_messages(prompt)):
             if response.delta:
-                return Left(response.message.content)
+                return Cancelled(response.message.content)
         return ""
 
-    async def aleave(prompt: str) -> str:
+    async def astop(prompt: str) -> str:
         async for response in await llm.astream_chat(_messages(prompt)):
             if response.delta:
-                return Left(response.message.content)
+                return Cancelled(response.message.content)
         return ""
 
     def rank(texts: list[str]) -> list[tuple[str, float]]:
@@ -60,15 +60,15 @@ def ways(line: Line) -> list[Way]:
         return _scores(await reranker.apostprocess_nodes(_nodes(texts), query_str=QUERY))
 
     return [
-        Way("LlamaIndex chat", "say", chat),
-        Way("LlamaIndex achat", "say", achat),
-        Way("LlamaIndex achat, cancelled", "say", cancelled(achat)),
-        Way("LlamaIndex stream_chat", "say", stream),
-        Way("LlamaIndex astream_chat", "say", astream),
-        Way("LlamaIndex stream_chat, left", "say", leave),
-        Way("LlamaIndex astream_chat, left", "say", aleave),
-        Way("LlamaIndex embedding", "embed", embedding.get_text_embedding_batch),
-        Way("LlamaIndex embedding, async", "embed", embedding.aget_text_embedding_batch),
-        Way("LlamaIndex rerank", "rank", rank),
-        Way("LlamaIndex rerank, async", "rank", arank),
+        Path("LlamaIndex chat", "say", chat),
+        Path("LlamaIndex achat", "say", achat),
+        Path("LlamaIndex achat, cancelled", "say", cancelled(achat)),
+        Path("LlamaIndex stream_chat", "say", stream),
+        Path("LlamaIndex astream_chat", "say", astream),
+        Path("LlamaIndex stream_chat, stopped", "say", stop),
+        Path("LlamaIndex astream_chat, stopped", "say", astop),
+        Path("LlamaIndex embedding", "embed", embedding.get_text_embedding_batch),
+        Path("LlamaIndex embedding, async", "embed", embedding.aget_text_embedding_batch),
+        Path("LlamaIndex rerank", "rank", rank),
+        Path("LlamaIndex rerank, async", "rank", arank),
     ]

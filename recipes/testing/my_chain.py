@@ -2,13 +2,13 @@
 # requires-python = ">=3.11"
 # dependencies = ["vllm-adapters[langchain,testing]"]
 # ///
-"""A project that tests its own chain: recorded from a real vLLM once, replayed without one ever after.
+"""A project that tests its own chain: recorded once from a real vLLM, then replayed without one.
 
 Needs:  pip install 'vllm-adapters[langchain,testing]'
-Server: none to replay the tests, and none to record them either: one is started (Linux)
+Server: none; a local one is started to record the tests (Linux)
 Run:    pytest                    replays the cassettes, offline
-        pytest --live             the same tests against a real vLLM: VLLM_BASE_URL, or one started here
-        pytest --live --record    and writes the cassettes anew
+        pytest --live             runs the same tests against a real vLLM: VLLM_BASE_URL, or a local one
+        pytest --live --record    also records the cassettes again
 """
 
 from __future__ import annotations
@@ -21,6 +21,6 @@ from vllm_adapters.langchain import ChatVLLM
 
 
 def capital_chain(llm: ChatVLLM) -> Runnable[dict[str, str], str]:
-    """What is tested: replace it by yours."""
+    """Build the chain to test; replace it by your own."""
     prompt = ChatPromptTemplate.from_template("What is the capital of {country}?")
     return prompt | llm | StrOutputParser()

@@ -12,7 +12,7 @@ import pytest
 
 from vllm_adapters import __version__
 from vllm_adapters._cli.main import main
-from vllm_adapters._demo import show
+from vllm_adapters._demo import runner
 from vllm_adapters.errors import ServerUnreachable
 from vllm_adapters.testing import faults
 
@@ -49,7 +49,7 @@ def test_runs_as_a_module():
 
 
 def test_the_demo_gives_its_exit_code(monkeypatch):
-    monkeypatch.setattr(show, "run", lambda: 1)
+    monkeypatch.setattr(runner, "run_demo", lambda: 1)
     assert main(["demo"]) == 1
 
 
@@ -57,13 +57,13 @@ def test_our_errors_are_one_line_and_exit_code_1(monkeypatch, capsys):
     def fail():
         raise ServerUnreachable("No answer", hint="Is it running?", address="http://gpu:8000/v1")
 
-    monkeypatch.setattr(show, "run", fail)
+    monkeypatch.setattr(runner, "run_demo", fail)
     assert main(["demo"]) == 1
     assert capsys.readouterr().err == "vllm-adapters: No answer (server: http://gpu:8000/v1). Is it running?\n"
 
 
 def test_other_errors_keep_their_stack(monkeypatch):
-    monkeypatch.setattr(show, "run", lambda: 1 / 0)
+    monkeypatch.setattr(runner, "run_demo", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["demo"])
 
@@ -72,7 +72,7 @@ def test_control_c_is_130_without_a_stack(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(show, "run", interrupted)
+    monkeypatch.setattr(runner, "run_demo", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == ""
 
@@ -81,8 +81,8 @@ def test_the_demo_says_which_server_does_not_answer(monkeypatch, capsys):
     monkeypatch.setenv("VLLM_BASE_URL", "http://127.0.0.1:9")
     assert main(["demo"]) == 1
     said = capsys.readouterr().err
-    assert "no server is started" in said
-    assert "No answer from the server" in said
+    assert "starting no server" in said
+    assert "The server did not respond" in said
     assert "http://127.0.0.1:9/v1" in said
 
 
@@ -91,7 +91,7 @@ def test_recipes_are_listed_with_their_jobs(capsys):
     listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     there = {path.stem for path in RECIPES.iterdir() if path.suffix == ".py" or path.is_dir()} - {"__pycache__"}
     assert set(listed) == there
-    assert listed["constrain_a_reply"].startswith("Bind a reply to")
+    assert listed["constrain_a_reply"].startswith("Constrain a reply to")
 
 
 def test_recipes_are_grouped_and_wrapped_in_a_terminal(capsys, monkeypatch):
@@ -117,7 +117,7 @@ def test_recipes_are_listed_in_a_narrow_terminal(capsys, monkeypatch):
     assert main(["recipes", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 60
-    assert any(line.startswith("  constrain_a_reply: Bind a reply to") for line in lines)
+    assert any(line.startswith("  constrain_a_reply: Constrain a reply") for line in lines)
 
 
 def test_a_recipe_is_shown_as_it_is(capsys):
@@ -142,7 +142,7 @@ def test_a_recipe_is_copied_but_never_over_another(tmp_path, capsys):
     assert target.read_bytes() == (RECIPES / target.name).read_bytes()
     target.write_text("mine", encoding="utf-8")
     assert main(["recipes", "copy", "constrain_a_reply", str(target.parent)]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert target.read_text(encoding="utf-8") == "mine"
 
 
@@ -220,7 +220,7 @@ def test_doctor_takes_the_key_from_the_variable_it_is_told(make_fault_server, ca
     monkeypatch.setenv("THE_KEY", "sk-other")
     assert main(["doctor", server.url, "--api-key-env", "THE_KEY", "--json"]) == 2
     printed = capsys.readouterr()
-    assert "refuses the API key" in printed.out
+    assert "rejected the API key" in printed.out
     assert "sk-" not in printed.out + printed.err
 
 
@@ -247,8 +247,8 @@ def test_doctor_does_not_repeat_a_key_given_for_the_name_of_its_variable(capsys)
     ("arguments", "said"),
     [
         (["--api-key-env", "NOT_SET_HERE"], "names a variable that is not set"),
-        (["localhost:8000"], "is not a server's address"),
-        (["--html", "no/such/folder/report.html"], "there is no folder"),
+        (["localhost:8000"], "is not a valid server address"),
+        (["--html", "no/such/folder/report.html"], "does not exist"),
         (["--html", "."], "is a folder"),
     ],
 )
@@ -274,4 +274,4 @@ def test_doctor_tells_what_it_found_even_if_the_page_cannot_be_written(make_faul
 
 def test_doctor_of_nothing_is_exit_code_2(capsys):
     assert main(["doctor", "http://127.0.0.1:9"]) == 2
-    assert "no connection: " in capsys.readouterr().out
+    assert "connection failed: " in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What the package tells people to give to `vllm serve`, beside what a real one takes."""
+"""Flags and parser names in the package's texts exist in ``vllm serve``."""
 
 import argparse
 import ast
@@ -16,11 +16,11 @@ from vllm_adapters.local.environment import prepare_environment
 from vllm_adapters.local.progress import Progress
 
 PACKAGE = Path(vllm_adapters.__file__).parent
-OUR_PYTEST_OPTIONS = {"--live", "--record"}
-NOT_FOR_USERS = ("make", "scripts")  # folders
-TALK_TO_OTHERS = ("environment", "repairs", "page")  # modules: pip's options, and variables of CSS
+PYTEST_OPTIONS = {"--live", "--record"}
+EXCLUDED_FOLDERS = ("builders", "scripts")
+EXCLUDED_MODULES = ("environment", "patches", "html")  # options of pip, variables of CSS
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+[a-z]")
-ASK = """
+LIST_FLAGS = """
 import json, sys
 from vllm.entrypoints.cli.main import main
 from vllm.reasoning import ReasoningParserManager
@@ -33,31 +33,32 @@ main()
 """
 
 
-def flags_told():
-    """Every flag of vLLM's in a text of the package."""
+def documented_flags():
+    """Return all flags of vLLM in the package's strings."""
     texts = [
         node.value
         for path in PACKAGE.rglob("*.py")
-        if path.parent.name not in NOT_FOR_USERS and path.stem not in TALK_TO_OTHERS
+        if path.parent.name not in EXCLUDED_FOLDERS and path.stem not in EXCLUDED_MODULES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    return {flag for text in texts for flag in FLAG.findall(text)} - flags_of(main._parser()) - OUR_PYTEST_OPTIONS
+    return {flag for text in texts for flag in FLAG.findall(text)} - options_of(main._parser()) - PYTEST_OPTIONS
 
 
-def flags_of(parser):
-    own = {flag for action in parser._actions for flag in action.option_strings}
-    below = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return own.union(*(flags_of(one) for commands in below for one in commands))
+def options_of(parser):
+    """Return the options of a parser and its subcommands."""
+    own = {option for action in parser._actions for option in action.option_strings}
+    commands = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return own.union(*(options_of(command) for group in commands for command in group))
 
 
 @pytest.mark.live
-def test_vllm_takes_every_flag_and_every_parser_that_is_told():
+def test_documented_flags_and_parsers_exist():
     python = prepare_environment("0.32.0", Progress(quiet=True)).python
-    said = subprocess.run([python, "-c", ASK], capture_output=True, text=True, check=True, timeout=300).stdout
-    names, _, its_help = said[said.index("[[") :].partition("\n")
-    told = flags_told()
-    assert {"--tool-call-parser", "--reasoning-parser", "--enable-prompt-tokens-details"} <= told
-    assert told <= set(FLAG.findall(its_help))
+    output = subprocess.run([python, "-c", LIST_FLAGS], capture_output=True, text=True, check=True, timeout=300).stdout
+    names, _, help_text = output[output.index("[[") :].partition("\n")
+    flags = documented_flags()
+    assert {"--tool-call-parser", "--reasoning-parser", "--enable-prompt-tokens-details"} <= flags
+    assert flags <= set(FLAG.findall(help_text))
     for ours, theirs in zip(zip(*_BY_NAME.values(), *_BY_TOKEN.values(), strict=True), json.loads(names), strict=True):
         assert set(ours) <= {None, *theirs}

@@ -1,4 +1,4 @@
-"""Which parser a model needs."""
+"""Parsers that fit a model."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from vllm_adapters.doctor.parsers import by_name, by_tokens
         ("a-model", None, None),
     ],
 )
-def test_by_name(name, tools, reasoning):
+def test_parsers_by_name(name, tools, reasoning):
     assert by_name(name) == (tools, reasoning)
 
 
-def test_a_path_tells_what_a_served_name_hides():
+def test_model_path_is_matched_too():
     assert by_name("chat", "/models/Qwen3-8B").reasoning == "qwen3"
 
 
-def test_by_the_tokens_it_has():
+def test_parsers_by_special_tokens():
     assert by_tokens(["<think>", "<tool_call>", "[", "TOOL"]) == ("hermes", "qwen3")
     assert by_tokens(["[TOOL_CALLS]", "[THINK]", "<"]) == ("mistral", "mistral")
     assert by_tokens(["<", "think", ">"]) == (None, None)

@@ -1,4 +1,4 @@
-"""What becomes of findings: exit codes, flags, JSON, the terminal and the page."""
+"""Reports: exit codes, flags, JSON, the terminal and the HTML page."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from vllm_adapters.doctor.findings import Check, Finding, Verdict, absent, broken, lacks, untried, works
-from vllm_adapters.doctor.page import page
-from vllm_adapters.doctor.report import Report, Result
-from vllm_adapters.doctor.show import show
+from vllm_adapters.doctor.model import (
+    Check,
+    Report,
+    Result,
+    broken,
+    missing,
+    skipped,
+    unknown,
+    unsupported,
+    works,
+)
+from vllm_adapters.doctor.render.html import render_html
+from vllm_adapters.doctor.render.terminal import print_report
 
 SCRIPT = "<script>alert(1)</script>"
 
 
-def result(name, finding, *, group="chat", counts=True):
-    return Result(Check(name, group, f"Is {name} there?", lambda visit: finding, counts=counts), finding)
+def make_result(name, finding, *, group="chat", counts=True):
+    return Result(Check(name, group, f"Is {name} there?", lambda probe: finding, counts=counts), finding)
 
 
-def report(*results, usable=True, complete=True):
+def make_report(*results, usable=True, complete=True):
     return Report(
         address="http://gpu:8000/v1",
         version="0.32.0" if usable else None,
@@ -34,54 +43,54 @@ def report(*results, usable=True, complete=True):
     )
 
 
-FULL = report(
-    result("chat", works("'Hello'", dimensions=3)),
-    result("tools", lacks("no parser", "--enable-auto-tool-choice", "--tool-call-parser hermes", advice="as you like")),
-    result("again", lacks("no parser", "--tool-call-parser hermes")),
-    result("ids", lacks("no ids", "--enable-request-id-headers"), counts=False),
-    result("rerank", absent("the served model has no such task (no /rerank)"), group="pooling"),
-    result("score", absent("the served model has no such task (no /score)"), group="pooling"),
+FULL = make_report(
+    make_result("chat", works("'Hello'", dimensions=3)),
+    make_result("tools", missing("no parser", "--enable-auto-tool-choice", "--tool-call-parser hermes", advice="note")),
+    make_result("again", missing("no parser", "--tool-call-parser hermes")),
+    make_result("ids", missing("no ids", "--enable-request-id-headers"), counts=False),
+    make_result("rerank", unsupported("the route is not mounted (no /rerank)"), group="pooling"),
+    make_result("score", unsupported("the route is not mounted (no /score)"), group="pooling"),
 )
 
 
-def printed(found, width=120):
+def printed(report, width=120):
     out = io.StringIO()
-    show(found, Console(file=out, width=width))
+    print_report(report, Console(file=out, width=width))
     return out.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("found", "code"),
+    ("report", "code"),
     [
-        (report(result("chat", works("")), result("rerank", absent(""))), 0),
-        (report(result("chat", works("")), result("reasoning", Finding(Verdict.UNCLEAR, ""))), 0),
-        (report(result("ids", lacks("", "--x"), counts=False)), 0),
-        (report(result("tools", lacks("", "--x"))), 1),
-        (report(result("json", broken(""))), 1),
-        (report(result("speed", works("")), complete=False), 1),
-        (report(result("reachable", broken("nothing answers")), usable=False), 2),
+        (make_report(make_result("chat", works("")), make_result("rerank", unsupported(""))), 0),
+        (make_report(make_result("chat", works("")), make_result("reasoning", unknown(""))), 0),
+        (make_report(make_result("ids", missing("", "--x"), counts=False)), 0),
+        (make_report(make_result("tools", missing("", "--x"))), 1),
+        (make_report(make_result("json", broken(""))), 1),
+        (make_report(make_result("speed", works("")), complete=False), 1),
+        (make_report(make_result("reachable", broken("connection failed")), usable=False), 2),
     ],
-    ids=["works", "unclear", "optional", "lacks", "broken", "cut short", "nothing"],
+    ids=["works", "unknown", "optional", "missing", "broken", "incomplete", "unusable"],
 )
-def test_exit_codes(found, code):
-    assert found.exit_code == code
-    assert found.as_json()["exit_code"] == code
+def test_exit_code(report, code):
+    assert report.exit_code == code
+    assert report.as_json()["exit_code"] == code
 
 
-def test_flags_are_told_once_and_optional_ones_apart():
+def test_flags_are_unique_and_optional_ones_separate():
     assert FULL.missing_flags == ("--enable-auto-tool-choice", "--tool-call-parser hermes")
     assert FULL.optional_flags == ("--enable-request-id-headers",)
 
 
-def test_json_has_a_version_and_only_json_values():
-    found = json.loads(json.dumps(FULL.as_json()))
-    assert found["format"] == 1
-    assert set(found) == {
+def test_json_format():
+    data = json.loads(json.dumps(FULL.as_json()))
+    assert data["format"] == 1
+    assert set(data) == {
         *("format", "address", "usable", "complete", "exit_code", "version", "models", "routes", "requests"),
         *("missing_flags", "optional_flags", "checks"),
     }
-    assert found["usable"] is found["complete"] is True
-    assert found["checks"][0] == {
+    assert data["usable"] is data["complete"] is True
+    assert data["checks"][0] == {
         "name": "chat",
         "group": "chat",
         "asks": "Is chat there?",
@@ -92,57 +101,70 @@ def test_json_has_a_version_and_only_json_values():
         "advice": "",
         "data": {"dimensions": 3},
     }
-    assert found["missing_flags"] == ["--enable-auto-tool-choice", "--tool-call-parser hermes"]
+    assert data["missing_flags"] == ["--enable-auto-tool-choice", "--tool-call-parser hermes"]
 
 
-def test_the_terminal_names_flags_and_faults():
+def test_json_verdicts():
+    findings = [works(""), missing(""), broken(""), unsupported(""), unknown(""), skipped("")]
+    checks = make_report(*(make_result("x", finding) for finding in findings)).as_json()["checks"]
+    assert [check["verdict"] for check in checks] == ["works", "lacks", "broken", "absent", "unclear", "untried"]
+
+
+def test_terminal_shows_flags_and_faults():
     text = printed(FULL)
     assert "http://gpu:8000/v1: vLLM 0.32.0" in text
     assert "Add to vllm serve:\n  --enable-auto-tool-choice \\\n  --tool-call-parser hermes\n" in text
-    assert "At fault: tools, again." in text
-    assert "rerank, score" in text, "what the model has not stands together"
+    assert "Missing or broken: tools, again." in text
+    assert "rerank, score" in text, "unsupported features share a row"
 
 
-def test_a_pipe_of_80_columns_gets_whole_words_and_no_colours():
+def test_terminal_of_80_columns_wraps_at_words():
     checks = [
-        result(f"kind-of-output-{n}", broken("silently not enforced " * 9, "--a-flag '{\"its\": 1}'")) for n in range(9)
+        make_result(f"kind-of-output-{n}", broken("silently ignored " * 12, "--a-flag '{\"its\": 1}'"))
+        for n in range(9)
     ]
-    text = printed(report(*checks), width=80)
+    text = printed(make_report(*checks), width=80)
     assert "\x1b" not in text
     assert max(len(line) for line in text.splitlines()) <= 80
-    assert set(text.replace(",", " ").split()) >= {f"kind-of-output-{n}" for n in range(9)} | {"silently", "enforced"}
+    assert set(text.replace(",", " ").split()) >= {f"kind-of-output-{n}" for n in range(9)} | {"silently", "ignored"}
     assert "  --a-flag '{\"its\": 1}'\n" in text
-    assert text.count("add --a-flag") == 1, "what several checks found is said once"
+    assert text.count("add --a-flag") == 1, "equal findings share a row"
 
 
-def test_a_report_cut_short_does_not_praise():
-    text = printed(
-        report(result("chat", works("'Hello'")), result("speed", untried("the time was up")), complete=False)
-    )
-    assert "All that this model can do works" not in text
-    assert "Not all could be asked." in text
+def test_incomplete_report_says_so():
+    chat, speed = make_result("chat", works("'Hello'")), make_result("speed", skipped("time limit reached"))
+    text = printed(make_report(chat, speed, complete=False))
+    assert "Everything that this model supports works" not in text
+    assert "Not all checks could run." in text
 
 
-def test_what_was_not_asked_has_no_row():
-    text = printed(report(result("vllm", broken("no vLLM")), result("later", untried("no vLLM")), usable=False))
+def test_broken_checks_that_do_not_count_are_mentioned():
+    report = make_report(make_result("completions-choice", broken("silently ignored"), counts=False))
+    assert report.exit_code == 0
+    assert "Also broken, without effect on the exit code: completions-choice." in printed(report)
+
+
+def test_skipped_checks_of_an_unusable_server_have_no_row():
+    skipped_check = make_result("later", skipped("not a vLLM server"))
+    text = printed(make_report(make_result("vllm", broken("not a vLLM server")), skipped_check, usable=False))
     assert "later" not in text
-    assert "Nothing usable there." in text
+    assert "No usable vLLM server." in text
 
 
-def test_texts_of_a_server_are_no_markup():
-    assert "[bold]x[/bold]" in printed(report(result("chat", works("[bold]x[/bold]"))))
+def test_terminal_prints_no_markup_from_texts():
+    assert "[bold]x[/bold]" in printed(make_report(make_result("chat", works("[bold]x[/bold]"))))
 
 
-def test_an_address_is_no_markup():
-    found = replace(report(result("chat", works("'Hello'"))), address="http://[fd00::1]:8000/v1")
-    assert printed(found).startswith("http://[fd00::1]:8000/v1: vLLM 0.32.0")
+def test_terminal_prints_no_markup_from_the_address():
+    report = replace(make_report(make_result("chat", works("'Hello'"))), address="http://[fd00::1]:8000/v1")
+    assert printed(report).startswith("http://[fd00::1]:8000/v1: vLLM 0.32.0")
 
 
-def test_the_page_stands_alone_and_escapes_what_a_server_said():
-    html = page(report(result("chat", broken(SCRIPT, f"--x {SCRIPT}", advice=SCRIPT))))
+def test_html_page_is_self_contained_and_escaped():
+    html = render_html(make_report(make_result("chat", broken(SCRIPT, f"--x {SCRIPT}", advice=SCRIPT))))
     assert SCRIPT not in html
     assert "&lt;script&gt;" in html
     assert "src=" not in html
     assert "http://gpu:8000/v1: vLLM 0.32.0" in html
     assert 'class="fault"' in html
-    assert '<div class="fault"><dt ' in html, "a list of definitions holds nothing else"
+    assert '<div class="fault"><dt ' in html, "a definition list contains only terms and definitions"

@@ -1,11 +1,11 @@
-"""The server's schema beside our table."""
+"""Comparison of the server's request schema with our table."""
 
 from __future__ import annotations
 
 from packaging.version import Version
 
 from vllm_adapters._request import availability
-from vllm_adapters.doctor.schema import described, differences, properties, request_forms
+from vllm_adapters.doctor.checks.schema import compare_fields, properties, request_schemas, server_fields
 
 DOCUMENT = {
     "paths": {
@@ -31,7 +31,7 @@ DOCUMENT = {
             }
         },
         "/metrics": {"get": {}},
-        "/v9/unheard_of": {"post": {}},
+        "/v9/unknown": {"post": {}},
     },
     "components": {
         "schemas": {
@@ -47,34 +47,34 @@ DOCUMENT = {
 }
 
 
-def test_every_form_of_a_request_is_read():
-    assert [set(properties(form)) for form in request_forms(DOCUMENT, "/tokenize")] == [{"prompt"}, {"messages"}]
-    assert not list(request_forms(DOCUMENT, "/metrics"))
-    assert not list(request_forms(DOCUMENT, "/not/there"))
+def test_alternatives_of_a_request_are_separate_schemas():
+    assert [set(properties(schema)) for schema in request_schemas(DOCUMENT, "/tokenize")] == [{"prompt"}, {"messages"}]
+    assert not list(request_schemas(DOCUMENT, "/metrics"))
+    assert not list(request_schemas(DOCUMENT, "/not/there"))
 
 
-def test_endpoints_and_the_parameters_that_are_objects():
-    assert described(DOCUMENT) == {
+def test_fields_of_endpoints_and_object_parameters():
+    assert server_fields(DOCUMENT) == {
         "chat": {"model", "structured_outputs"},
         "structured_outputs": {"json", "sonnet"},
         "tokenize": {"prompt", "messages"},
     }
 
 
-def test_what_is_new_and_what_is_gone():
-    unknown, gone = differences(described(DOCUMENT), Version("0.32.0"))
+def test_unknown_and_missing_fields():
+    unknown, gone = compare_fields(server_fields(DOCUMENT), Version("0.32.0"))
     assert unknown == {"structured_outputs": ["sonnet"]}
     assert "top_k" in gone["chat"]
-    assert "guided_choice" not in gone["chat"], "0.12.0 took it away"
+    assert "guided_choice" not in gone["chat"], "removed in 0.12.0"
 
 
-def test_an_older_server_is_held_to_its_own_version():
-    _, gone = differences({"chat": frozenset()}, Version("0.11.0"))
+def test_older_server_is_compared_with_its_own_version():
+    _, gone = compare_fields({"chat": frozenset()}, Version("0.11.0"))
     assert "guided_choice" in gone["chat"]
-    assert "session_id" not in gone["chat"], "born in 0.28.0"
+    assert "session_id" not in gone["chat"], "added in 0.28.0"
 
 
-def test_a_newer_server_is_compared_with_the_newest_we_know():
+def test_newer_server_is_compared_with_the_newest_version_of_the_table():
     newer = Version("99")
-    ours = {name for name in availability.names("chat") if availability.availability("chat", name).last is None}
-    assert differences({"chat": frozenset(ours | {"teleport"})}, newer) == ({"chat": ["teleport"]}, {})
+    ours = {name for name in availability.names("chat") if availability.lookup("chat", name).last is None}
+    assert compare_fields({"chat": frozenset(ours | {"teleport"})}, newer) == ({"chat": ["teleport"]}, {})

@@ -1,4 +1,4 @@
-"""Servers told apart: each is examined for real, and every flag that is named makes green what lacked it."""
+"""Reports of real servers. A server that is started with the flags that a report names passes the checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONAL = (
     "--enable-tokenizer-info-endpoint",
 )
 
-CHAT = ("chat", "usage", "stream-usage", "logprobs", "completions")  # not "stream": recorders hold it back, too
+CHAT = ("chat", "usage", "stream-usage", "logprobs", "completions")  # not "stream": recorders buffer it, too
 TOOLS = ("tools-auto", "tools-required", "tools-strict", "tools-stream")
 STRUCTURED = ("json", "response-format", "regex", "choice", "grammar", "structural-tag")
 POOLING = ("embeddings", "rerank", "score", "classify", "pooling")
@@ -47,7 +47,7 @@ def all_are(verdict, *names):
 
 
 @pytest.mark.vllm("tiny")
-def test_a_chat_server_with_all_it_needs(vllm_url, sent):
+def test_chat_server_with_all_flags(vllm_url, sent):
     report = examine(vllm_url)
     working = (*CHAT, "reasoning", *TOOLS, *STRUCTURED, "tokenize", "metrics", "prefix-cache", "schema")
     assert verdicts(report, *working) == all_are(WORKS, *working)
@@ -56,7 +56,7 @@ def test_a_chat_server_with_all_it_needs(vllm_url, sent):
     assert report.models == ("tiny",)
     assert report["models"].data["max_model_len"] == 2048
     assert report["speed"].data["tokens_per_second"] > 0
-    assert report["completions-choice"].verdict is BROKEN, "known of 0.32 with a reasoning parser"
+    assert report["completions-choice"].verdict is BROKEN, "known problem of 0.32 with a reasoning parser"
     assert report["completions-choice"].flags == (ENFORCED,)
     assert report.missing_flags == ()
     assert report.exit_code == 0
@@ -67,7 +67,7 @@ def test_a_chat_server_with_all_it_needs(vllm_url, sent):
 
 
 @pytest.mark.vllm("tiny", bare=True)
-def test_the_same_without_its_flags(vllm_url):
+def test_chat_server_without_flags_names_them(vllm_url):
     report = examine(vllm_url)
     assert report.missing_flags == NEEDED
     assert report.optional_flags == ("--api-key KEY", *OPTIONAL)
@@ -88,11 +88,11 @@ def test_the_same_without_its_flags(vllm_url):
     api_key=KEY,
     flags=tuple(shlex.split(" ".join((*NEEDED, ENFORCED, *OPTIONAL)))),
 )
-def test_every_flag_that_was_named_makes_it_green(vllm_url):
+def test_named_flags_fix_every_fault(vllm_url):
     report = examine(vllm_url, api_key=KEY)
     faults = {result.check.name for result in report.results if result.finding.verdict in (LACKS, BROKEN)}
     assert faults - {"stream"} == {"open-routes"}
-    assert "without the key answer: /invocations" in report["open-routes"].text
+    assert "accessible without the key: /invocations" in report["open-routes"].text
     assert "/tokenize" in report["open-routes"].text
     assert "/metrics" in report["open-routes"].text
     assert "/v1" not in report["open-routes"].text
@@ -102,35 +102,35 @@ def test_every_flag_that_was_named_makes_it_green(vllm_url):
 
 
 @pytest.mark.vllm("tiny", api_key=KEY)
-@pytest.mark.parametrize("given", [None, "sk-another"], ids=["none", "wrong"])
-def test_a_server_whose_key_we_have_not(vllm_url, given, sent):
-    report = examine(vllm_url, api_key=given)
+@pytest.mark.parametrize("key", [None, "sk-another"], ids=["none", "wrong"])
+def test_server_without_access_is_unusable(vllm_url, key, sent):
+    report = examine(vllm_url, api_key=key)
     assert report.exit_code == 2
     assert report["vllm"].verdict is BROKEN
-    wanted = "vLLM 0.32.0 refuses the API key" if given else "vLLM 0.32.0 asks for an API key, and none was given"
-    assert report["vllm"].text == wanted
+    problem = "rejected the API key" if key else "requires an API key, and none was given"
+    assert report["vllm"].text == f"vLLM 0.32.0 {problem}"
     assert "--api-key-env" in report["vllm"].advice
     assert report["chat"].verdict is Verdict.UNTRIED
-    assert len(sent) == 2, "nothing more is asked"
+    assert len(sent) == 2, "no further request is sent"
 
 
 @pytest.mark.vllm("minilm")
-def test_an_embedding_server(vllm_url, sent):
+def test_embedding_server(vllm_url, sent):
     report = examine(vllm_url)
     assert report["embeddings"].data["dimensions"] == 384
     assert "Tokyo" in report["rerank"].text
     assert verdicts(report, "score", "pooling", "tokenize", "metrics") == all_are(
         WORKS, "score", "pooling", "tokenize", "metrics"
     )
-    not_there = (*CHAT, "reasoning", "speed", *TOOLS, *STRUCTURED, "classify")
-    assert verdicts(report, *not_there) == all_are(ABSENT, *not_there)
+    absent = (*CHAT, "reasoning", "speed", *TOOLS, *STRUCTURED, "classify")
+    assert verdicts(report, *absent) == all_are(ABSENT, *absent)
     assert report.missing_flags == ()
     assert report.exit_code == 0
     assert not sent.bodies("/v1/chat/completions")
 
 
 @pytest.mark.vllm("cross-encoder")
-def test_a_reranker(vllm_url):
+def test_reranker(vllm_url):
     report = examine(vllm_url)
     assert verdicts(report, "rerank", "score", "classify", "chat", "embeddings") == {
         **all_are(WORKS, "rerank", "score", "classify"),
@@ -141,12 +141,12 @@ def test_a_reranker(vllm_url):
 
 @pytest.mark.another_version
 @pytest.mark.vllm("tiny", version="0.28.0")
-def test_an_older_vllm_that_ignores_constraints(vllm_url):
+def test_older_version_that_ignores_constraints(vllm_url):
     report = examine(vllm_url)
     assert report.version == "0.28.0"
     assert verdicts(report, *STRUCTURED) == all_are(BROKEN, *STRUCTURED)
-    assert report["choice"].text == "silently not enforced: 'The capital of Japan is Tokyo.'"
-    assert report["tools-required"].verdict is BROKEN, "the call stays in the text"
+    assert report["choice"].text == "silently ignored: 'The capital of Japan is Tokyo.'"
+    assert report["tools-required"].verdict is BROKEN, "the call stays in the content"
     assert report.missing_flags == (ENFORCED,)
     assert verdicts(report, *CHAT, "reasoning", "tools-auto", "schema") == all_are(
         WORKS, *CHAT, "reasoning", "tools-auto", "schema"
@@ -156,7 +156,7 @@ def test_an_older_vllm_that_ignores_constraints(vllm_url):
 
 @pytest.mark.another_version
 @pytest.mark.vllm("tiny", version="0.28.0", flags=tuple(shlex.split(ENFORCED)))
-def test_the_older_one_with_the_flag_that_was_named(vllm_url):
+def test_older_version_with_the_named_flag(vllm_url):
     report = examine(vllm_url)
     assert verdicts(report, *STRUCTURED, *TOOLS) == all_are(WORKS, *STRUCTURED, *TOOLS)
     assert report.missing_flags == ()

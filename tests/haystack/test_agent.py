@@ -1,14 +1,10 @@
-"""Haystack's Agent, fallback, compaction and tracing with VLLMChatGenerator on a real vLLM."""
+"""Haystack's Agent, fallback, compaction and tracing with VLLMChatGenerator."""
 
 import asyncio
 import contextlib
-
-import pytest
-
-pytest.importorskip("haystack")
-
 from typing import Annotated
 
+import pytest
 from haystack import Pipeline, tracing
 from haystack.components.agents import Agent
 from haystack.components.generators.chat import FallbackChatGenerator
@@ -17,12 +13,12 @@ from haystack.hooks.compaction import CompactionHook, SlidingWindowCompactor
 from haystack.tools import tool
 
 from vllm_adapters.haystack import VLLMChatGenerator, VLLMTokenCounter
-
-pytestmark = pytest.mark.vllm("tiny")
+from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
 CAPITAL = ChatMessage.from_user("What is the capital of Japan?")
 TOKYO = "The capital of Japan is Tokyo."
+TRUNCATED = faults.sse(*payloads.chat_chunks("one two", finish_reason=None), end="clean")
 
 
 @tool
@@ -31,57 +27,96 @@ def get_weather(city: Annotated[str, "The city"]) -> str:
     return f"sunny in {city}"
 
 
-def generator(**options):
-    return VLLMChatGenerator(generation_kwargs={"temperature": 0}, max_retries=0, **options)
-
-
+@pytest.mark.vllm("tiny")
 @pytest.mark.parametrize("is_async", [False, True], ids=["run", "run_async"])
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
-def test_an_agent_with_tools(sent, is_async, streams):
-    agent = Agent(chat_generator=generator(), tools=[get_weather])
+def test_agent_runs_tools(llm, sent, is_async, streams):
+    agent = Agent(chat_generator=llm, tools=[get_weather])
     chunks = []
     inputs = {"streaming_callback": chunks.append} if streams else {}
-    asked = [ChatMessage.from_user("What is the weather in Rome?")]
-    found = asyncio.run(agent.run_async(asked, **inputs)) if is_async else agent.run(asked, **inputs)
-    assert [message.role.value for message in found["messages"]] == ["user", "assistant", "tool", "assistant"]
-    assert found["messages"][1].tool_call.arguments == {"city": "Rome"}
-    assert "sunny" in found["last_message"].text
+    prompt = [ChatMessage.from_user("What is the weather in Rome?")]
+    output = asyncio.run(agent.run_async(prompt, **inputs)) if is_async else agent.run(prompt, **inputs)
+    messages = output["messages"]
+    assert [message.role.value for message in messages] == ["user", "assistant", "tool", "assistant"]
+    assert messages[1].tool_call.arguments == {"city": "Rome"}
+    assert "sunny" in output["last_message"].text
     bodies = sent.bodies(CHAT)
     assert [body["stream"] for body in bodies] == [streams, streams]
-    used = [message.meta["usage"]["total_tokens"] for message in found["messages"] if message.role.value == "assistant"]
-    assert found["token_usage"]["total_tokens"] == sum(used) > 0
+    used = [message.meta["usage"]["total_tokens"] for message in messages if message.role.value == "assistant"]
+    assert output["token_usage"]["total_tokens"] == sum(used) > 0
     if streams:
-        assert "".join(chunk.content for chunk in chunks).endswith(found["last_message"].text)
+        assert "".join(chunk.content for chunk in chunks).endswith(output["last_message"].text)
 
 
-def test_a_fallback(sent):
+@pytest.fixture(params=["run", "run_async"])
+def run_agent(request, stub_llm):
+    """Runs an agent whose model is the fault server."""
+    agent = Agent(chat_generator=stub_llm, tools=[get_weather], max_agent_steps=4)
+    messages = [ChatMessage.from_user("What is the weather?")]
+    return lambda: agent.run(messages) if request.param == "run" else asyncio.run(agent.run_async(messages))
+
+
+def reply_with_calls(*arguments, **fields):
+    calls = [{**payloads.tool_call("get_weather", text), **fields} for text in arguments]
+    return faults.chat(tool_calls=calls, finish_reason="tool_calls")
+
+
+@pytest.mark.parametrize("id", [None, ""])
+def test_tool_calls_without_ids_get_their_results(fault_server, run_agent, id):
+    # Haystack would raise ValueError when it sends them back, after the tools were run.
+    fault_server.script(CHAT, [reply_with_calls('{"city": "Rome"}', '{"city": "Oslo"}', id=id)])
+    run_agent()
+    _, assistant, *results = fault_server.posts(CHAT)[-1].json["messages"]
+    ids = [call["id"] for call in assistant["tool_calls"]]
+    assert all(ids)
+    assert len(set(ids)) == 2
+    assert [(result["tool_call_id"], result["content"]) for result in results] == [
+        (ids[0], "sunny in Rome"),
+        (ids[1], "sunny in Oslo"),
+    ]
+
+
+def test_invalid_tool_calls_send_no_empty_turns(fault_server, run_agent):
+    fault_server.reply(reply_with_calls('{"city": "Ro'))
+    assert run_agent()["exit_reason"] == "max_agent_steps"
+    assert [len(request.json["messages"]) for request in fault_server.posts(CHAT)] == [1, 1, 1, 1]
+
+
+def test_agent_rejects_a_truncated_stream(stub_llm, fault_server):
+    fault_server.reply(TRUNCATED)
+    agent = Agent(chat_generator=stub_llm, tools=[get_weather])
+    with pytest.raises(Exception, match="The stream ended early"):
+        agent.run([ChatMessage.from_user("hi")], streaming_callback=[].append)
+
+
+@pytest.mark.vllm("tiny")
+def test_fallback_generator(llm, sent):
     wrong = VLLMChatGenerator(model="nope", max_retries=0)
-    found = FallbackChatGenerator([wrong, generator()]).run([CAPITAL])
-    assert found["replies"][0].text == TOKYO
-    assert found["meta"]["failed_chat_generators"] == ["VLLMChatGenerator"]
+    output = FallbackChatGenerator([wrong, llm]).run([CAPITAL])
+    assert output["replies"][0].text == TOKYO
+    assert output["meta"]["failed_chat_generators"] == ["VLLMChatGenerator"]
     assert [body["model"] for body in sent.bodies(CHAT)] == ["nope", "tiny"]
 
 
-def test_counts_are_those_of_usage(sent):
-    messages = [ChatMessage.from_system("Be brief."), ChatMessage.from_user("What is the weather in Rome?")]
-    counter = VLLMTokenCounter(max_retries=0)
-    for tools in (None, [get_weather]):
-        (reply,) = generator().run(messages, tools=tools)["replies"]
-        for _ in range(2):
-            assert counter.count(messages, tools) == reply.meta["usage"]["prompt_tokens"]
-    assert len(sent.to("/tokenize")) == 2
-    assert counter.count([]) == 0
+def test_truncated_stream_falls_back(make_fault_server, run_component):
+    truncated, healthy = make_fault_server(), make_fault_server()
+    truncated.reply(TRUNCATED)
+    generators = [VLLMChatGenerator(api_base_url=server.url, max_retries=0) for server in (truncated, healthy)]
+    output = run_component(FallbackChatGenerator(generators), "hello", streaming_callback=[].append)
+    assert output["replies"][0].text == "hello"
+    assert output["meta"]["successful_chat_generator_index"] == 1
 
 
+@pytest.mark.vllm("tiny")
 @pytest.mark.filterwarnings("ignore:.*experimental component")
-def test_compaction_by_the_models_own_count(sent):
+def test_compaction_with_the_token_counter(llm, sent):
     counter = VLLMTokenCounter(max_retries=0)
     size = counter.count([CAPITAL])
     hook = CompactionHook(SlidingWindowCompactor(), context_window=size, compact_at=0.9, token_counter=counter)
-    agent = Agent(chat_generator=generator(), hooks={"before_llm": [hook]}, tools=[get_weather])
+    agent = Agent(chat_generator=llm, hooks={"before_llm": [hook]}, tools=[get_weather])
     history = [ChatMessage.from_user("Hello"), ChatMessage.from_assistant("Hello! How can I help?")]
-    found = agent.run([*history, CAPITAL])
-    assert found["last_message"].text == TOKYO
+    output = agent.run([*history, CAPITAL])
+    assert output["last_message"].text == TOKYO
     texts = [message["content"] for message in sent.bodies(CHAT)[0]["messages"]]
     assert "Hello" not in texts
     assert texts[-1] == CAPITAL.text
@@ -111,13 +146,14 @@ class Tracer(tracing.Tracer):
         return None
 
 
-def test_what_tracers_see(monkeypatch):
+@pytest.mark.vllm("tiny")
+def test_traces_have_model_and_usage(llm, monkeypatch):
     tracer = Tracer()
     monkeypatch.setattr(tracing.tracer, "is_content_tracing_enabled", True)
     tracing.enable_tracing(tracer)
     try:
         pipe = Pipeline()
-        pipe.add_component("llm", generator())
+        pipe.add_component("llm", llm)
         pipe.run({"llm": {"messages": [CAPITAL]}})
     finally:
         tracing.disable_tracing()

@@ -1,23 +1,13 @@
-"""VLLMChatGenerator with a model that sees: images reach it from every place of a conversation, in order."""
+"""VLLMChatGenerator with a model that sees: images from every place of a conversation, in order."""
 
 import base64
 
 import pytest
-
-pytest.importorskip("haystack")
-
 from haystack import Pipeline
 from haystack.components.builders import ChatPromptBuilder
 from haystack.dataclasses import ChatMessage, ImageContent, TextContent, ToolCall
 
-from vllm_adapters.haystack import VLLMChatGenerator
-
 pytestmark = pytest.mark.vllm("eye")
-
-
-@pytest.fixture
-def llm():
-    return VLLMChatGenerator(generation_kwargs={"temperature": 0}, max_retries=0)
 
 
 @pytest.fixture
@@ -29,14 +19,14 @@ def user(*parts):
     return ChatMessage.from_user(content_parts=list(parts))
 
 
-def answer(reply):
-    return reply["replies"][0].text
+def text_of(output):
+    return output["replies"][0].text
 
 
 def test_images_of_a_message(llm, image, sent, pictures):
-    asked = "What colors are these?"
-    assert answer(llm.run([user(asked, image("red"), image("blue"))])) == "red, blue"
-    assert answer(llm.run([user(image("blue"), asked, image("red"))])) == "blue, red"
+    question = "What colors are these?"
+    assert text_of(llm.run([user(question, image("red"), image("blue"))])) == "red, blue"
+    assert text_of(llm.run([user(image("blue"), question, image("red"))])) == "blue, red"
     parts = sent.last.json["messages"][0]["content"]
     assert [part["type"] for part in parts] == ["image_url", "text", "image_url"]
     assert parts[0]["image_url"] == {"url": f"data:image/png;base64,{pictures['blue']}"}
@@ -52,13 +42,13 @@ def test_images_of_a_conversation(llm, image):
         ChatMessage.from_assistant("I see 2 images: red, green."),
         user(image("blue"), "Name the colors."),
     ]
-    assert answer(llm.run(messages)) == "red, green, blue"
+    assert text_of(llm.run(messages)) == "red, green, blue"
     pieces = []
-    reply = llm.run(messages, streaming_callback=lambda chunk: pieces.append(chunk.content))
-    assert "".join(pieces) == answer(reply) == "red, green, blue"
+    output = llm.run(messages, streaming_callback=lambda chunk: pieces.append(chunk.content))
+    assert "".join(pieces) == text_of(output) == "red, green, blue"
 
 
-async def test_an_image_in_a_pipeline(llm, pictures, tmp_path):
+async def test_image_in_a_pipeline(llm, pictures, tmp_path):
     path = tmp_path / "green.png"
     path.write_bytes(base64.b64decode(pictures["green"]))
     template = """{% message role="user" %}
@@ -68,5 +58,5 @@ async def test_an_image_in_a_pipeline(llm, pictures, tmp_path):
     pipe.add_component("prompt", ChatPromptBuilder(template=template, required_variables="*"))
     pipe.add_component("llm", llm)
     pipe.connect("prompt.prompt", "llm.messages")
-    done = await pipe.run_async({"prompt": {"image": ImageContent.from_file_path(path)}})
-    assert answer(done["llm"]) == "green"
+    output = await pipe.run_async({"prompt": {"image": ImageContent.from_file_path(path)}})
+    assert text_of(output["llm"]) == "green"

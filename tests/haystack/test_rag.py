@@ -1,9 +1,6 @@
-"""Retrieval with every component here, built in Python and loaded from the YAML that this made."""
+"""Retrieval with all components, built in Python and loaded from YAML."""
 
 import pytest
-
-pytest.importorskip("haystack")
-
 from haystack import Document, Pipeline
 from haystack.components.builders import ChatPromptBuilder
 from haystack.components.retrievers import InMemoryEmbeddingRetriever
@@ -21,7 +18,7 @@ TEMPLATE = [
 ]
 
 
-def indexing(url):
+def indexing_pipeline(url):
     pipe = Pipeline()
     pipe.add_component("embedder", VLLMDocumentEmbedder(api_base_url=url, max_retries=0, progress_bar=False))
     pipe.add_component("writer", DocumentWriter(InMemoryDocumentStore(index="rag")))
@@ -29,7 +26,7 @@ def indexing(url):
     return pipe
 
 
-def query(urls):
+def query_pipeline(urls):
     pipe = Pipeline()
     retriever = InMemoryEmbeddingRetriever(InMemoryDocumentStore(index="rag"), top_k=3)
     pipe.add_component("embedder", VLLMTextEmbedder(api_base_url=urls["minilm"], max_retries=0))
@@ -47,13 +44,13 @@ def query(urls):
 @pytest.mark.vllm("tiny", "minilm", "cross-encoder")
 @pytest.mark.parametrize("loaded", [False, True], ids=["built", "loaded"])
 def test_retrieval(vllm_urls, sent, loaded):
-    pipes = [indexing(vllm_urls["minilm"]), query(vllm_urls)]
-    index, ask = [Pipeline.loads(pipe.dumps()) for pipe in pipes] if loaded else pipes
-    store = index.get_component("writer").document_store
+    pipes = [indexing_pipeline(vllm_urls["minilm"]), query_pipeline(vllm_urls)]
+    indexing, query = [Pipeline.loads(pipe.dumps()) for pipe in pipes] if loaded else pipes
+    store = indexing.get_component("writer").document_store
     store.delete_documents([document.id for document in store.filter_documents()])
-    index.run({"embedder": {"documents": [Document(content=text) for text in TEXTS]}})
-    asked = {"embedder": {"text": QUESTION}, "ranker": {"query": QUESTION}, "prompt": {"question": QUESTION}}
-    found = ask.run(asked, include_outputs_from={"ranker"})
-    assert [document.content for document in found["ranker"]["documents"]] == [TEXTS[1]]
-    assert found["llm"]["replies"][0].text == "The capital of Japan is Tokyo."
+    indexing.run({"embedder": {"documents": [Document(content=text) for text in TEXTS]}})
+    inputs = {"embedder": {"text": QUESTION}, "ranker": {"query": QUESTION}, "prompt": {"question": QUESTION}}
+    output = query.run(inputs, include_outputs_from={"ranker"})
+    assert [document.content for document in output["ranker"]["documents"]] == [TEXTS[1]]
+    assert output["llm"]["replies"][0].text == "The capital of Japan is Tokyo."
     assert sent.bodies("/v1/chat/completions")[0]["messages"][0]["content"] == f"Answer from: {TEXTS[1]} "

@@ -1,31 +1,18 @@
-"""VLLMRanker on a real vLLM."""
-
-import asyncio
+"""VLLMRanker: rankings of a real server, what is sent, and what is rejected."""
 
 import pytest
-
-pytest.importorskip("haystack")
-
 from haystack import Document
 
 from vllm_adapters import errors as e
 from vllm_adapters.haystack import VLLMRanker
 
-pytestmark = pytest.mark.vllm("cross-encoder")
-
+RERANK = "/v1/rerank"
 QUESTION = "What is the capital of Japan?"
 TEXTS = ["Bread is baked from flour.", "Tokyo is the capital city of Japan.", "The train was late again."]
 TOO_LONG = "word " * 1000
+SHORT = [Document(content="a", meta={"t": "T"}), Document(content="bb"), Document(content="ccc")]
 
-
-@pytest.fixture(params=[False, True], ids=["run", "run_async"])
-def out(request):
-    def run(component, *args, **inputs):
-        if request.param:
-            return asyncio.run(component.run_async(*args, **inputs))
-        return component.run(*args, **inputs)
-
-    return run
+cross_encoder = pytest.mark.vllm("cross-encoder")
 
 
 @pytest.fixture
@@ -33,40 +20,103 @@ def documents():
     return [Document(content=text) for text in TEXTS]
 
 
-def test_a_ranking(out, documents, sent):
-    found = out(VLLMRanker(max_retries=0), QUESTION, documents)
+@cross_encoder
+def test_ranking(run_component, documents, sent):
+    output = run_component(VLLMRanker(max_retries=0), QUESTION, documents)
     assert sent.last.json == {"model": "cross-encoder", "query": QUESTION, "documents": TEXTS}
-    ranked = found["documents"]
+    ranked = output["documents"]
     assert ranked[0].content == TEXTS[1]
     assert [document.score for document in ranked] == sorted((d.score for d in ranked), reverse=True)
     assert all(document.score is None for document in documents)
-    assert (found["meta"]["model"], found["meta"]["usage"]["total_tokens"] > 0) == ("cross-encoder", True)
+    assert (output["meta"]["model"], output["meta"]["usage"]["total_tokens"] > 0) == ("cross-encoder", True)
 
 
-def test_top_k_and_threshold(out, documents, sent):
+@cross_encoder
+def test_top_k_and_score_threshold(run_component, documents, sent):
     ranker = VLLMRanker(max_retries=0, top_k=2)
-    first, second = out(ranker, QUESTION, documents)["documents"]
+    first, second = run_component(ranker, QUESTION, documents)["documents"]
     assert sent.last.json["top_n"] == 2
-    least = (first.score + second.score) / 2
-    assert [d.id for d in out(ranker, QUESTION, documents, score_threshold=least)["documents"]] == [first.id]
-    assert len(out(ranker, QUESTION, documents, top_k=3)["documents"]) == 3
+    threshold = (first.score + second.score) / 2
+    above = run_component(ranker, QUESTION, documents, score_threshold=threshold)["documents"]
+    assert [document.id for document in above] == [first.id]
+    assert len(run_component(ranker, QUESTION, documents, top_k=3)["documents"]) == 3
 
 
-def test_documents_that_are_too_long(out, documents):
+@cross_encoder
+def test_too_long_documents(run_component, documents):
     many = [*documents, Document(content=TOO_LONG)]
     with pytest.raises(e.ContextLengthExceeded):
-        out(VLLMRanker(max_retries=0), QUESTION, many)
-    cut = VLLMRanker(max_retries=0, extra_parameters={"truncate_prompt_tokens": -1})
-    assert out(cut, QUESTION, many)["documents"][0].content == TEXTS[1]
+        run_component(VLLMRanker(max_retries=0), QUESTION, many)
+    truncating = VLLMRanker(max_retries=0, extra_parameters={"truncate_prompt_tokens": -1})
+    assert run_component(truncating, QUESTION, many)["documents"][0].content == TEXTS[1]
 
 
-def test_a_model_that_is_not_served(out, documents):
+@cross_encoder
+def test_model_that_is_not_served(run_component, documents):
     with pytest.raises(e.ModelNotServed, match="It serves: cross-encoder"):
-        out(VLLMRanker(model="nope", max_retries=0), QUESTION, documents)
+        run_component(VLLMRanker(model="nope", max_retries=0), QUESTION, documents)
 
 
 @pytest.mark.vllm("tiny")
-def test_a_server_that_cannot_rank(out, documents):
+def test_server_that_cannot_rank(run_component, documents):
     # vllm-haystack raises RuntimeError("Not Found").
     with pytest.raises(e.WrongAddress, match="/v1/chat/completions"):
-        out(VLLMRanker(max_retries=0), QUESTION, documents)
+        run_component(VLLMRanker(max_retries=0), QUESTION, documents)
+
+
+@pytest.mark.parametrize("path", ["", "/v1", "/v1/"])
+def test_request_body(fault_server, run_component, path):
+    ranker = VLLMRanker(
+        api_base_url=fault_server.url.removesuffix("/v1") + path,
+        top_k=2,
+        meta_fields_to_embed=["t"],
+        meta_data_separator=": ",
+        query_prefix="<q>",
+        query_suffix="</q>",
+        document_prefix="<d>",
+        document_suffix="</d>",
+        extra_parameters={"truncate_prompt_tokens": -1, "instruction": "find"},
+    )
+    output = run_component(ranker, "q", SHORT)
+    assert fault_server.posts(RERANK)[0].json == {
+        "model": "stub",
+        "query": "<q>q</q>",
+        "documents": ["<d>T: a</d>", "<d>bb</d>", "<d>ccc</d>"],
+        "top_n": 2,
+        "truncate_prompt_tokens": -1,
+        "instruction": "find",
+    }
+    scores = [document.score for document in output["documents"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 2
+    assert all(document.score is None for document in SHORT)
+    best = run_component(ranker, "q", SHORT, top_k=3, score_threshold=scores[0])
+    assert [document.score for document in best["documents"]] == scores[:1]
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_top_k_below_1_is_rejected(fault_server, run_component, top_k):
+    with pytest.raises(ValueError, match="top_k must be > 0"):
+        VLLMRanker(top_k=top_k)
+    with pytest.raises(ValueError, match="top_k must be > 0"):
+        run_component(VLLMRanker(api_base_url=fault_server.url), "q", SHORT, top_k=top_k)
+    assert not fault_server.requests
+
+
+def test_no_documents_send_no_request(fault_server, run_component):
+    ranker = VLLMRanker(api_base_url=fault_server.url)
+    assert run_component(ranker, "q", []) == {"documents": [], "meta": {}}
+    assert not fault_server.requests
+
+
+@pytest.mark.parametrize("name", ["model", "query", "documents", "top_n"])
+def test_reserved_parameters_are_rejected(name):
+    with pytest.raises(e.InvalidRequest, match=f"`{name}` cannot be set in `extra_parameters`"):
+        VLLMRanker(extra_parameters={name: 1})
+
+
+def test_unknown_parameter_is_rejected(fault_server, run_component):
+    ranker = VLLMRanker(api_base_url=fault_server.url, extra_parameters={"truncate": 1})
+    with pytest.raises(e.UnknownParameter):
+        run_component(ranker, "q", SHORT)
+    assert not fault_server.requests

@@ -1,59 +1,29 @@
-"""ChatVLLM on a real vLLM: what was sent, what came back."""
+"""ChatVLLM: replies, and what vLLM adds to them."""
 
+import langchain_core.exceptions as lc
 import pytest
+from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.load import dumpd
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tracers.langchain import _get_usage_metadata_from_generations
 
-pytest.importorskip("langchain_openai")
-
-from langchain_core.messages import AIMessageChunk, HumanMessage
-from langchain_core.tools import tool
-from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
-
-from vllm_adapters import errors as e
 from vllm_adapters.langchain import ChatVLLM
+from vllm_adapters.testing import faults, payloads
 
-pytestmark = pytest.mark.vllm("tiny")
-
+CHAT = "/v1/chat/completions"
 CAPITAL = "What is the capital of Japan?"
+TOKYO = "The capital of Japan is Tokyo."
 THINK = {"enable_thinking": True}
+WHOLE = ["invoke", "ainvoke"]
+STREAMED = ["stream", "astream", "invoke_streaming", "events_v3"]
+
+recorded = pytest.mark.vllm("tiny")
 
 
-class City(BaseModel):
-    """A city with a number."""
-
-    city: str
-    n: int = Field(ge=0)
-
-
-class CityDict(TypedDict):
-    """A city with a number."""
-
-    city: str
-    n: int
-
-
-@tool
-def get_weather(city: str) -> str:
-    """The weather in a city."""
-    return f"sunny in {city}"
-
-
-@pytest.fixture
-def llm():
-    return ChatVLLM(temperature=0, max_retries=0)
-
-
-def total(chunks):
-    message = None
-    for chunk in chunks:
-        assert isinstance(chunk, AIMessageChunk)
-        message = chunk if message is None else message + chunk
-    return message
-
-
+@recorded
 def test_invoke(llm, sent):
     message = llm.invoke(CAPITAL)
-    assert message.text == "The capital of Japan is Tokyo."
+    assert message.text == TOKYO
     assert message.usage_metadata["output_tokens"] > 0
     assert message.response_metadata["finish_reason"] == "stop"
     assert message.response_metadata["model_name"] == "tiny"
@@ -66,139 +36,164 @@ def test_invoke(llm, sent):
     }
 
 
+@recorded
 async def test_ainvoke(llm):
-    assert (await llm.ainvoke(CAPITAL)).text == "The capital of Japan is Tokyo."
+    assert (await llm.ainvoke(CAPITAL)).text == TOKYO
 
 
+@recorded
 def test_batch(llm, sent):
-    answers = llm.batch([CAPITAL, "Hello"], config={"max_concurrency": 1})
-    assert answers[0].text == "The capital of Japan is Tokyo."
-    assert len(sent.bodies("/v1/chat/completions")) == 2
+    replies = llm.batch([CAPITAL, "Hello"], config={"max_concurrency": 1})
+    assert replies[0].text == TOKYO
+    assert len(sent.bodies(CHAT)) == 2
 
 
-def test_stream_with_usage(llm, sent):
-    chunks = list(llm.stream(CAPITAL))
-    assert len(chunks) > 3
-    message = total(chunks)
-    assert message.text == "The capital of Japan is Tokyo."
-    assert message.usage_metadata["output_tokens"] > 0
-    assert message.response_metadata["finish_reason"] == "stop"
-    assert message.response_metadata["system_fingerprint"].count("vllm-") == 1
-    assert sent.last.json["stream_options"] == {"include_usage": True}
+# Reasoning. Stock ChatOpenAI drops it in replies, chunks and history.
 
 
-async def test_astream(llm):
-    message = total([chunk async for chunk in llm.astream(CAPITAL, chat_template_kwargs=THINK)])
-    assert message.text.strip() == "The capital of Japan is Tokyo."
-    assert message.additional_kwargs["reasoning_content"].strip()
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-def test_reasoning(llm, sent, streamed):
-    llm = llm.bind(chat_template_kwargs=THINK)
-    message = total(llm.stream(CAPITAL)) if streamed else llm.invoke(CAPITAL)
+@recorded
+@pytest.mark.parametrize("way", ["invoke", "stream"])
+def test_reasoning(llm, sent, call, way):
+    message = call(way, llm.bind(chat_template_kwargs=THINK), CAPITAL)
     assert [block["type"] for block in message.content_blocks] == ["reasoning", "text"]
     assert message.content_blocks[0]["reasoning"] == message.additional_kwargs["reasoning_content"]
-    assert message.text.strip() == "The capital of Japan is Tokyo."
+    assert message.text.strip() == TOKYO
     assert message.usage_metadata["output_token_details"]["reasoning"] > 0
     assert sent.last.json["chat_template_kwargs"] == THINK
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_what_vllm_adds_to_replies(llm, streamed):
-    asked = {"return_token_ids": True, "stop": ["Tokyo"]}
-    message = total(llm.stream(CAPITAL, **asked)) if streamed else llm.invoke(CAPITAL, prompt_logprobs=1, **asked)
-    found = message.response_metadata
-    assert found["stop_reason"] == "Tokyo"
-    assert len(found["token_ids"]) == message.usage_metadata["output_tokens"]
-    assert len(found["prompt_token_ids"]) == message.usage_metadata["input_tokens"]
-    assert streamed or len(found["prompt_logprobs"]) == len(found["prompt_token_ids"])
-    assert found["metrics"]["time_to_first_token_ms"] > 0
+# vLLM's own fields. Stock ChatOpenAI keeps finish_reason and logprobs only.
 
 
-def test_parameters_of_every_level(sent):
-    llm = ChatVLLM(top_k=5, min_p=0.1, temperature=0, chat_template_kwargs={"enable_thinking": False, "a": 1})
-    llm.bind(top_k=3, chat_template_kwargs={"a": 2}).invoke(CAPITAL, top_k=1, seed=1, chat_template_kwargs=THINK)
-    body = sent.last.json
-    assert (body["top_k"], body["min_p"], body["seed"]) == (1, 0.1, 1)
-    assert body["chat_template_kwargs"] == {"enable_thinking": True, "a": 2}
+@recorded
+@pytest.mark.parametrize("way", ["invoke", "stream"])
+def test_vllm_fields_are_in_the_response_metadata(llm, call, way):
+    params = {"return_token_ids": True, "stop": ["Tokyo"], **({"prompt_logprobs": 1} if way == "invoke" else {})}
+    message = call(way, llm, CAPITAL, **params)
+    metadata = message.response_metadata
+    assert metadata["stop_reason"] == "Tokyo"
+    assert len(metadata["token_ids"]) == message.usage_metadata["output_tokens"]
+    assert len(metadata["prompt_token_ids"]) == message.usage_metadata["input_tokens"]
+    assert way == "stream" or len(metadata["prompt_logprobs"]) == len(metadata["prompt_token_ids"])
+    assert metadata["metrics"]["time_to_first_token_ms"] > 0
 
 
-def test_structured_outputs_per_call(llm, sent):
-    assert llm.invoke("Yes or no?", structured_outputs={"choice": ["yes", "no"]}).text in ("yes", "no")
-    assert llm.invoke("Yes or no?", guided_choice=["yes", "no"]).text in ("yes", "no")
-    bodies = sent.bodies("/v1/chat/completions")
-    assert [body["structured_outputs"] for body in bodies] == [{"choice": ["yes", "no"]}] * 2
-
-
-def test_tools(llm, sent):
-    message = llm.bind(top_k=1).bind_tools([get_weather]).invoke("What is the weather in Rome and Oslo?")
-    assert [(call["name"], call["args"]) for call in message.tool_calls] == [
-        ("get_weather", {"city": "Rome"}),
-        ("get_weather", {"city": "Oslo"}),
-    ]
-    assert sent.last.json["top_k"] == 1
-    assert "strict" not in sent.last.json["tools"][0]["function"]
-
-
-def test_a_forced_tool_streamed(llm, sent):
-    message = total(llm.bind_tools([get_weather], tool_choice="get_weather").stream("What is the weather in Rome?"))
-    assert [(call["name"], call["args"]) for call in message.tool_calls] == [("get_weather", {"city": "Rome"})]
-    assert sent.last.json["tools"][0]["function"]["strict"] is True
-
-
-def test_a_tool_loop(llm):
-    llm = llm.bind_tools([get_weather])
-    messages = [HumanMessage("What is the weather in Tokyo?")]
-    messages.append(llm.invoke(messages))
-    messages.extend(get_weather.invoke(call) for call in messages[-1].tool_calls)
-    assert "sunny" in messages[-1].text
-    last = llm.invoke(messages)
-    assert not last.tool_calls
-    assert last.text
-
-
-@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
-@pytest.mark.parametrize("schema", [City, CityDict], ids=["pydantic", "typeddict"])
-def test_structured_output(llm, sent, schema, method):
-    found = llm.with_structured_output(schema, method=method).invoke("Give me Rome as json")
-    assert (found.model_dump() if isinstance(found, City) else found) == {"city": "Rome", "n": 1}
-    asked = sent.last.json
-    if method == "json_schema":
-        assert asked["response_format"]["json_schema"]["schema"]["required"] == ["city", "n"]
-    elif method == "json_mode":
-        assert asked["response_format"] == {"type": "json_object"}
+@pytest.mark.parametrize("way", [*WHOLE, *STREAMED])
+def test_every_vllm_field_is_in_the_response_metadata(fault_server, faulty_llm, call, way):
+    of_choice = {"stop_reason": "END", "token_ids": [5, 6], "prompt_logprobs": [None], "routed_experts": "AAAA"}
+    of_reply = {
+        "prompt_token_ids": [1, 2],
+        "prompt_text": "<user>x",
+        "kv_transfer_params": {"host": "a"},
+        "ec_transfer_params": {"host": "b"},
+        "metrics": {"time_to_first_token_ms": 1.5},
+    }
+    if way in WHOLE:
+        reply = payloads.chat("x")
+        reply["choices"][0].update(of_choice)
+        fault_server.reply(faults.json_reply({**reply, **of_reply}))
     else:
-        assert asked["tools"][0]["function"]["strict"] is True
+        chunks = payloads.chat_chunks("x", usage=True)
+        chunks[-2]["choices"][0].update(of_choice)
+        fault_server.reply(faults.sse(*chunks[:-1], {**chunks[-1], **of_reply}))
+    metadata = call(way, faulty_llm).response_metadata
+    assert {name: metadata.get(name) for name in {**of_choice, **of_reply}} == {**of_choice, **of_reply}
 
 
-def test_structured_output_streamed(llm):
-    assert list(llm.with_structured_output(City).stream("Give me Rome as json")) == [City(city="Rome", n=1)]
-    growing = list(llm.with_structured_output(CityDict).stream("Give me Rome as json"))
-    assert growing[-1] == {"city": "Rome", "n": 1}
-    assert len(growing) > 2
+# Stock ChatOpenAI: of a stream chunk by chunk only; of v3 events the last chunk's only.
+@recorded
+@pytest.mark.parametrize("way", ["invoke", "stream", "events_v3"])
+def test_log_probabilities(llm, sent, call, way):
+    message = call(way, llm, CAPITAL, logprobs=True, top_logprobs=2)
+    tokens = message.response_metadata["logprobs"]["content"]
+    assert "".join(item["token"] for item in tokens).removesuffix("<|im_end|>") == TOKYO
+    assert all(len(item["top_logprobs"]) == 2 and item["logprob"] <= 0 for item in tokens)
+    assert (sent.last.json["logprobs"], sent.last.json["top_logprobs"]) == (True, 2)
 
 
-async def test_structured_output_with_reasoning_and_raw(llm):
-    city = llm.bind(chat_template_kwargs=THINK).with_structured_output(City, include_raw=True)
-    found = await city.ainvoke("Give me Rome as json")
-    assert found["parsed"] == City(city="Rome", n=1)
-    assert found["raw"].additional_kwargs["reasoning_content"].strip()
+# Stock ChatOpenAI: each generation carries the usage of the whole request, and tracers count it n times.
+@recorded
+async def test_usage_of_several_choices_counts_once(llm, sent):
+    handler = UsageMetadataCallbackHandler()
+    bound = llm.bind(n=3, temperature=0.5, seed=1)
+    for result in (
+        await llm.agenerate([[HumanMessage(CAPITAL)]], n=3, temperature=0.5, seed=1, callbacks=[handler]),
+        llm.generate([[HumanMessage(CAPITAL)]], n=3, temperature=0.5, seed=1),
+    ):
+        generations = result.generations[0]
+        assert len(generations) == 3
+        assert all(generation.message.text for generation in generations)
+        total = result.llm_output["token_usage"]["completion_tokens"]
+        assert total > generations[0].message.usage_metadata["input_tokens"]
+        summed = _get_usage_metadata_from_generations([[dumpd(generation)["kwargs"] for generation in generations]])
+        usages = [generation.message.usage_metadata for generation in generations]
+        assert [usage["output_tokens"] if usage else None for usage in usages] == [total, None, None]
+        assert summed["output_tokens"] == total
+        assert result.llm_output["model_name"] == "tiny"
+        assert {generation.message.response_metadata["model_name"] for generation in generations} == {"tiny"}
+    assert handler.usage_metadata["tiny"]["output_tokens"] == total
+    assert bound.invoke(CAPITAL).usage_metadata["output_tokens"] == total
+    assert sent.last.json["n"] == 3
 
 
-def test_truncated_structured_output(llm):
-    with pytest.raises(e.TruncatedOutput) as caught:
-        llm.with_structured_output(City).invoke("Give me Rome as json", max_tokens=3)
-    assert caught.value.partial.startswith("{")
+# Roles. Stock ChatOpenAI: a HumanMessage, or a ChatMessage without tool calls; with usage, an AttributeError.
 
 
-def test_errors(llm):
-    from langchain_core.exceptions import ContextOverflowError, ModelInvalidRequestError, ModelNotFoundError
+@pytest.mark.parametrize("role", ["user", "tool", "bot", None])
+@pytest.mark.parametrize("way", ["invoke", "stream", "astream", "events_v3"])
+def test_reply_is_an_ai_message_whatever_its_role(faulty_llm, fault_server, call, way, role):
+    tool_call = payloads.tool_call("add", "{}")
 
-    with pytest.raises(ModelNotFoundError, match="It serves: tiny"):
+    async def run(exchange):
+        if exchange.request.json.get("stream"):
+            chunks = payloads.chat_chunks("Hi", tool_calls=[tool_call])
+            chunks[0]["choices"][0]["delta"]["role"] = role
+            await faults.sse(*chunks)(exchange)
+        else:
+            reply = payloads.chat("Hi", tool_calls=[tool_call])
+            reply["choices"][0]["message"]["role"] = role
+            await faults.json_reply(reply)(exchange)
+
+    fault_server.reply(run)
+    message = call(way, faulty_llm)
+    assert isinstance(message, AIMessage)
+    assert message.text == "Hi"
+    assert [tool["name"] for tool in message.tool_calls] == ["add"]
+
+
+# OpenAI's rules that go by the model's name, and its other API.
+
+
+@pytest.mark.parametrize("name", ["o1-mini", "gpt-5", "gpt-5.2-pro", "codex"])
+def test_model_names_like_openais_change_nothing(make_fault_server, name):
+    server = make_fault_server(models=(name,))
+    ChatVLLM(base_url=server.url, model=name, temperature=0.3).invoke([("system", "be brief"), ("user", "hi")])
+    body = server.posts(CHAT)[0].json
+    assert (body["temperature"], body["messages"][0]["role"]) == (0.3, "system")
+
+
+# Stock ChatOpenAI sends each of these to /v1/responses, whose content is a list and which loses vLLM's own fields.
+@pytest.mark.parametrize("given", [{"output_version": "responses/v1"}, {"model": "codex-mini"}, {"model": "gpt-6"}])
+@pytest.mark.parametrize("way", [*WHOLE, *STREAMED])
+def test_responses_api_is_never_used(make_fault_server, call, given, way):
+    server = make_fault_server(models=(given.get("model", "stub"),))
+    assert call(way, ChatVLLM(base_url=server.url, **given)).text == "x"
+    assert {request.route for request in server.requests} & {"/v1/responses"} == set()
+
+
+def test_responses_api_is_rejected():
+    for given in ({"use_responses_api": True}, {"use_responses_api": None, "model": "codex-mini"}):
+        with pytest.raises(ValueError, match="chat completions only"):
+            ChatVLLM(**given)
+    assert ChatVLLM(use_responses_api=None).use_responses_api is False
+
+
+@recorded
+def test_errors_are_langchains_own(llm):
+    with pytest.raises(lc.ModelNotFoundError, match="It serves: tiny"):
         llm.invoke(CAPITAL, model="nope")
-    with pytest.raises(ContextOverflowError, match="--max-model-len"):
+    with pytest.raises(lc.ContextOverflowError, match="--max-model-len"):
         llm.invoke("word " * 5000)
-    for call in (llm.invoke, lambda *a, **k: list(llm.stream(*a, **k))):
-        with pytest.raises(ModelInvalidRequestError, match="Invalid grammar"):
+    for call in (llm.invoke, lambda *args, **kwargs: list(llm.stream(*args, **kwargs))):
+        with pytest.raises(lc.ModelInvalidRequestError, match="Invalid grammar"):
             call(CAPITAL, structured_outputs={"grammar": "root ::= ((("})

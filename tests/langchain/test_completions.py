@@ -1,24 +1,25 @@
-"""VLLM, the text completion model, on a real vLLM."""
+"""VLLM, the text completion model."""
 
+import asyncio
 import copy
 import pickle
 
+import langchain_core.exceptions as lc
 import pytest
-
-pytest.importorskip("langchain_openai")
-
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import VLLM
-
-pytestmark = pytest.mark.vllm("tiny")
+from vllm_adapters.testing import faults, payloads
 
 HELLO = "user:Hello\nassistant:"
 CAPITAL = "user:What is the capital of Japan?\nassistant:"
+TOKYO = "The capital of Japan is Tokyo."
 PATH = "/v1/completions"
+
+recorded = pytest.mark.vllm("tiny")
 
 
 @pytest.fixture
@@ -26,13 +27,23 @@ def llm(vllm_url):
     return VLLM(base_url=vllm_url, max_tokens=40, max_retries=0)
 
 
-def test_only_what_is_given_is_sent(vllm_url, sent):
-    # Stock: temperature 0.7, max_tokens 256, top_p 1, n 1, ... always, over the server's own defaults.
-    assert VLLM(base_url=vllm_url).invoke(CAPITAL) == "The capital of Japan is Tokyo."
+@pytest.fixture
+def faulty_llm(fault_server):
+    return VLLM(base_url=fault_server.url, model="stub", max_retries=0, timeout=5)
+
+
+# Parameters
+
+
+# Stock: temperature 0.7, max_tokens 256, top_p 1, n 1, ... always, over the server's own defaults.
+@recorded
+def test_only_given_parameters_are_sent(vllm_url, sent):
+    assert VLLM(base_url=vllm_url).invoke(CAPITAL) == TOKYO
     assert sent.bodies(PATH) == [{"model": "tiny", "prompt": [CAPITAL]}]
 
 
-def test_parameters_of_three_levels(vllm_url, sent):
+@recorded
+def test_parameters_of_every_level(vllm_url, sent):
     llm = VLLM(base_url=vllm_url, top_k=5, min_p=0.1, max_tokens=3, extra_body={"seed": 1})
     llm.bind(top_k=2).invoke(HELLO, max_tokens=2, min_p=None, stop=["."], extra_body={"priority": 0})
     assert sent.bodies(PATH)[-1] == {
@@ -41,8 +52,77 @@ def test_parameters_of_three_levels(vllm_url, sent):
     }
 
 
+@recorded
+@pytest.mark.parametrize(
+    ("wrong", "error", "words"),
+    [
+        ({"topk": 1}, e.UnknownParameter, "Did you mean `top_k`"),
+        ({"best_of": 3}, e.UnsupportedParameter, "Use n"),
+        ({"top_k": "many"}, e.InvalidRequest, "top_k"),
+    ],
+    ids=["unknown", "unsupported", "invalid"],
+)
+def test_wrong_parameter_is_rejected(llm, wrong, error, words):
+    with pytest.raises(error, match=words):
+        llm.invoke(HELLO, **wrong)
+
+
+def test_unknown_constructor_argument_is_rejected():
+    with pytest.raises(e.UnknownParameter, match="Did you mean `top_k`"):
+        VLLM(topk=1)
+
+
+def test_stop_is_sent_by_every_method(fault_server, faulty_llm):
+    async def run():
+        await faulty_llm.ainvoke("one", stop=["."])
+        await faulty_llm.abatch(["one"], stop=["."])
+        await faulty_llm.agenerate(["one"], ["."])
+        return [piece async for piece in faulty_llm.astream("one", stop=["."])]
+
+    faulty_llm.invoke("one", stop=["."])
+    faulty_llm.batch(["one"], stop=["."])
+    faulty_llm.generate(["one"], ["."])
+    list(faulty_llm.stream("one", stop=["."]))
+    asyncio.run(run())
+    assert [request.json.get("stop") for request in fault_server.posts()] == [["."]] * 8
+
+
+def test_older_server_gets_its_own_names(make_fault_server):
+    server = make_fault_server(version="0.10.2")
+    VLLM(base_url=server.url, model="stub").invoke("one", structured_outputs={"regex": "o.*"})
+    assert server.posts()[-1].json["guided_regex"] == "o.*"
+
+
+# Stock: needs tiktoken, then "Unknown model".
+@recorded
+def test_max_tokens_of_the_whole_context(vllm_url, sent):
+    assert VLLM(base_url=vllm_url, max_tokens=-1).invoke(CAPITAL) == TOKYO
+    tokens = VLLMServer(vllm_url).tokenize(CAPITAL)
+    assert sent.bodies(PATH)[-1]["max_tokens"] == tokens.max_model_len - tokens.count
+
+
+def test_whole_context_is_that_of_the_requested_model(make_fault_server):
+    server = make_fault_server(models=("one", "two"))
+    llm = VLLM(base_url=server.url, model="one", max_tokens=-1)
+    llm.invoke("a b", model="two")
+    asyncio.run(llm.ainvoke("a b", model="two"))
+    list(llm.stream("a b", model="two"))
+    assert [request.json["model"] for request in server.posts("/tokenize")] == ["two"] * 3
+
+
+@recorded
+def test_suffix_error_is_the_servers(llm, sent):
+    with pytest.raises(e.InvalidRequest, match="suffix is only supported"):
+        llm.invoke("def f(x):", suffix="return y")
+    assert sent.bodies(PATH)[-1]["suffix"] == "return y"
+
+
+# Completions
+
+
+# Stock loses prompt_logprobs and stop_reason.
+@recorded
 def test_many_prompts_in_one_request(llm, sent):
-    # Stock loses prompt_logprobs and stop_reason.
     result = llm.generate([HELLO, CAPITAL], stop=["Tokyo"], prompt_logprobs=1)
     (hello,), (capital,) = result.generations
     assert hello.text.startswith("Hello!")
@@ -57,6 +137,7 @@ def test_many_prompts_in_one_request(llm, sent):
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
+@recorded
 def test_batches(vllm_url, sent):
     llm = VLLM(base_url=vllm_url, max_tokens=2, batch_size=2)
     result = llm.generate([HELLO, CAPITAL, HELLO])
@@ -65,32 +146,47 @@ def test_batches(vllm_url, sent):
     assert result.llm_output["token_usage"]["completion_tokens"] == 6
 
 
+@recorded
 def test_several_completions(llm):
     result = llm.generate([HELLO, CAPITAL], n=2, temperature=1.0, seed=7, max_tokens=3)
     assert [len(generations) for generations in result.generations] == [2, 2]
 
 
+@recorded
 def test_echo_and_logprobs(llm):
     (generation,) = llm.generate([HELLO], echo=True, logprobs=1, max_tokens=1).generations[0]
     assert generation.text.startswith(HELLO)
     assert generation.generation_info["logprobs"]["tokens"][-1].strip() == "Hello"
 
 
-def test_a_suffix_is_refused_with_the_servers_words(llm, sent):
-    with pytest.raises(e.InvalidRequest, match="suffix is only supported"):
-        llm.invoke("def f(x):", suffix="return y")
-    assert sent.bodies(PATH)[-1]["suffix"] == "return y"
+def test_too_few_choices_raise(fault_server, faulty_llm):
+    one = {"index": 0, "text": "only one", "finish_reason": "stop", "logprobs": None}
+    fault_server.reply(faults.json_reply({"object": "text_completion", "choices": [one], "model": "stub"}))
+    with pytest.raises(e.InvalidResponse, match="1 results for 2 inputs"):
+        faulty_llm.generate(["one", "two"])
 
 
-def test_all_the_room_there_is(vllm_url, sent):
-    # Stock: needs tiktoken, then "Unknown model".
-    llm = VLLM(base_url=vllm_url, max_tokens=-1)
-    assert llm.invoke(CAPITAL) == "The capital of Japan is Tokyo."
-    room = VLLMServer(vllm_url).tokenize(CAPITAL)
-    assert sent.bodies(PATH)[-1]["max_tokens"] == room.max_model_len - room.count
+def test_choices_are_sorted_by_index(fault_server, faulty_llm):
+    def choice(index, text):
+        return {"index": index, "text": text, "finish_reason": "stop", "logprobs": None}
+
+    shuffled = {"object": "text_completion", "choices": [choice(1, "second"), choice(0, "first")], "model": "stub"}
+    fault_server.reply(faults.json_reply(shuffled))
+    result = faulty_llm.generate(["one", "two"])
+    assert [generations[0].text for generations in result.generations] == ["first", "second"]
 
 
-class Heard(BaseCallbackHandler):
+# A server with a reasoning parser enforces no constraint on this route.
+@recorded
+def test_ignored_constraint_raises(llm):
+    with pytest.raises(e.ConstraintNotEnforced, match="use chat"):
+        llm.invoke(HELLO, structured_outputs={"choice": ["yes", "no"]})
+
+
+# Streams
+
+
+class Recorder(BaseCallbackHandler):
     def __init__(self):
         self.tokens, self.result = [], None
 
@@ -101,83 +197,98 @@ class Heard(BaseCallbackHandler):
         self.result = response
 
 
+# Stock: no usage in a stream.
+@recorded
 def test_stream(llm, sent):
-    # Stock: no usage in a stream.
-    heard = Heard()
-    pieces = list(llm.stream(CAPITAL, config={"callbacks": [heard]}, logprobs=1))
-    assert "".join(pieces) == "The capital of Japan is Tokyo."
-    assert heard.tokens == pieces
-    (generation,) = heard.result.generations[0]
+    recorder = Recorder()
+    pieces = list(llm.stream(CAPITAL, config={"callbacks": [recorder]}, logprobs=1))
+    assert "".join(pieces) == TOKYO
+    assert recorder.tokens == pieces
+    (generation,) = recorder.result.generations[0]
     assert generation.generation_info["finish_reason"] == "stop"
     assert generation.generation_info["token_usage"]["completion_tokens"] >= len(pieces) - 1
     assert len(generation.generation_info["logprobs"]["tokens"]) >= 5
     assert sent.last.json["stream_options"] == {"include_usage": True}
 
 
+@recorded
 async def test_async(llm):
-    assert await llm.ainvoke(CAPITAL) == "The capital of Japan is Tokyo."
-    assert "".join([piece async for piece in llm.astream(CAPITAL)]) == "The capital of Japan is Tokyo."
+    assert await llm.ainvoke(CAPITAL) == TOKYO
+    assert "".join([piece async for piece in llm.astream(CAPITAL)]) == TOKYO
 
 
+@recorded
 @pytest.mark.parametrize("life", ["sync", "async"])
-async def test_streaming_for_whoever_only_invokes(vllm_url, life):
+async def test_generate_with_streaming(vllm_url, life):
     llm = VLLM(base_url=vllm_url, streaming=True)
     result = llm.generate([CAPITAL, HELLO]) if life == "sync" else await llm.agenerate([CAPITAL, HELLO])
-    assert result.generations[0][0].text == "The capital of Japan is Tokyo."
+    assert result.generations[0][0].text == TOKYO
     assert result.llm_output["token_usage"]["prompt_tokens"] > 10
 
 
-def test_one_stream_is_one_text(llm):
-    with pytest.raises(e.InvalidRequest, match=r"n must be 1.*without streaming"):
-        list(llm.stream(HELLO, n=2))
+def test_streaming_several_completions_raises(faulty_llm, fault_server):
+    with pytest.raises(e.InvalidRequest, match="`n` must be 1"):
+        list(faulty_llm.stream(HELLO, n=2))
+    assert not fault_server.posts()
 
 
-def test_the_cache_tells_calls_apart(vllm_url, sent):
-    # Stock: the second call gets the answer of the first, LangChain's key has no call parameters.
+# Stock: the truncated text, as if it were complete.
+@pytest.mark.parametrize("run", ["invoke", "ainvoke", "stream", "astream"])
+def test_truncated_stream_raises(fault_server, run):
+    llm = VLLM(base_url=fault_server.url, model="stub", max_retries=0, streaming="invoke" in run)
+    fault_server.reply(faults.sse(*payloads.completion_chunks("one two three", finish_reason=None), end="clean"))
+
+    async def drain():
+        return [piece async for piece in llm.astream("one")]
+
+    runs = {
+        "invoke": lambda: llm.invoke("one"),
+        "ainvoke": lambda: asyncio.run(llm.ainvoke("one")),
+        "stream": lambda: list(llm.stream("one")),
+        "astream": lambda: asyncio.run(drain()),
+    }
+    with pytest.raises(lc.ModelConnectionError) as caught:
+        runs[run]()
+    assert isinstance(caught.value, e.IncompleteStream)
+    assert caught.value.partial == "one two three"
+
+
+def test_break_closes_the_connection(faulty_llm, fault_server):
+    fault_server.reply(faults.sse(*payloads.completion_chunks("word " * 400), pause=0.05))
+    for _ in faulty_llm.stream("x"):
+        break
+    assert fault_server.wait_for(lambda: fault_server.posts()[0].disconnected_at is not None, timeout=5)
+
+
+# As an object
+
+
+# Stock: the second call gets the completion of the first, as LangChain's key has no call parameters.
+@recorded
+def test_cache_distinguishes_parameters_of_calls(vllm_url, sent):
     llm = VLLM(base_url=vllm_url, cache=InMemoryCache())
     assert llm.invoke(CAPITAL, max_tokens=1) == "The"
-    assert llm.invoke(CAPITAL, max_tokens=20) == "The capital of Japan is Tokyo."
+    assert llm.invoke(CAPITAL, max_tokens=20) == TOKYO
     assert llm.bind(max_tokens=1).invoke(CAPITAL) == "The"
     assert len(sent.bodies(PATH)) == 2
 
 
-def test_an_ignored_constraint_is_no_answer(llm):
-    # A server with a reasoning parser enforces none on this route.
-    with pytest.raises(e.ConstraintNotEnforced, match="use chat"):
-        llm.invoke(HELLO, structured_outputs={"choice": ["yes", "no"]})
-
-
-@pytest.mark.parametrize(
-    ("wrong", "error", "words"),
-    [
-        ({"topk": 1}, e.UnknownParameter, "Did you mean `top_k`"),
-        ({"best_of": 3}, e.UnsupportedParameter, "Use n"),
-        ({"top_k": "many"}, e.InvalidRequest, "top_k"),
-    ],
-)
-def test_what_is_refused(vllm_url, llm, wrong, error, words):
-    with pytest.raises(error, match=words):
-        llm.invoke(HELLO, **wrong)
-
-
-def test_an_unknown_constructor_argument():
-    with pytest.raises(e.UnknownParameter, match="Did you mean `top_k`"):
-        VLLM(topk=1)
-
-
+@recorded
 def test_token_counts(llm, sent):
     assert llm.get_num_tokens("Hello there") == len(llm.get_token_ids("Hello there")) > 0
     assert len(sent.bodies("/tokenize")) == 1
 
 
-def test_travels_without_the_key(vllm_url):
+@recorded
+def test_copies_and_pickles(vllm_url):
     llm = VLLM(base_url=vllm_url, api_key="sk-canary", default_headers={"x-secret": "canary"}, max_tokens=2)
-    dump = pickle.dumps(llm)
-    assert b"canary" not in dump
+    packed = pickle.dumps(llm)
+    assert b"canary" not in packed
     assert "canary" not in repr(llm) + str(llm) + llm.model_dump_json()
-    assert pickle.loads(dump).invoke(HELLO) == copy.deepcopy(llm).invoke(HELLO) == "Hello!"
+    assert pickle.loads(packed).invoke(HELLO) == copy.deepcopy(llm).invoke(HELLO) == "Hello!"
 
 
+@recorded
 def test_another_model_of_a_shared_server(vllm_url, sent):
     server = VLLMServer(vllm_url, model="tiny")
     assert VLLM(server=server, max_tokens=2).invoke(HELLO) == "Hello!"

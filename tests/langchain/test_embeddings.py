@@ -1,13 +1,10 @@
-"""VLLMEmbeddings on a real vLLM, and LangChain's own suites for embeddings."""
+"""VLLMEmbeddings, and LangChain's own suites for embeddings."""
 
 import copy
 import pickle
 
 import numpy as np
 import pytest
-
-pytest.importorskip("langchain_openai")
-
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
@@ -16,7 +13,8 @@ from vllm_adapters import errors as e
 from vllm_adapters.langchain import VLLMEmbeddings
 
 PATH = "/v1/embeddings"
-minilm = pytest.mark.vllm("minilm")
+
+recorded = pytest.mark.vllm("minilm")
 
 
 class TestUnit(EmbeddingsUnitTests):
@@ -34,7 +32,7 @@ class TestUnit(EmbeddingsUnitTests):
         return env, {"model": "minilm"}, {"base_url": "http://gpu:8000/v1"}
 
 
-@minilm
+@recorded
 class TestIntegration(EmbeddingsIntegrationTests):
     @property
     def embeddings_class(self):
@@ -45,10 +43,10 @@ class TestIntegration(EmbeddingsIntegrationTests):
         return {"max_retries": 0}
 
 
-@minilm
+# Stock: token ids of an OpenAI tokenizer, which are other texts to the served model.
+@recorded
 @pytest.mark.parametrize("life", ["sync", "async"])
-async def test_texts_go_as_they_are(vllm_url, sent, life):
-    # Stock: token ids of an OpenAI tokenizer, which are other texts to the served model.
+async def test_texts_are_sent_as_they_are(vllm_url, sent, life):
     embeddings = VLLMEmbeddings(
         base_url=vllm_url, query_instruction="Instruct: find\nQuery: ", document_instruction="passage:\n", batch_size=2
     )
@@ -67,7 +65,7 @@ async def test_texts_go_as_they_are(vllm_url, sent, life):
     assert isinstance(query[0], float)
 
 
-@minilm
+@recorded
 def test_parameters(vllm_url, sent):
     usage = []
     embeddings = VLLMEmbeddings(
@@ -79,46 +77,46 @@ def test_parameters(vllm_url, sent):
     assert usage == [256]
 
 
-@minilm
-def test_a_text_that_is_too_long(vllm_url):
+def test_older_server_lacks_a_parameter(make_fault_server):
+    server = make_fault_server(version="0.10.2")
+    with pytest.raises(e.UnsupportedParameter, match=r"0\.10\.2.*cache_salt"):
+        VLLMEmbeddings(base_url=server.url, model="stub", cache_salt="pepper").embed_query("one")
+
+
+@recorded
+def test_too_long_text_raises(vllm_url):
     with pytest.raises(e.ContextLengthExceeded, match="truncate_prompt_tokens=-1"):
         VLLMEmbeddings(base_url=vllm_url).embed_documents(["short", "word " * 500])
 
 
-@minilm
-def test_dimensions_of_a_model_that_cannot(vllm_url, sent):
+@recorded
+def test_dimensions_of_a_model_without_matryoshka_raise(vllm_url, sent):
     with pytest.raises(e.FeatureNotEnabled, match="matryoshka"):
         VLLMEmbeddings(base_url=vllm_url, dimensions=64).embed_query("a")
     assert sent.bodies(PATH)[-1]["dimensions"] == 64
 
 
-@minilm
+@recorded
 def test_progress(vllm_url, capsys):
     VLLMEmbeddings(base_url=vllm_url, show_progress=True).embed_documents(["a", "b"])
     assert "Embedding documents: 100%" in capsys.readouterr().err
 
 
-def test_nothing_to_embed():
+def test_no_texts():
     assert VLLMEmbeddings().embed_documents([]) == []
 
 
-@pytest.mark.parametrize("wrong", [{"truncate": True}, {"chunk_size": 10}])
-def test_unknown_arguments(wrong):
-    with pytest.raises(e.UnknownParameter):
+@pytest.mark.parametrize("wrong", [{"truncate": True}, {"chunk_size": 10}, {"encoding_format": "float"}])
+def test_unknown_arguments_are_rejected(wrong):
+    with pytest.raises(e.InvalidRequest, match=f"`{next(iter(wrong))}` is not"):
         VLLMEmbeddings(**wrong)
 
 
-def test_a_key_of_the_wrong_type_is_not_shown():
-    with pytest.raises(TypeError, match="api_key must be a str") as caught:
-        VLLMEmbeddings(api_key=["canary"])
-    assert "canary" not in str(caught.value)
-
-
-@minilm
-def test_travels_without_the_key(vllm_url):
+@recorded
+def test_copies_and_pickles(vllm_url):
     embeddings = VLLMEmbeddings(base_url=vllm_url, api_key="canary", default_headers={"x": "canary"}, batch_size=3)
-    dump = pickle.dumps(embeddings)
-    assert b"canary" not in dump
+    packed = pickle.dumps(embeddings)
+    assert b"canary" not in packed
     assert "canary" not in repr(embeddings) + str(embeddings) + embeddings.model_dump_json()
-    for twin in (pickle.loads(dump), copy.deepcopy(embeddings)):
-        assert (twin.batch_size, len(twin.embed_query("a"))) == (3, 384)
+    for other in (pickle.loads(packed), copy.deepcopy(embeddings)):
+        assert (other.batch_size, len(other.embed_query("a"))) == (3, 384)

@@ -1,9 +1,6 @@
-"""ChatVLLM with a model that sees: images reach it from every place of a conversation, in order."""
+"""ChatVLLM with a vision model: images reach it from every part of a conversation, in order."""
 
 import pytest
-
-pytest.importorskip("langchain_openai")
-
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.content import create_image_block, create_text_block
 from pydantic import BaseModel
@@ -30,9 +27,9 @@ def image(pictures):
 
 
 def test_images_of_a_message(llm, image, sent, pictures):
-    ask = {"type": "text", "text": "What colors are these?"}
-    assert llm.invoke([HumanMessage([ask, image("red"), image("blue")])]).text == "red, blue"
-    assert llm.invoke([HumanMessage([image("blue"), ask, image("red")])]).text == "blue, red"
+    question = {"type": "text", "text": "What colors are these?"}
+    assert llm.invoke([HumanMessage([question, image("red"), image("blue")])]).text == "red, blue"
+    assert llm.invoke([HumanMessage([image("blue"), question, image("red")])]).text == "blue, red"
     parts = sent.last.json["messages"][0]["content"]
     assert [part["type"] for part in parts] == ["image_url", "text", "image_url"]
     assert parts[0]["image_url"] == {"url": f"data:image/png;base64,{pictures['blue']}"}
@@ -45,11 +42,11 @@ def test_standard_blocks(llm, pictures):
 
 
 def test_images_of_a_conversation(llm, image):
-    called = AIMessage("", tool_calls=[{"name": "look", "args": {}, "id": "call-1"}])
+    call = AIMessage("", tool_calls=[{"name": "look", "args": {}, "id": "call-1"}])
     messages = [
         SystemMessage("Be brief."),
         HumanMessage([{"type": "text", "text": "Look at this."}, image("red")]),
-        called,
+        call,
         ToolMessage([image("green")], tool_call_id="call-1"),
         AIMessage("I see 2 images: red, green."),
         HumanMessage([image("blue"), {"type": "text", "text": "Name the colors."}]),
@@ -58,7 +55,7 @@ def test_images_of_a_conversation(llm, image):
     assert "".join(chunk.text for chunk in llm.stream(messages)) == "red, green, blue"
 
 
-async def test_an_object_of_an_image(llm, image):
+async def test_object_from_an_image(llm, image):
     message = HumanMessage([{"type": "text", "text": "Name the colors as json."}, image("blue"), image("green")])
     found = await llm.with_structured_output(Picture, method="json_schema").ainvoke([message])
     assert found == Picture(colors=["blue", "green"])

@@ -1,10 +1,9 @@
-"""Retrieval from end to end: split, embed, store, rerank, answer with citations."""
+"""Retrieval from end to end: split, embed, store, rerank, reply with citations."""
 
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("langchain_openai")
 pytest.importorskip("langchain_text_splitters")
 pytest.importorskip("langchain_classic")
 
@@ -44,12 +43,12 @@ def numbered(documents):
 
 @pytest.mark.vllm("tiny", "minilm", "cross-encoder")
 @pytest.mark.parametrize("life", ["sync", "async"])
-async def test_from_a_text_to_a_cited_answer(vllm_urls, sent, life):
+async def test_cited_answer_from_a_text(vllm_urls, sent, life):
     tokenizer = VLLMTokenizer(VLLMServer(vllm_urls["tiny"]), tokenizer=TINY)
     splitter = RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=0, length_function=tokenizer.count)
     passages = splitter.split_documents([Document(GUIDE, metadata={"source": "guide"})])
     assert len(passages) >= 4
-    assert len(sent.bodies("/tokenize")) == 1, "one question for all chunks"
+    assert len(sent.bodies("/tokenize")) == 1, "one request for all chunks"
 
     store = InMemoryVectorStore(VLLMEmbeddings(base_url=vllm_urls["minilm"], document_instruction="passage: "))
     retriever = ContextualCompressionRetriever(
@@ -73,9 +72,9 @@ async def test_from_a_text_to_a_cited_answer(vllm_urls, sent, life):
         assert (await store.asimilarity_search(question, k=1))[0].page_content.startswith("Tokyo")
         found = await chain.ainvoke(question)
     assert isinstance(found, Cited)
-    (asked,) = sent.bodies("/v1/chat/completions")
-    assert "Tokyo is the capital of Japan" in asked["messages"][0]["content"]
-    assert asked["response_format"]["json_schema"]["name"] == "Cited"
+    (request,) = sent.bodies("/v1/chat/completions")
+    assert "Tokyo is the capital of Japan" in request["messages"][0]["content"]
+    assert request["response_format"]["json_schema"]["name"] == "Cited"
     assert sent.bodies("/minilm/v1/embeddings")[0]["input"][0].startswith("passage: Rome")
     (ranked,) = sent.bodies("/cross-encoder/v1/rerank")
     assert len(ranked["documents"]) == 3
@@ -83,12 +82,12 @@ async def test_from_a_text_to_a_cited_answer(vllm_urls, sent, life):
 
 
 @pytest.mark.vllm("tiny")
-def test_a_splitter_asks_for_each_text_once(vllm_url, sent):
+def test_splitter_requests_each_text_once(vllm_url, sent):
     tokenizer = VLLMTokenizer(VLLMServer(vllm_url), add_special_tokens=False)
     splitter = RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=0, length_function=tokenizer.count)
     chunks = splitter.split_text(GUIDE)
     assert all(tokenizer.count(chunk) <= 60 for chunk in chunks)
-    asked = [body["prompt"] for body in sent.bodies("/tokenize")]
-    assert len(asked) == len(set(asked))
+    texts = [body["prompt"] for body in sent.bodies("/tokenize")]
+    assert len(texts) == len(set(texts))
     assert splitter.split_text(GUIDE) == chunks
-    assert len(sent.bodies("/tokenize")) == len(asked)
+    assert len(sent.bodies("/tokenize")) == len(texts)

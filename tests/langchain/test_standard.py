@@ -1,4 +1,4 @@
-"""LangChain's own standard suites, run as they are."""
+"""LangChain's own standard suites, unchanged."""
 
 import itertools
 import sys
@@ -31,24 +31,24 @@ class TestChatVLLMUnit(ChatModelUnitTests):
 
 @pytest.fixture
 def same_ids(monkeypatch):
-    """Ids that the suite draws at random are sent to the server: a recording needs the same ones again."""
+    """Make the suite's random ids, which are sent to the server, the same as in the recording."""
     numbers = itertools.count(1)
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=next(numbers)))
 
 
 @pytest.fixture
 def recorded_docstrings(request):
-    """The suite's own tools are described by docstrings, which Python 3.13 sends without their indentation."""
-    described = ("tool_message", "few_shot", "unicode_tool_call")
+    """Skip tests whose tools are described by docstrings, which Python 3.13 sends without their indentation."""
+    affected = ("tool_message", "few_shot", "unicode_tool_call")
     recorded = not request.config.getoption("--live")
-    if recorded and sys.version_info >= (3, 13) and any(word in request.node.name for word in described):
+    if recorded and sys.version_info >= (3, 13) and any(word in request.node.name for word in affected):
         pytest.skip("recorded with the docstrings of an older Python; runs with --live")
 
 
 @pytest.mark.usefixtures("same_ids", "recorded_docstrings")
 @pytest.mark.vllm("tiny")
 class TestChatVLLM(ChatModelIntegrationTests):
-    """Not declared: images and audio, which the tiny model does not read; PDFs, for which vLLM has no part."""
+    """Not declared: images and audio, which the tiny model cannot read; PDFs, which vLLM has no content part for."""
 
     @property
     def chat_model_class(self):
@@ -75,14 +75,14 @@ class TestChatVLLM(ChatModelIntegrationTests):
         return {way: ["reasoning_output", "cache_read_input"] for way in ("invoke", "stream")}
 
     def invoke_with_reasoning_output(self, *, stream=False):
-        return self._ask("What is the capital of Japan?", stream, chat_template_kwargs={"enable_thinking": True})
+        return self._reply("What is the capital of Japan?", stream, chat_template_kwargs={"enable_thinking": True})
 
     def invoke_with_cache_read_input(self, *, stream=False):
         long = "The sea is blue and wide. " * 60  # vLLM caches whole blocks of 128 tokens
-        self._ask(long, stream)
-        return self._ask(long, stream)
+        self._reply(long, stream)
+        return self._reply(long, stream)
 
-    def _ask(self, text, stream, **parameters):
+    def _reply(self, text, stream, **parameters):
         llm = ChatVLLM(**self.chat_model_params, **parameters)
         if not stream:
             return llm.invoke(text)

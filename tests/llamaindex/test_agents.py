@@ -44,7 +44,7 @@ async def events_of(handler):
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_a_function_agent(llm, sent, streaming):
+async def test_function_agent_calls_a_tool(llm, sent, streaming):
     # Stock: runs if is_chat_model and is_function_calling_model are set.
     agent = FunctionAgent(tools=[get_weather, add], llm=llm, system_prompt="Use tools.", streaming=streaming)
     handler = agent.run("What is the weather in Rome?")
@@ -64,7 +64,7 @@ async def test_a_function_agent(llm, sent, streaming):
     assert second["messages"][-1]["tool_call_id"] == second["messages"][-2]["tool_calls"][0]["id"]
 
 
-async def test_two_calls_of_a_function_agent(llm):
+async def test_function_agent_calls_two_tools(llm):
     agent = FunctionAgent(tools=[get_weather, add], llm=llm)
     handler = agent.run("What is the weather in Rome and Oslo?")
     events = await events_of(handler)
@@ -72,7 +72,7 @@ async def test_two_calls_of_a_function_agent(llm):
     assert [event.tool_kwargs for event in events if type(event) is ToolCall] == [{"city": "Rome"}, {"city": "Oslo"}]
 
 
-async def test_a_thinking_agent(sent):
+async def test_agent_reports_and_replays_thinking(sent):
     llm = VLLM(temperature=0, max_tokens=100, chat_template_kwargs={"enable_thinking": True}, replay_reasoning=True)
     agent = FunctionAgent(tools=[get_weather], llm=llm)
     handler = agent.run("What is the weather in Rome?")
@@ -85,7 +85,7 @@ async def test_a_thinking_agent(sent):
     assert replayed[0] in thought
 
 
-async def test_a_workflow_of_agents(llm, sent):
+async def test_workflow_of_agents(llm, sent):
     weather = FunctionAgent(name="weather", description="Knows the weather.", tools=[get_weather], llm=llm)
     sums = FunctionAgent(name="sums", description="Adds.", tools=[add], llm=llm)
     workflow = AgentWorkflow(agents=[sums, weather], root_agent="sums")
@@ -96,8 +96,8 @@ async def test_a_workflow_of_agents(llm, sent):
     assert {tool["function"]["name"] for tool in sent.bodies(CHAT)[0]["tools"]} == {"add", "handoff"}
 
 
-async def test_a_react_agent(llm, sent):
-    # This model has not learned the format of ReAct: it is held to it.
+async def test_react_agent(llm, sent):
+    # This model has not learned the format of ReAct: a regex enforces it.
     step = r"Thought: I can answer without using any more tools\.\nAnswer: [a-z]{1,8}\."
     llm.structured_outputs = {"regex": step}
     agent = ReActAgent(tools=[get_weather], llm=llm)
@@ -106,14 +106,14 @@ async def test_a_react_agent(llm, sent):
     assert "get_weather" in sent.last.json["messages"][0]["content"]
 
 
-async def test_a_cut_call_stops_the_agent(llm):
+async def test_truncated_tool_call_stops_the_agent(llm):
     llm.max_tokens = 12
     agent = FunctionAgent(tools=[add], llm=llm, initial_tool_choice="add")
     with pytest.raises(e.TruncatedOutput):
         await agent.run("Add 17 and 4")
 
 
-async def test_a_chat_engine(llm, sent):
+async def test_chat_engine(llm, sent):
     engine = SimpleChatEngine.from_defaults(llm=llm, system_prompt="Be brief.")
     engine.chat("My name is Ada")
     assert "Ada" in str(await engine.achat("What is my name?"))
@@ -129,7 +129,7 @@ async def test_a_chat_engine(llm, sent):
     ]
 
 
-async def test_predict_with_a_system_prompt(sent):
+async def test_predict_sends_the_system_prompt(sent):
     llm = VLLM(temperature=0, system_prompt="Be brief.")
     prompt = PromptTemplate("What is the capital of {country}?")
     assert "Tokyo" in llm.predict(prompt, country="Japan")

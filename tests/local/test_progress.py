@@ -1,3 +1,5 @@
+"""Progress on standard error."""
+
 import io
 
 import pytest
@@ -6,23 +8,23 @@ from rich.console import Console
 from vllm_adapters.local.progress import Progress
 
 
-def test_without_a_terminal_each_step_is_one_line(capsys):
+def test_each_step_is_one_line_without_a_terminal(capsys):
     progress = Progress()
     with progress.step("installing"):
-        progress.now("Collecting torch")
-    progress.say("done [in] 3 s")
+        progress.update("Collecting torch")
+    progress.print("done [in] 3 s")
     assert capsys.readouterr() == ("", "installing ...\ndone [in] 3 s\n")
 
 
-def test_quiet_says_nothing(capsys):
+def test_quiet_prints_nothing(capsys):
     progress = Progress(quiet=True)
     with progress.step("installing"):
-        progress.now("Collecting torch")
-        progress.say("done")
+        progress.update("Collecting torch")
+        progress.print("done")
     assert capsys.readouterr() == ("", "")
 
 
-def test_on_a_terminal_the_live_line_fits(monkeypatch):
+def test_live_line_fits_the_terminal(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(
         "rich.console.Console",
@@ -30,15 +32,15 @@ def test_on_a_terminal_the_live_line_fits(monkeypatch):
     )
     progress = Progress()
     with progress.step("installing"):
-        progress.now("Downloading [torch] " + "x" * 200)
-        progress.say("a line that stays")
-    shown = screen.getvalue()
-    assert "a line that stays\n" in shown
-    assert "Downloading [torch] xxx" in shown
-    assert "x" * 60 not in shown
+        progress.update("Downloading [torch] " + "x" * 200)
+        progress.print("a permanent line")
+    output = screen.getvalue()
+    assert "a permanent line\n" in output
+    assert "Downloading [torch] xxx" in output
+    assert "x" * 60 not in output
 
 
-def test_a_step_that_fails_ends_its_line():
+def test_failed_step_propagates_its_error():
     progress = Progress(quiet=True)
     with pytest.raises(RuntimeError), progress.step("installing"):
         raise RuntimeError

@@ -1,46 +1,89 @@
-"""What the recipes are, and what they print."""
+"""Fixtures that run a recipe and check what it prints."""
 
 import re
 import runpy
 import sys
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
-FRAMEWORKS = {"langchain": "langchain_openai", "llamaindex": "llama_index.core", "haystack": "haystack"}
-PRINTED = tomllib.loads((Path(__file__).parent / "printed.toml").read_text(encoding="utf-8"))
+MODULES = {
+    "vllm-adapters[langchain]": "langchain_openai",
+    "vllm-adapters[llamaindex]": "llama_index.core",
+    "vllm-adapters[haystack]": "haystack",
+    "langchain>=1.4,<2": "langchain.agents",
+}
+"""A module of each requirement, to find out whether it is installed."""
+OUTPUTS = tomllib.loads((Path(__file__).parent / "printed.toml").read_text(encoding="utf-8"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", 'recipe(name): the recipe of a test; "{framework}" stands for the parameter of that name'
+    )
 
 
 @pytest.fixture
-def cook(capsys, monkeypatch):
-    """Runs a recipe and returns the lines it printed."""
+def recipe(request: pytest.FixtureRequest) -> Path:
+    """The recipe of a test, from its marker."""
+    name: str = request.node.get_closest_marker("recipe").args[0]
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    return RECIPES / f"{name.format(**parameters)}.py"
 
-    def run(name: str, *arguments: object, **environ: str) -> list[str]:
-        for framework, module in FRAMEWORKS.items():
-            if name.endswith(framework):
-                pytest.importorskip(module)
+
+@pytest.fixture
+def requirements() -> Callable[[Path], list[str]]:
+    """A function that returns the requirements in a recipe's header."""
+
+    def read(program: Path) -> list[str]:
+        header = re.match(r"# /// script\n((?:# .*\n)+)# ///\n", program.read_text(encoding="utf-8"))
+        assert header, "the script header is missing"
+        found: list[str] = tomllib.loads(re.sub(r"^# ", "", header[1], flags=re.M))["dependencies"]
+        return found
+
+    return read
+
+
+@pytest.fixture
+def run_recipe(
+    recipe: Path,
+    requirements: Callable[[Path], list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., list[str]]]:
+    """A function that runs the recipe of the test and returns the lines it printed; the test must call it."""
+    calls = 0
+
+    def run(*arguments: object, **environ: str) -> list[str]:
+        nonlocal calls
+        calls += 1
+        for requirement in requirements(recipe):
+            if requirement in MODULES:
+                pytest.importorskip(MODULES[requirement])
         for variable, value in environ.items():
             monkeypatch.setenv(variable, value)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
+        monkeypatch.setattr(sys, "argv", [recipe.name, *map(str, arguments)])
+        runpy.run_path(str(recipe), run_name="__main__")
         return capsys.readouterr().out.splitlines()
 
     for variable in ("VLLM_MODEL", "VLLM_EMBED_BASE_URL", "VLLM_RERANK_BASE_URL"):
         monkeypatch.delenv(variable, raising=False)
-    return run
+    yield run
+    assert calls, "the test did not run its recipe"
 
 
 @pytest.fixture
-def printed():
-    """Checks the lines that a recipe printed, run as its header says."""
+def check_output(recipe: Path) -> Callable[[list[str]], None]:
+    """A function that compares the lines of the recipe with ``printed.toml``; blank lines do not count."""
 
-    def check(name: str, lines: list[str]) -> None:
-        expected = PRINTED.get(name) or PRINTED[name.partition("_in_")[0]]
+    def check(lines: list[str]) -> None:
+        expected = OUTPUTS.get(recipe.stem) or OUTPUTS[recipe.stem.partition("_in_")[0]]
         lines = [line for line in lines if line.strip()]
         assert len(lines) == len(expected), lines
         for line, pattern in zip(lines, expected, strict=True):
-            assert re.fullmatch(pattern, line.strip()), f"{line!r} is not {pattern!r}"
+            assert re.fullmatch(pattern, line.strip()), f"{line!r} does not match {pattern!r}"
 
     return check

@@ -11,6 +11,7 @@ from vllm_adapters._request.availability import (
     fields,
     names,
 )
+from vllm_adapters._request.body import set_fields
 from vllm_adapters.params import (
     CONSTRAINTS,
     MODELS,
@@ -21,8 +22,8 @@ from vllm_adapters.params import (
     RepetitionDetection,
     RerankParams,
     StructuredOutputs,
-    set_fields,
-    validated,
+    adapter,
+    schema_or_error,
 )
 
 # The inputs of a request. They are arguments of methods, so the models do not have them.
@@ -34,6 +35,13 @@ INPUTS = {
     "rerank": frozenset({"model", "query", "documents"}),
     "tokenize": frozenset({"model", "prompt", "messages", "tools"}),
 }
+
+
+def validated(model, values):
+    """Validate parameters as a request does."""
+    given = {name: value for name, value in values.items() if value is not None}
+    found = adapter(model).validate_python(given)
+    return adapter(model).dump_python(found, mode="json", fallback=schema_or_error)
 
 
 class Person(BaseModel):

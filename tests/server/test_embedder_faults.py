@@ -9,7 +9,7 @@ from vllm_adapters import VLLMServer
 from vllm_adapters.embedder import Embedder
 from vllm_adapters.errors import InvalidRequest, InvalidResponse, ServerFailed
 from vllm_adapters.testing import faults, payloads
-from vllm_adapters.testing.replies import healthy
+from vllm_adapters.testing.faults import healthy
 
 TEXTS = [f"text {n}" for n in range(40)]
 

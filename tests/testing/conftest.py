@@ -1,7 +1,7 @@
-"""Projects of their own, in temporary folders, that use the plugin; a fault server is their vLLM."""
+"""Temporary projects that use the plugin, with a fault server as their vLLM."""
 
-import numpy  # noqa: F401 (here, since it cannot be imported again after a project that runs in this process)
-import openai  # noqa: F401 (here, so that the projects, which run in this process, do not each import it anew)
+import numpy  # noqa: F401 (it cannot be imported again after a project has run in this process)
+import openai  # noqa: F401 (so that projects, which run in this process, do not import it again each time)
 import pytest
 
 from vllm_adapters.testing import payloads
@@ -26,7 +26,7 @@ asyncio_default_fixture_loop_scope = function
 
 
 class Project:
-    """A project with one test module, run recorded or live."""
+    """A project with one test module, which can be run replayed or live."""
 
     def __init__(self, pytester, monkeypatch, server):
         self.pytester, self.monkeypatch, self.server = pytester, monkeypatch, server

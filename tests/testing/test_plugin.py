@@ -1,11 +1,11 @@
-"""One test, two lives: each test here is a project, recorded from a server and replayed without it."""
+"""The plugin: each test here runs a project against a server, and replays what was recorded."""
 
 import socket
 
 import pytest
 
 from vllm_adapters.testing import faults
-from vllm_adapters.testing.cassette import audit
+from vllm_adapters.testing.cassettes import audit
 
 ONE = """
 @pytest.mark.vllm("tiny")
@@ -19,18 +19,18 @@ def test_chat(vllm_url, sent):
 """
 
 
-def test_recorded_then_replayed(project):
+def test_a_recorded_test_is_replayed(project):
     project.write(ONE)
     project.record().assert_outcomes(passed=1)
-    asked = len(project.server.requests)
+    requests = len(project.server.requests)
     assert project.cassette("chat/test_one/test_chat").is_file()
     result = project.run()
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["vllm: recorded; cassettes: 1 of vLLM 0.32.0", "openai * (httpx*"])
-    assert len(project.server.requests) == asked
+    result.stdout.fnmatch_lines(["vllm: replay; cassettes: 1 from vLLM 0.32.0", "openai * (httpx*"])
+    assert len(project.server.requests) == requests
 
 
-def test_live_captures_and_writes_nothing(project):
+def test_live_runs_record_nothing(project):
     project.write(ONE)
     result = project.live()
     result.assert_outcomes(passed=1)
@@ -38,7 +38,7 @@ def test_live_captures_and_writes_nothing(project):
     assert not project.pytester.path.joinpath("cassettes").exists()
 
 
-def test_every_way_of_talking(project):
+def test_every_kind_of_request_is_replayed(project):
     project.write(
         """
 @pytest.mark.vllm
@@ -77,11 +77,11 @@ class TestAll:
     )
     project.record().assert_outcomes(passed=6)
     assert project.cassette("chat/test_one/TestAll.test_embeddings[float]").is_file()
-    for _ in range(2):  # a multipart boundary is drawn anew in every run
+    for _ in range(2):  # a multipart boundary is random in every run
         project.run().assert_outcomes(passed=6)
 
 
-def test_another_body_fails_and_says_where(project):
+def test_another_body_fails_and_shows_the_difference(project):
     project.write(ONE)
     project.record().assert_outcomes(passed=1)
     project.write(ONE.replace("top_p=0.5", "top_k=1").replace("ask(vllm_url, top_k=1)", "ask(vllm_url, seed=1)"))
@@ -89,20 +89,20 @@ def test_another_body_fails_and_says_where(project):
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*POST /v1/chat/completions has no answer in cassettes/chat/test_one/test_chat.yaml*",
+            "*POST /v1/chat/completions has no response in cassettes/chat/test_one/test_chat.yaml*",
             "*sent: {*",
-            "*nearest: #1 of 1, POST /v1/chat/completions, not played yet*",
+            "*closest: #1 of 1, POST /v1/chat/completions, not played yet*",
             "*body.top_p: recorded 0.5, not sent*",
             "*body.seed: not recorded, sent 1*",
         ]
     )
 
 
-def test_a_mismatch_cannot_be_swallowed(project):
+def test_a_request_without_a_response_fails_the_test_even_if_caught(project):
     project.write(
         """
 @pytest.mark.vllm
-def test_swallows(vllm_url):
+def test_catches(vllm_url):
     try:
         ask(vllm_url, "other" if os.environ.get("OTHER") else "hi")
     except BaseException:
@@ -128,7 +128,7 @@ def test_in_a_thread(vllm_url):
     thread.join()
 
 @pytest.mark.vllm
-def test_ends_otherwise(vllm_url):
+def test_raises_another_error(vllm_url):
     try:
         ask(vllm_url, "other" if os.environ.get("OTHER") else "hi")
     except BaseException:
@@ -140,10 +140,10 @@ def test_ends_otherwise(vllm_url):
     project.monkeypatch.setenv("OTHER", "1")
     result = project.run()
     result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines(["*the test then ended with ValueError: something else*"])
+    result.stdout.fnmatch_lines(["*the test then failed with ValueError: something else*"])
 
 
-def test_each_answer_is_played_once_and_must_be_played(project):
+def test_each_response_is_played_exactly_once(project):
     body = "@pytest.mark.vllm\ndef test_n(vllm_url):\n    for _ in range({}): ask(vllm_url)\n"
     project.write(body.format(2))
     project.record().assert_outcomes(passed=1)
@@ -155,19 +155,19 @@ def test_each_answer_is_played_once_and_must_be_played(project):
     project.write(body.format(3))
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*the same request: it was recorded fewer times*"])
+    result.stdout.fnmatch_lines(["*identical, but recorded fewer times than it was sent*"])
 
 
-def test_no_cassette(project):
+def test_a_missing_cassette_fails_the_test(project):
     project.write(ONE)
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*no cassette cassettes/chat/test_one/test_chat.yaml: record it with pytest --live --record*"]
+        ["*cassettes/chat/test_one/test_chat.yaml does not exist. Record it with pytest --live --record.*"]
     )
 
 
-def test_live_only(project):
+def test_tests_without_a_cassette_run_live_only(project):
     project.write(
         """
 @pytest.mark.vllm("tiny", recorded=False)
@@ -184,16 +184,16 @@ def test_sent(vllm_url, sent): pass
     )
     result = project.run("-rs")
     result.assert_outcomes(skipped=2)
-    result.stdout.fnmatch_lines(["*no cassette can show this: --live*"])
+    result.stdout.fnmatch_lines(["*live only (recorded=False): run with --live*"])
     project.server.reply(faults.chat("word " * 99, pause=0.05))
     result = project.record()
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*not recorded=False*"])
-    assert project.server.posts()[0].wait_disconnected(1), "nothing in between read it to its end"
+    assert project.server.posts()[0].wait_disconnected(1), "the client was not connected to the server directly"
     assert not list(project.pytester.path.rglob("*.yaml"))
 
 
-def test_no_network(project):
+def test_the_network_is_blocked_in_marked_tests(project):
     project.write(
         """
 import socket
@@ -215,14 +215,14 @@ def test_unmarked(fault_server):
     project.run().assert_outcomes(passed=2)
 
 
-def test_here_other_tests_reach_this_machine_only(fault_server):
+def test_unmarked_tests_of_this_repository_reach_this_machine_only(fault_server):
     with socket.create_connection(("127.0.0.1", int(fault_server.root.rpartition(":")[2]))):
         pass
     with pytest.raises(RuntimeError, match="Network is disabled"):
         socket.create_connection(("192.0.2.1", 9), timeout=1)
 
 
-def test_environment_knows_only_this_server(project):
+def test_the_environment_holds_only_the_tests_server(project):
     project.write(
         """
 @pytest.mark.vllm
@@ -242,7 +242,7 @@ def test_unmarked():
     project.live().assert_outcomes(passed=2)
 
 
-def test_what_is_written_down(project, tmp_path):
+def test_cassettes_hold_no_key_address_or_path(project, tmp_path):
     lora = tmp_path / "loras" / "sql"
     project.write(
         f"""
@@ -278,7 +278,7 @@ def test_a_failing_test_keeps_its_old_cassette(project):
     assert project.cassette("chat/test_one/test_chat").read_bytes() == before
 
 
-def test_recording_starts_from_scratch_and_cleans_up(project):
+def test_recording_replaces_a_cassette_and_removes_orphans(project):
     project.write(ONE + ONE.replace("test_chat", "test_other"))
     project.record().assert_outcomes(passed=2)
     project.write(
@@ -288,12 +288,10 @@ def test_recording_starts_from_scratch_and_cleans_up(project):
     )
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["*cassettes/chat/test_one/test_other.yaml: remove it, or let pytest --live --record do so"]
-    )
+    result.stdout.fnmatch_lines(["*cassettes/chat/test_one/test_other.yaml: remove it, or run pytest --live --record"])
     project.write(ONE)
-    assert project.run().ret == 1  # the orphan alone fails the run ...
-    assert project.run("tests/chat/test_one.py::test_chat").ret == 0  # ... when the whole module was looked at
+    assert project.run().ret == 1  # the orphan fails the run ...
+    assert project.run("tests/chat/test_one.py::test_chat").ret == 0  # ... only if its whole module was collected
     assert project.record().ret == 0
     assert not project.cassette("chat/test_one/test_other").exists()
     assert project.run().ret == 0
@@ -302,7 +300,7 @@ def test_recording_starts_from_scratch_and_cleans_up(project):
     assert not project.cassette("chat/test_one/test_chat").exists()
 
 
-def test_only_a_vllm_can_be_recorded(project, make_fault_server):
+def test_only_vllm_is_recorded(project, make_fault_server):
     project.server = make_fault_server(version=None)
     project.write(
         """
@@ -314,11 +312,11 @@ def test_models(vllm_url):
     )
     result = project.record()
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*only a real vLLM can be recorded*"])
+    result.stdout.fnmatch_lines(["*Record from a real vLLM.*"])
     assert project.run("--record").ret == pytest.ExitCode.USAGE_ERROR
 
 
-def test_other_servers_and_late_requests_are_refused_in_both_lives(project):
+def test_other_servers_and_late_requests_fail_the_test(project):
     project.write(
         """
 @pytest.mark.vllm
@@ -340,16 +338,16 @@ def test_late(late):
         result.stdout.fnmatch_lines(["*was sent after the test had ended*"])
 
 
-def test_requests_of_fixtures_belong_to_the_test(project):
+def test_requests_of_fixtures_are_recorded_with_the_test(project):
     project.write(
         """
 @pytest.fixture
-async def asked(vllm_url):
+async def models(vllm_url):
     async with openai.AsyncOpenAI(base_url=vllm_url, api_key="x") as client:
         return (await client.models.list()).data
 
 @pytest.mark.vllm
-async def test_asked(asked, sent):
+async def test_models(models, sent):
     assert sent[0].path == "/v1/models"
 """
     )
@@ -357,7 +355,7 @@ async def test_asked(asked, sent):
     project.run().assert_outcomes(passed=1)
 
 
-def test_markers_of_other_recorders_do_not_nest(project):
+def test_the_marker_of_pytest_recording_adds_no_second_cassette(project):
     project.write(
         """
 @pytest.mark.vcr
@@ -371,7 +369,7 @@ def test_chat(vllm_url):
     assert [p.name for p in project.pytester.path.rglob("*.yaml")] == ["test_chat.yaml"]
 
 
-def test_behind_a_gateway_with_a_path(project, make_fault_server):
+def test_a_server_behind_a_path_is_recorded_at_the_root(project, make_fault_server):
     from vllm_adapters.testing import faults
 
     def mounted(exchange):
@@ -386,7 +384,7 @@ def test_behind_a_gateway_with_a_path(project, make_fault_server):
     project.run().assert_outcomes(passed=1)
 
 
-def test_several_servers(project, make_fault_server):
+def test_a_test_may_have_several_servers(project, make_fault_server):
     embed = make_fault_server(models=("minilm",))
     project.monkeypatch.setenv("VLLM_EMBED_BASE_URL", embed.url)
     project.write(
@@ -409,19 +407,19 @@ def test_both(vllm_url, vllm_urls, sent):
     assert "server: tiny, minilm" in text
     assert "http://localhost:8000/minilm/v1/embeddings" in text
     assert audit(text) == []
-    asked = len(project.server.requests), len(embed.requests)
+    requests = len(project.server.requests), len(embed.requests)
     project.run().assert_outcomes(passed=1)
-    assert (len(project.server.requests), len(embed.requests)) == asked
+    assert (len(project.server.requests), len(embed.requests)) == requests
 
 
-def test_fixtures_without_the_marker(project):
+def test_fixtures_need_the_marker(project):
     project.write("def test_a(vllm_url): pass\ndef test_b(sent): pass\n")
     result = project.run()
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(["*vllm_url and vllm_urls need @pytest.mark.vllm*"])
 
 
-def test_two_tests_of_one_cassette_are_refused(project):
+def test_two_tests_with_one_cassette_are_a_usage_error(project):
     project.write(
         """
 @pytest.mark.vllm
@@ -432,27 +430,27 @@ def test_chat(vllm_url, text):
     )
     for result in (project.record(), project.run()):
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines(["*test_chat[[]a/b] and *test_chat[[]a-b] would have the same cassette*id=...*"])
+        result.stderr.fnmatch_lines(["*test_chat[[]a/b] and *test_chat[[]a-b] have the same cassette*id=...*"])
 
 
-def test_a_given_server_that_is_not_there_is_said_in_a_line(project):
+def test_an_unreachable_server_fails_the_test_in_one_line(project):
     project.write(ONE)
     project.monkeypatch.setenv("VLLM_BASE_URL", "http://127.0.0.1:9")
     result = project.pytester.runpytest("-p", "no:cacheprovider", "--live")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
-        ["No answer from the server: *refused* (server: http://127.0.0.1:9/version). Start it*"]
+        ["The server did not respond: *refused* (server: http://127.0.0.1:9/version). Start it*"]
     )
     result.stdout.no_fnmatch_line("*urllib/request.py*")
 
 
-def test_a_page_instead_of_a_version_is_none(project):
+def test_an_html_page_at_version_counts_as_no_version(project):
     project.write(ONE)
     project.server.reply(faults.html(200), "/version")
     project.live().assert_outcomes(passed=1)
 
 
-def test_cassettes_may_lie_elsewhere(project, tmp_path_factory):
+def test_cassettes_may_be_outside_of_the_project(project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared") / "cassettes"
     project.write(ONE)
     project.record("-o", f"vllm_cassettes={folder}").assert_outcomes(passed=1)
@@ -463,10 +461,10 @@ def test_cassettes_may_lie_elsewhere(project, tmp_path_factory):
     result.stdout.fnmatch_lines([f"{folder}/*test_chat.yaml: remove it*"])
 
 
-def test_a_test_outside_of_the_project_has_no_cassette(project, tmp_path_factory):
+def test_a_test_outside_of_the_project_is_a_usage_error(project, tmp_path_factory):
     project.write(ONE)
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "test_two.py"
     elsewhere.write_bytes((project.pytester.path / "tests/chat/test_one.py").read_bytes())
     result = project.run("-p", "vllm_adapters.testing.plugin", "-c", "tox.ini", str(elsewhere))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*test_two.py lies outside of *: its cassettes have no place"])
+    result.stderr.fnmatch_lines(["*test_two.py is outside of *, so it has no folder for cassettes.*"])

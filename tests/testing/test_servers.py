@@ -1,33 +1,33 @@
-"""Which server a test gets in a live run, and when it is stopped."""
+"""The servers of live runs: which one a test gets, and when it is stopped."""
 
 import pytest
 
 from vllm_adapters.errors import LocalVLLMError
 from vllm_adapters.testing import FaultServer
-from vllm_adapters.testing.servers import Kind, NoServer, Servers
+from vllm_adapters.testing.servers import ServerNotAvailable, Servers, ServerSpec
 
-TINY, EMBED, LORA = Kind(), Kind("minilm"), Kind("tiny", {"lora": True})
+TINY, EMBED, LORA = ServerSpec(), ServerSpec("minilm"), ServerSpec("tiny", {"lora": True})
 
 
 class Launcher:
-    """Starts fault servers where a run would start local vLLMs."""
+    """Starts fault servers instead of local vLLM servers."""
 
     def __init__(self):
         self.started, self.stopped = [], []
 
-    def __call__(self, kind):
-        self.started.append(kind)
-        return Launched(kind, self)
+    def __call__(self, spec):
+        self.started.append(spec)
+        return Launched(spec, self)
 
 
 class Launched:
-    def __init__(self, kind, launcher):
-        self.kind, self.launcher, self.server = kind, launcher, FaultServer().start()
+    def __init__(self, spec, launcher):
+        self.spec, self.launcher, self.server = spec, launcher, FaultServer().start()
         self.base_url = self.server.root
 
     def stop(self):
         self.server.stop()
-        self.launcher.stopped.append(self.kind)
+        self.launcher.stopped.append(self.spec)
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def launcher():
     return Launcher()
 
 
-def test_one_server_per_kind_until_it_is_retired(launcher):
+def test_one_server_per_spec_until_it_is_stopped(launcher):
     servers = Servers({}, launcher)
     first = servers.origin(TINY)
     assert first.url.endswith("/v1")
     assert first.version == "0.32.0"
-    assert servers.origin(Kind("tiny")) is first
-    assert servers.origin(LORA).kind == "tiny lora=True"
-    servers.retire(TINY)
+    assert servers.origin(ServerSpec("tiny")) is first
+    assert servers.origin(LORA).spec == "tiny lora=True"
+    servers.stop(TINY)
     assert launcher.stopped == [TINY]
     servers.origin(TINY)
     servers.close()
@@ -50,44 +50,46 @@ def test_one_server_per_kind_until_it_is_retired(launcher):
     assert launcher.stopped == [TINY, LORA, TINY]
 
 
-def test_addresses_in_the_environment(launcher, fault_server, make_fault_server):
+def test_addresses_in_the_environment_are_used(launcher, fault_server, make_fault_server):
     embed = make_fault_server()
     servers = Servers({"VLLM_BASE_URL": fault_server.root, "VLLM_EMBED_BASE_URL": embed.url + "/"}, launcher)
     assert servers.origin(TINY).url == fault_server.url
     assert servers.origin(EMBED).url == embed.url
-    servers.retire(TINY)
+    servers.stop(TINY)
     servers.origin(LORA)
     servers.close()
-    assert launcher.started == [LORA]  # what is asked of the server, a given one may not have
+    assert launcher.started == [LORA]  # the server in the environment may not have these options
 
 
-def test_keys_go_only_where_they_belong(launcher, make_fault_server):
+def test_api_keys_are_sent_to_their_own_server_only(launcher, make_fault_server):
     guarded = make_fault_server(api_key="k-given")
     servers = Servers({"VLLM_BASE_URL": guarded.url, "VLLM_API_KEY": "k-given"}, launcher)
-    assert servers.origin(TINY).names["k-given"] == "<key>"
+    assert servers.origin(TINY).replacements["k-given"] == "<key>"
     assert servers.api_key(TINY) == "k-given"
     assert servers.api_key(EMBED) is None
-    assert "k-opt" not in f"{Kind('tiny', {'api_key': 'k-opt'})}"
+    assert "k-opt" not in f"{ServerSpec('tiny', {'api_key': 'k-opt'})}"
 
 
-def test_no_local_server(fault_server):
-    tries = []
+def test_errors_without_a_local_server(fault_server):
+    attempts = []
 
-    def launch(kind):
-        tries.append(kind)
-        raise LocalVLLMError("no room")
+    def launch(spec):
+        attempts.append(spec)
+        raise LocalVLLMError("disk full")
 
     given = Servers({"VLLM_BASE_URL": fault_server.url}, launch)
-    with pytest.raises(NoServer, match="VLLM_BASE_URL is not a minilm server, and here: no room"):
+    with pytest.raises(
+        ServerNotAvailable, match=r"VLLM_BASE_URL does not serve minilm, and .* cannot be started: disk full"
+    ):
         given.origin(EMBED)
     servers = Servers({}, launch)
     for _ in range(2):
-        with pytest.raises(LocalVLLMError, match="no room"):
+        with pytest.raises(LocalVLLMError, match="disk full"):
             servers.origin(TINY)
-    assert tries == [EMBED, TINY]  # a start that failed is not tried again for each test
+    assert attempts == [EMBED, TINY]  # a failed start is not repeated for each test
 
 
-def test_live_runs_bring_the_tests_of_a_server_together(project):
+def test_live_runs_group_the_tests_of_a_server(project):
     project.write(
         """
 ORDER = []

@@ -1,4 +1,4 @@
-"""The name under which Haystack loads these components from YAML: it allows ``haystack_integrations`` unasked."""
+"""The module that YAML names for the components: Haystack loads ``haystack_integrations`` without being configured."""
 
 from vllm_adapters.haystack import (
     VLLMChatGenerator,

@@ -1,4 +1,4 @@
-"""``vllm-adapters``: the command line. Nothing heavy is imported before a command needs it."""
+"""Entry point of the command line. Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,8 @@ from typing import Any
 
 from vllm_adapters._version import __version__
 
-INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
-PIPE_CLOSED = 141  # ... and of one whose reader had enough: `... | head`
-
-_DEMO_ENVIRONMENT = """\
-environment:
-  VLLM_BASE_URL        a chat server of yours; then the tour starts none
-  VLLM_EMBED_BASE_URL  a server of yours for embeddings and rerank
-  VLLM_API_KEY         the key of both, if they ask for one
-"""
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+PIPE_CLOSED = 141  # ... and after the reader closed the pipe, as in `... | head`
 
 _DOCTOR_NOTES = """\
 exit code:
@@ -43,8 +36,15 @@ environment:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted, 141 not read."""
-    if isinstance(sys.stdout, TextIOWrapper):  # a terminal, or a file on Windows, that has no sign for "works"
+    """Run one command.
+
+    Args:
+        argv: The arguments. Default: ``sys.argv[1:]``.
+
+    Returns:
+        The exit code: 0 success, 1 failure, 2 wrong arguments, 130 interrupted, 141 standard output closed.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):  # for terminals that cannot encode "✓"
         sys.stdout.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     try:
@@ -54,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes standard output at exit
         return PIPE_CLOSED
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # rich has met it
+        if isinstance(end.__context__, BrokenPipeError):  # raised by rich
             return PIPE_CLOSED
         raise
-    except OSError as error:  # of this machine: no right to write there, no room on the disk
+    except OSError as error:  # such as a missing permission or a full disk
         sys.stderr.write(f"vllm-adapters: {error}\n")
         return 1
     except Exception as error:
@@ -73,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from vllm_adapters._cli.demo import add_demo_parser
     from vllm_adapters._cli.recipes import add_recipes_parser
-    from vllm_adapters.local.command import add_serve_parser, run_serve
+    from vllm_adapters._cli.serve import add_serve_parser, run_serve
 
     parser = argparse.ArgumentParser(
         prog="vllm-adapters",
@@ -85,15 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add_serve_parser(commands)
     commands.choices["serve"].set_defaults(run=run_serve)
     _add_doctor_parser(commands)
-    demo = commands.add_parser(
-        "demo",
-        help="a tour of what works, against a real vLLM",
-        description="Asks a real vLLM the same things through the client and through each framework that is installed, "
-        "checks the answers, and shows a table of what worked. Starts two small servers on this machine's CPU.",
-        epilog=_DEMO_ENVIRONMENT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    demo.set_defaults(run=_demo)
+    add_demo_parser(commands)
     add_recipes_parser(commands)
     return parser
 
@@ -128,12 +121,6 @@ def _seconds(text: str) -> float:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from vllm_adapters.doctor.command import run_doctor
+    from vllm_adapters._cli.doctor import run_doctor
 
     return run_doctor(args)
-
-
-def _demo(args: argparse.Namespace) -> int:
-    from vllm_adapters._demo.show import run
-
-    return run()

@@ -1,4 +1,4 @@
-"""``vllm-adapters recipes``: short programs to copy. They travel with the package."""
+"""``vllm-adapters recipes``: list, show and copy the recipes, which are part of the package."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_PACKAGED = Path(__file__).parent.parent / "_recipes"
-_CHECKED_OUT = Path(__file__).parent.parent.parent.parent / "recipes"
+_INSTALLED = Path(__file__).parent.parent / "_recipes"
+_CHECKOUT = Path(__file__).parent.parent.parent.parent / "recipes"
 _FRAMEWORKS = {"langchain": "LangChain", "llamaindex": "LlamaIndex", "haystack": "Haystack"}
-_LEFT_BEHIND = shutil.ignore_patterns("__pycache__", ".*")
+_NOT_COPIED = shutil.ignore_patterns("__pycache__", ".*")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe: a program, or a folder of files that belong together.
+    """One recipe: a program, or a folder of files.
 
     Args:
         path: The program or the folder.
@@ -32,31 +32,31 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """What it is called on the command line."""
+        """Its name on the command line."""
         return self.path.stem
 
     @property
     def files(self) -> list[Path]:
-        """What there is to read, in order."""
+        """Its files, in order."""
         if self.path.is_file():
             return [self.path]
         return [file for file in sorted(self.path.iterdir()) if file.is_file()]
 
     @property
     def text(self) -> str:
-        """Its program, or the first of its files."""
+        """Text of the program, or of the first file."""
         return self.files[0].read_text(encoding="utf-8")
 
     @property
     def header(self) -> list[str]:
-        """What it says of itself: its job in the first line, and further down what it needs and how to run it."""
+        """Lines of its header: a summary first, then what it needs and how to run it."""
         if self.files[0].suffix == ".py":
             return (ast.get_docstring(ast.parse(self.text)) or "").splitlines()
         return [line.removeprefix("#").strip() for line in self.text.split("\n\n")[0].splitlines()]
 
     @property
     def group(self) -> str:
-        """For whom it is."""
+        """Heading under which it is listed."""
         if self.path.is_dir():
             return "Folders"
         needs = re.search(r"vllm-adapters\[(\w+)", self.text)
@@ -64,22 +64,22 @@ class Recipe:
 
 
 def all_recipes() -> list[Recipe]:
-    """Every recipe, by name."""
+    """Return all recipes, sorted by name."""
     return [Recipe(path) for path in sorted(_paths())]
 
 
 def _paths() -> Iterator[Path]:
-    home = _PACKAGED if _PACKAGED.is_dir() else _CHECKED_OUT
-    for path in home.iterdir():
+    folder = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+    for path in folder.iterdir():
         if path.suffix == ".py" or (path.is_dir() and not path.name.startswith(("_", "."))):
             yield path
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name, with or without ``.py``.
+    """Return the recipe with this name, with or without ``.py``.
 
     Raises:
-        VLLMError: There is none; says which names are near.
+        VLLMError: No recipe has this name. The error suggests similar names.
     """
     from vllm_adapters.errors import VLLMError
 
@@ -87,40 +87,40 @@ def find(name: str) -> Recipe:
     name = name.removesuffix(".py").rstrip("/")
     if name in known:
         return known[name]
-    near = [known_name for known_name in known if name in known_name] or difflib.get_close_matches(name, known)
-    *others, last = near or [""]
-    meant = f"{', '.join(others)} or {last}" if others else last
-    hint = f"Did you mean {meant}?" if near else "vllm-adapters recipes list shows them"
-    raise VLLMError(f"There is no recipe {name!r}", hint=hint)
+    similar = [known_name for known_name in known if name in known_name] or difflib.get_close_matches(name, known)
+    *others, last = similar or [""]
+    suggestion = f"{', '.join(others)} or {last}" if others else last
+    hint = f"Did you mean {suggestion}?" if similar else "Run vllm-adapters recipes list to see all names"
+    raise VLLMError(f"The recipe {name!r} does not exist", hint=hint)
 
 
 def add_recipes_parser(subparsers: Any) -> None:
-    """Adds ``recipes`` to a parser.
+    """Add the command ``recipes``.
 
     Args:
-        subparsers: What ``ArgumentParser.add_subparsers()`` returned.
+        subparsers: Return value of ``ArgumentParser.add_subparsers()``.
     """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "recipes",
-        help="short programs to copy, one job each",
-        description="Short programs to copy, one job each. They find the server by VLLM_BASE_URL, VLLM_API_KEY and "
-        "VLLM_MODEL; each says at its top what it needs.",
+        help="short example programs to copy",
+        description="Short example programs to copy, one task each. They read the server from VLLM_BASE_URL, "
+        "VLLM_API_KEY and VLLM_MODEL. The header of each says what it needs.",
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    actions.add_parser("list", help="names and jobs").set_defaults(run=_list)
+    actions.add_parser("list", help="list all recipes").set_defaults(run=_list)
     show = actions.add_parser("show", help="print a recipe")
     show.set_defaults(run=_show)
-    copy = actions.add_parser("copy", help="copy a recipe, to make it yours")
+    copy = actions.add_parser("copy", help="copy a recipe into a folder")
     copy.set_defaults(run=_copy)
     for action in (show, copy):
-        action.add_argument("name", metavar="NAME", help="as listed")
-    copy.add_argument("folder", metavar="DIR", nargs="?", default=".", help="where to (default: here)")
+        action.add_argument("name", metavar="NAME", help="name of the recipe")
+    copy.add_argument("folder", metavar="DIR", nargs="?", default=".", help="target folder (default: the current one)")
 
 
 def _list(args: argparse.Namespace) -> int:
     recipes = all_recipes()
     margin = max(len(recipe.name) for recipe in recipes) + 2
-    if not sys.stdout.isatty():  # one line each, to be searched
+    if not sys.stdout.isatty():  # one line per recipe, for grep
         for recipe in recipes:
             print(f"{recipe.name:<{margin}}{recipe.header[0]}")  # noqa: T201
         return 0
@@ -155,11 +155,11 @@ def _copy(args: argparse.Namespace) -> int:
     if recipe.path.suffix != target.suffix or target.is_dir():
         target /= recipe.path.name
     if target.exists():
-        raise VLLMError(f"{target} is there already", hint="Name another folder: nothing is overwritten")
+        raise VLLMError(f"{target} already exists", hint="Choose another folder; existing files are not overwritten")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if recipe.path.is_dir():
-            shutil.copytree(recipe.path, target, ignore=_LEFT_BEHIND)
+            shutil.copytree(recipe.path, target, ignore=_NOT_COPIED)
         else:
             shutil.copyfile(recipe.path, target)
     except OSError as error:

@@ -28,8 +28,8 @@ from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.validate import decodes_as_float32, validate_response, validate_types, validate_vectors
 from vllm_adapters._transport.credentials import normalize_api_key, normalize_base_url, normalize_headers
-from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, Deadline, ReplyStream, SyncHTTP
-from vllm_adapters._transport.pool import HTTPClients, make_http_clients
+from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, Deadline, HTTPClients, ReplyStream, SyncHTTP
+from vllm_adapters._transport.pool import make_http_clients
 from vllm_adapters._version import __version__
 from vllm_adapters.errors import InvalidResponse, VLLMError
 from vllm_adapters.timeouts import Timeouts
@@ -81,6 +81,8 @@ class BaseVLLMClient:
 
     _http_class: type[SyncHTTP] | type[AsyncHTTP]
     _state_class: type[ClientState]
+    user_agent = f"vllm-adapters/{__version__} openai/{openai.__version__}"
+    """The ``User-Agent`` header."""
     vllm: ClientState
     """What this class adds to the SDK's, under one name that no release of the SDK can collide with."""
 
@@ -135,11 +137,6 @@ class BaseVLLMClient:
     def _client(self, client: Any) -> None:
         pass  # the SDK hands back what it was given
 
-    @property
-    def user_agent(self) -> str:
-        """The ``User-Agent`` header."""
-        return f"vllm-adapters/{__version__} openai/{openai.__version__}"
-
     def platform_headers(self) -> dict[str, str]:
         """Return none of the SDK's six headers about this machine: no vLLM reads them, and each costs CPU."""
         return {}
@@ -176,20 +173,24 @@ class BaseVLLMClient:
 
     def _start(self, options: FinalRequestOptions) -> Deadline:
         """Set the limits of a request, and start its deadline."""
-        if isinstance(options.headers, Mapping):
+        if isinstance(options.headers, Mapping) and options.headers.keys() != {RAW_RESPONSE_HEADER}:
             options.headers = normalize_headers(options.headers)
         given, outer = options.timeout, DEADLINE.get()
         if outer is not None and isinstance(given, NotGiven):  # a look-up within another call, in its time
             options.timeout = outer.limits.transport()
             return outer
-        limits = self.vllm.timeouts if isinstance(given, NotGiven) else Timeouts.of(given)
+        if isinstance(given, NotGiven):
+            options.timeout = self.timeout  # type: ignore[attr-defined]  # of the same limits
+            return Deadline.start(self.vllm.timeouts, outer)
+        limits = Timeouts.of(given)
         options.timeout = limits.transport()
         return Deadline.start(limits, outer)
 
-    def _merged_body(self, options: FinalRequestOptions) -> tuple[str, dict[str, Any]] | None:
-        """Return endpoint and body of a request, with the caller's ``extra_body``, names checked.
+    def _prepared(self, options: FinalRequestOptions) -> tuple[str, dict[str, Any], LookUp[None] | None] | None:
+        """Check the names in a body, and find what must be looked up before it is translated.
 
         Returns:
+            Endpoint, body with the caller's ``extra_body``, and the look-up, ``None`` if everything is known; all
             ``None`` for requests that are not translated.
         """
         endpoint, body = availability.endpoint_of(options.url), options.json_data
@@ -198,15 +199,13 @@ class BaseVLLMClient:
         merged = {**(body or {}), **cast("Mapping[str, Any]", options.extra_json or {})}
         if not self.vllm.allow_unknown:
             compat.reject_unknown(endpoint, merged)
-        return endpoint, merged
-
-    def _look_ups(self, endpoint: str, body: dict[str, Any]) -> LookUp[None] | None:
-        """Return what must be looked up before ``body`` is sent, or ``None`` if everything is known."""
-        model = not body.get("model") and "model" in availability.names(endpoint)
-        if model and self.vllm.info.model:
-            body["model"], model = self.vllm.info.model, False
-        version = not self.vllm.info.version_known and compat.needs_version(endpoint, body)
-        return self._look_up(body, model=model, version=version) if model or version else None
+        info = self.vllm.info
+        model = not merged.get("model") and "model" in availability.names(endpoint)
+        if model and info.model:
+            merged["model"], model = info.model, False
+        version = not info.version_known and compat.needs_version(endpoint, merged)
+        look_up = self._look_up(merged, model=model, version=version) if model or version else None
+        return endpoint, merged, look_up
 
     def _look_up(self, body: dict[str, Any], *, model: bool, version: bool) -> LookUp[None]:
         if model:

@@ -6,6 +6,7 @@ CPU than everything else a client does. What is checked and translated is the sa
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from openai import AsyncOpenAI, AsyncStream, Stream
@@ -34,7 +35,7 @@ class RawCompletions:
         self._path = path
         self._stream_cls: Any = AsyncStream[object] if isinstance(client, AsyncOpenAI) else Stream[object]
 
-    @property
+    @cached_property
     def with_raw_response(self) -> RawCompletions:
         """The same, returning raw responses, for callers who need the headers."""
         return RawCompletions(self._client, raw=True, path=self._path)
@@ -53,11 +54,12 @@ class RawCompletions:
         options = make_request_options(
             extra_headers=headers, extra_query=extra_query, extra_body=extra_body, timeout=timeout
         )
+        stream = bool(body.get("stream"))
         return self._client.post(
             self._path,
             body=body,
             options=options,
             cast_to=object,
-            stream=bool(body.get("stream")),
-            stream_cls=self._stream_cls,
+            stream=stream,
+            stream_cls=self._stream_cls if stream else None,
         )

@@ -1,1 +1,1 @@
-"""The tour: the same jobs through the client and through each framework, against a real vLLM, each answer checked."""
+"""The demo: the same scenarios through the client and each framework, against a real vLLM, with checked answers."""

@@ -1,10 +1,10 @@
-"""The servers of the tour: those in the environment, or two small ones started on this machine."""
+"""The servers of the demo: those in the environment, or two small ones started on this machine."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 CHAT = frozenset({"chat"})
 POOLING = frozenset({"embeddings", "rerank"})
-_TELLS_TASKS = Version("0.16")  # older servers mount every route, whatever their model can do
+_RELIABLE_ROUTES = Version("0.16")  # older servers mount every route, whatever their model supports
 
 
 @dataclass(frozen=True)
-class Place:
-    """A server, as the tour knows it.
+class DemoServer:
+    """One server of the demo.
 
     Args:
         base_url: Its address.
-        origin: Where it comes from: a variable's name, or "started here".
-        model: The first name it serves.
-        version: Its vLLM version, ``None`` if it does not tell.
-        tasks: What it offers, by the names of ``Capabilities.tasks``.
-        known: Whether it runs a model bundled for the tour, whose answers are known.
+        origin: The environment variable with its address, or "started here".
+        model: The first name that it serves.
+        version: Its vLLM version; ``None`` if unknown.
+        tasks: What it supports, as named in ``Capabilities.tasks``.
+        known: Whether it runs a model bundled for the demo, whose answers are known.
     """
 
     base_url: str
@@ -46,98 +46,95 @@ class Place:
     known: bool
 
     def __str__(self) -> str:
-        return f"vLLM {self.version or '(tells no version)'}, model {self.model}, {self.base_url} ({self.origin})"
-
-
-Places = Mapping[str, Place]
-"""Which server does which task; a task that none offers is missing."""
+        return f"vLLM {self.version or '(unknown version)'}, model {self.model}, {self.base_url} ({self.origin})"
 
 
 @contextmanager
-def servers(console: Console) -> Iterator[list[Place]]:
-    """The servers of the tour, ready to answer; those started here stop at the end.
+def servers(console: Console) -> Iterator[list[DemoServer]]:
+    """Provide the servers of the demo, ready for requests; those started here are stopped at the end.
 
     Args:
-        console: Where to tell what takes so long.
+        console: Where to print progress.
 
     Raises:
-        VLLMError: One of them cannot be reached, or cannot be started here.
+        VLLMError: A server cannot be reached, or cannot be started here.
     """
-    chat, pooling = os.environ.get("VLLM_BASE_URL"), os.environ.get("VLLM_EMBED_BASE_URL")
-    with ExitStack() as running:
-        if chat:
-            console.print(f"VLLM_BASE_URL is set: no server is started, {escape(chat)} is asked.")
-            places = [look(chat, "VLLM_BASE_URL", CHAT)]
+    chat_url, pooling_url = os.environ.get("VLLM_BASE_URL"), os.environ.get("VLLM_EMBED_BASE_URL")
+    with ExitStack() as stack:
+        if chat_url:
+            console.print(f"VLLM_BASE_URL is set: using {escape(chat_url)}, starting no server.")
+            running = [inspect_server(chat_url, "VLLM_BASE_URL", CHAT)]
         else:
-            places = running.enter_context(_started(console, minilm=not pooling))
-        if pooling:
-            given = look(pooling, "VLLM_EMBED_BASE_URL", POOLING)
-            places.append(replace(given, tasks=given.tasks & POOLING))
-        yield places
+            running = stack.enter_context(_local_servers(console, minilm=not pooling_url))
+        if pooling_url:
+            server = inspect_server(pooling_url, "VLLM_EMBED_BASE_URL", POOLING)
+            running.append(replace(server, tasks=server.tasks & POOLING))
+        yield running
 
 
 @contextmanager
-def _started(console: Console, *, minilm: bool) -> Iterator[list[Place]]:
+def _local_servers(console: Console, *, minilm: bool) -> Iterator[list[DemoServer]]:
     from vllm_adapters.local import LocalVLLM
 
-    with ExitStack() as running:
+    with ExitStack() as stack:
         tiny = LocalVLLM("tiny")
-        running.callback(tiny.stop)
-        # One of two tells how far it is: two live lines would overwrite one another.
-        second = _InBackground(LocalVLLM("minilm", quiet=True)) if minilm else None
-        if second:
-            running.callback(second.local.stop)
-            second.start()
+        stack.callback(tiny.stop)
+        # Only one of the two shows its progress: two live lines would overwrite each other.
+        background = _BackgroundStart(LocalVLLM("minilm", quiet=True)) if minilm else None
+        if background:
+            stack.callback(background.local.stop)
+            background.start()
         tiny.start()
-        places = [look(tiny.base_url, "started here", CHAT, known=True)]
-        if second:
-            second.wait(console)
-            places.append(look(second.local.base_url, "started here", POOLING, known=True))
-        yield places
+        running = [inspect_server(tiny.base_url, "started here", CHAT, known=True)]
+        if background:
+            background.wait(console)
+            running.append(inspect_server(background.local.base_url, "started here", POOLING, known=True))
+        yield running
 
 
-def look(base_url: str, origin: str, expected: frozenset[str], *, known: bool = False) -> Place:
-    """Ask a server what it is.
+def inspect_server(base_url: str, origin: str, expected: frozenset[str], *, known: bool = False) -> DemoServer:
+    """Return a description of a server, after asking it for its models, version and routes.
 
     Args:
         base_url: Its address.
-        origin: Where it comes from.
-        expected: Its tasks, where it does not tell them itself: a gateway, or vLLM before 0.16.
-        known: Whether it runs a model bundled for the tour.
+        origin: The environment variable with its address, or "started here".
+        expected: Its tasks, if it does not report them: a gateway, or vLLM before 0.16.
+        known: Whether it runs a model bundled for the demo.
     """
     with VLLMServer(base_url, max_retries=0) as server:
         models = server.models()
         try:
-            can = server.capabilities()
-        except WrongAddress:  # a gateway that passes on nothing but /v1
-            return Place(server.base_url, origin, models[0].id, None, expected, known)
-        tasks = can.tasks if (parse_version(can.version) or _TELLS_TASKS) >= _TELLS_TASKS else expected
-        return Place(server.base_url, origin, models[0].id, can.version, tasks, known)
+            capabilities = server.capabilities()
+        except WrongAddress:  # a gateway that forwards only /v1
+            return DemoServer(server.base_url, origin, models[0].id, None, expected, known)
+        reliable = (parse_version(capabilities.version) or _RELIABLE_ROUTES) >= _RELIABLE_ROUTES
+        tasks = capabilities.tasks if reliable else expected
+        return DemoServer(server.base_url, origin, models[0].id, capabilities.version, tasks, known)
 
 
-def by_task(places: list[Place]) -> Places:
-    """Which server does which task; of two that do the same, the last."""
-    return {task: place for place in places for task in place.tasks}
+def servers_by_task(running: Sequence[DemoServer]) -> Mapping[str, DemoServer]:
+    """Return the server of each supported task; the last one if several support the same."""
+    return {task: server for server in running for task in server.tasks}
 
 
-class _InBackground:
-    """Starts a local server beside the caller, and hands over what went wrong."""
+class _BackgroundStart:
+    """Starts a local server in a thread, and raises its errors in the caller's."""
 
     def __init__(self, local: LocalVLLM) -> None:
         self.local = local
         self._error: BaseException | None = None
-        # A daemon: Ctrl-C during a long installation must not wait for it.
+        # A daemon thread: Ctrl-C during a long installation must not wait for it.
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"start {local.model}")
         self.start = self._thread.start
 
     def _run(self) -> None:
         try:
             self.local.start()
-        except BaseException as error:
+        except BaseException as error:  # raised again by wait(), in the caller's thread
             self._error = error
 
     def wait(self, console: Console) -> None:
-        """Wait for the server, saying so; raises what its start raised."""
+        """Wait until the server is ready; raise the error of its start."""
         with console.status(f"starting vLLM with {self.local.model}"):
             self._thread.join()
         if self._error:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from vllm_adapters._request.compat import normalize_max_tokens, response_format, validate_params
 from vllm_adapters.errors import InvalidRequest
 
@@ -59,6 +61,21 @@ def drop_none(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
+def set_fields(instance: BaseModel, model: type[BaseModel]) -> dict[str, Any]:
+    """Return the fields of ``model`` that are set in ``instance``, an instance of a class that has them.
+
+    Args:
+        instance: Such as a ``ChatVLLM``.
+        model: The declaration of the parameters, such as ``ChatParams``.
+    """
+    values = vars(instance)  # getattr of a Pydantic object, field by field, takes four times as long
+    found = {}
+    for name in model.model_fields:  # no comprehension: a call less for Python 3.11, where LangChain does this often
+        if (value := values.get(name)) is not None:
+            found[name] = value
+    return found
+
+
 def request_body(*levels: Mapping[str, Any], endpoint: str = "chat") -> dict[str, Any]:
     """Merge parameters into one flat body, validate vLLM's own, and convert them to JSON data.
 
@@ -91,8 +108,7 @@ def request_body(*levels: Mapping[str, Any], endpoint: str = "chat") -> dict[str
             extra = normalize_max_tokens(extra)
             unvalidated.update(extra)
             body = deep_merge(body, extra)
-    body = {name: value for name, value in body.items() if value is not None}
-    if "response_format" in body:
+    if body.get("response_format") is not None:
         body["response_format"] = response_format(body["response_format"])
     if body.get("stream") and (body.get("n") or 1) > 1:
         raise InvalidRequest(

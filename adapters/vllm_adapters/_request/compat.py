@@ -7,7 +7,7 @@ https://github.com/vllm-project/vllm/issues/53975
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from functools import cache
 from typing import Any
 
@@ -131,8 +131,11 @@ def validate_params(endpoint: str, body: Mapping[str, Any], *, skip: Set[str] = 
     added = (given.keys() & model.model_fields.keys()) - skip
     if not added:
         return given
+    adapter = params.adapter(model)
     try:
-        return given | params.validated(model, {name: given[name] for name in added})
+        found = adapter.validate_python({name: given[name] for name in added})
+        given.update(adapter.dump_python(found, mode="json", fallback=params.schema_or_error))
+        return given
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = _place(given, first["loc"])
@@ -190,7 +193,7 @@ def needs_version(endpoint: str, body: Mapping[str, Any]) -> bool:
     depends = body.keys() & _version_dependent(endpoint)
     if depends and any(body[name] is not None for name in depends):
         return True
-    return any(True for _ in _reasoning_messages(body))
+    return bool(_reasoning_messages(body))
 
 
 @cache
@@ -230,8 +233,8 @@ def translate(
     if "tools" in sent:
         _drop_empty_tools(sent)
         _make_tools_strict(sent)
-    if "messages" in sent:
-        _rename_reasoning(sent, version)
+    if found := _reasoning_messages(sent):
+        _rename_reasoning(sent, found, version)
     for name in sent.keys() & _missing_names(endpoint, version):
         if sent[name] is not None:
             raise _unsupported(name, availability.lookup(endpoint, name), version)
@@ -356,22 +359,23 @@ def _make_tools_strict(body: dict[str, Any]) -> None:
         ]
 
 
-def _reasoning_messages(body: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _reasoning_messages(body: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Return the messages that contain reasoning, each with its position."""
+    found = []
     messages = body.get("messages")
     if isinstance(messages, list):
-        for place, message in enumerate(messages):
+        for index, message in enumerate(messages):
             if isinstance(message, Mapping) and ("reasoning" in message or "reasoning_content" in message):
-                yield place, message
+                found.append((index, message))
+    return found
 
 
-def _rename_reasoning(body: dict[str, Any], version: Version) -> None:
+def _rename_reasoning(body: dict[str, Any], found: list[tuple[int, Mapping[str, Any]]], version: Version) -> None:
     new = "reasoning" if version >= _REASONING_RENAMED else "reasoning_content"
-    found = list(_reasoning_messages(body))
-    if found:
-        body["messages"] = list(body["messages"])
-    for place, message in found:
+    body["messages"] = list(body["messages"])
+    for index, message in found:
         rest = {k: v for k, v in message.items() if k not in ("reasoning", "reasoning_content")}
-        body["messages"][place] = rest | {new: message.get("reasoning") or message.get("reasoning_content")}
+        body["messages"][index] = rest | {new: message.get("reasoning") or message.get("reasoning_content")}
 
 
 def _check_nested(outer: str, inner: Any, version: Version, allow_unknown: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import openai
 from openai import AsyncStream, Stream
-from pydantic_core import from_json
+from pydantic_core import ValidationError, from_json
 
 from vllm_adapters._compat import http
 from vllm_adapters._response import error_mapping
@@ -19,7 +19,7 @@ from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.sse import EventSplitter
 from vllm_adapters._response.structured import check_constraint, requested_constraint
 from vllm_adapters._response.tool_calls import ToolCallDeltas
-from vllm_adapters._response.validate import expected_choices, validate_types
+from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed
 from vllm_adapters.errors import IncompleteStream, InvalidResponse, ServerTimeout, VLLMError
 
 T = TypeVar("T")
@@ -104,7 +104,10 @@ class ChunkReader:
             if event.get("message") or event.get("detail"):  # an error in another shape
                 raise error_mapping.from_event(event)
             event["choices"] = choices = []  # gateways in Go write an empty list as null
-        validate_types(event)
+        try:
+            COMPLETION.validate_python(event, strict=True)
+        except ValidationError as error:
+            raise malformed(error) from None
         if self._endpoint == "chat":
             event["object"] = "chat.completion.chunk"  # the SDK's helper skips all others
         split = split_chunk(event, completions=self._endpoint == "completions")

@@ -90,7 +90,8 @@ class _Completion(TypedDict, total=False):
     usage: _Usage | None
 
 
-_COMPLETION = TypeAdapter(_Completion)
+COMPLETION = TypeAdapter(_Completion)
+"""Validates the types of a completion, or of a chunk of one, with ``strict=True``."""
 
 
 def validate_types(completion: object) -> None:
@@ -105,12 +106,17 @@ def validate_types(completion: object) -> None:
         InvalidResponse: Some part has; the text says which.
     """
     try:
-        _COMPLETION.validate_python(completion, strict=True)
+        COMPLETION.validate_python(completion, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
-        problem = f"{place.lstrip('.')}: {first['msg']}".removeprefix(": ")
-        raise InvalidResponse(f"The response is malformed ({problem})") from None
+        raise malformed(error) from None
+
+
+def malformed(error: ValidationError) -> InvalidResponse:
+    """Return the error for a response that ``COMPLETION`` rejects."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+    problem = f"{place.lstrip('.')}: {first['msg']}".removeprefix(": ")
+    return InvalidResponse(f"The response is malformed ({problem})")
 
 
 def validate_response(response: object, body: object, *, endpoint: str | None, content: bytes = b"") -> None:

@@ -1,21 +1,17 @@
-"""HTTP clients per process and event loop, with sharded connection pools, and without proxies for loopback."""
+"""Sharded connection pools, without the environment's proxies for loopback."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import ipaddress
-import os
 import threading
-import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
 from urllib.request import getproxies
 
 from vllm_adapters._compat import http
 from vllm_adapters._transport.credentials import normalize_headers
-from vllm_adapters._transport.http import AsyncHTTP, Deadline, ReplyStream, close_shielded, with_deadlines
+from vllm_adapters._transport.http import AsyncHTTP, HTTPClients, ReplyStream, close_shielded, with_deadlines
 
 C = TypeVar("C")
 
@@ -29,96 +25,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-_INHERITED: list[Any] = []  # kept alive: collecting them in a forked child would touch the parent's sockets
-
-
-class HTTPClients(Generic[C]):
-    """The HTTP clients of one SDK client: one per process, and per event loop for the async one.
-
-    Args:
-        make: Makes an HTTP client.
-        per_loop: Keep one for each running event loop, since a connection belongs to the loop that opened it.
-    """
-
-    def __init__(self, make: Callable[[], C], *, per_loop: bool) -> None:
-        self._make = make
-        self._per_loop = per_loop
-        self._reset()
-
-    def _reset(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._without_loop: C | None = None
-        self._by_loop: weakref.WeakKeyDictionary[Any, C] = weakref.WeakKeyDictionary()
-        self._discovery = threading.Lock()
-        self._discovery_by_loop: weakref.WeakKeyDictionary[Any, asyncio.Lock] = weakref.WeakKeyDictionary()
-
-    @contextmanager
-    def discovery_lock(self, deadline: Deadline) -> Iterator[None]:
-        """Hold a lock during discovery, so that only the first of several calls sends its requests.
-
-        Raises:
-            ServerTimeout: The deadline expired while other calls held it.
-        """
-        self.current()
-        lock, left = self._discovery, deadline.left()
-        if not lock.acquire(timeout=-1 if left is None else left):
-            deadline.expire()
-        try:
-            yield
-        finally:
-            lock.release()
-
-    @asynccontextmanager
-    async def adiscovery_lock(self, deadline: Deadline) -> AsyncIterator[None]:
-        """Async version of ``discovery_lock``, for the running event loop."""
-        self.current()
-        loop = _running_loop()
-        if loop is None:  # trio: then several calls may send them
-            yield
-            return
-        with self._lock:
-            lock = self._discovery_by_loop.setdefault(loop, asyncio.Lock())
-        try:
-            async with asyncio.timeout(deadline.left()):
-                await lock.acquire()
-        except TimeoutError:
-            deadline.expire()
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def current(self) -> C:
-        """Return the HTTP client of this process and event loop."""
-        if self._pid != os.getpid():
-            _INHERITED.extend([self._without_loop, *self._by_loop.values()])
-            self._reset()
-        loop = _running_loop() if self._per_loop else None
-        with self._lock:
-            client = self._without_loop if loop is None else self._by_loop.get(loop)
-            if client is None or cast(Any, client).is_closed:  # closed and used again: it connects anew
-                self._drop_closed_loops()
-                client = self._make()
-                if loop is None:
-                    self._without_loop = client
-                else:
-                    self._by_loop[loop] = client
-        return client
-
-    def _drop_closed_loops(self) -> None:
-        # Weak keys do not suffice: a client's connections refer to the loop that they were opened in.
-        for loop in [loop for loop in self._by_loop if loop.is_closed()]:
-            del self._by_loop[loop]
-
-
-def _running_loop() -> Any:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None  # outside a loop, or under trio
 
 
 @functools.cache

@@ -1,12 +1,11 @@
-"""What a given server can and cannot do, found out by trying, and the flag that would change it.
+"""Check what a running vLLM server supports, and which flags would add what is missing.
 
-`examine` is the way in; `vllm-adapters doctor` does the same from a terminal.
+``examine`` runs the checks from Python; ``vllm-adapters doctor`` runs them from a terminal.
 """
 
 from __future__ import annotations
 
-from vllm_adapters.doctor.examination import examine
-from vllm_adapters.doctor.findings import Check, Finding, Verdict
-from vllm_adapters.doctor.report import Report, Result
+from vllm_adapters.doctor.model import Check, Finding, Report, Result, Verdict
+from vllm_adapters.doctor.runner import examine
 
 __all__ = ["Check", "Finding", "Report", "Result", "Verdict", "examine"]

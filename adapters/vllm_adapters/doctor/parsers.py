@@ -1,19 +1,21 @@
-"""Which parser a model needs: by its name, else by the special tokens it has."""
+"""Parsers that fit a model, by its name or by its special tokens."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
+__all__ = ["THINKING_MARKS", "TOKENS", "TOOL_CALL_MARKS", "Parsers", "by_name", "by_tokens"]
+
 
 class Parsers(NamedTuple):
-    """Names for `--tool-call-parser` and `--reasoning-parser`; None where there is none to suggest."""
+    """Names for ``--tool-call-parser`` and ``--reasoning-parser``; ``None`` where no parser is known."""
 
     tools: str | None = None
     reasoning: str | None = None
 
 
-# The first that is found in the model's name or path holds.
+# Patterns for the model's name or path. The first match wins.
 _BY_NAME = {
     r"xlam": Parsers("xlam"),
     r"gpt-?oss": Parsers("openai", "openai_gptoss"),
@@ -70,24 +72,24 @@ _BY_TOKEN = {
 }
 TOKENS = tuple(_BY_TOKEN)
 
-THOUGHT_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "<seed:think>", "<|channel|>analysis")
-"""What is left in a reply whose thinking was not parsed; a template may have put the opening mark in the prompt."""
+THINKING_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "<seed:think>", "<|channel|>analysis")
+"""Traces of unparsed thinking in a reply. The opening mark is missing if the chat template puts it in the prompt."""
 
-CALL_MARKS = (
+TOOL_CALL_MARKS = (
     *("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<function=", "<minimax:tool_call>", "<seed:tool_call>"),
     *("<|tool_calls_section_begin|>", "<｜tool▁calls▁begin｜>"),
 )
-"""What is left in a reply whose tool calls were not parsed."""
+"""Traces of unparsed tool calls in a reply."""
 
 
 def by_name(*names: str) -> Parsers:
-    """The parsers for a model called this way."""
+    """Return the parsers for a model with these names."""
     text = " ".join(names).lower().replace("_", "-")
     return next((parsers for pattern, parsers in _BY_NAME.items() if re.search(pattern, text)), Parsers())
 
 
 def by_tokens(strings: list[str]) -> Parsers:
-    """The parsers for a model whose tokenizer cuts the text of all ``TOKENS`` into these."""
+    """Return the parsers for a model whose tokenizer splits the concatenated ``TOKENS`` into these strings."""
     found = [parsers for token, parsers in _BY_TOKEN.items() if token in strings]
     return Parsers(
         next((parsers.tools for parsers in found if parsers.tools), None),

@@ -1,70 +1,102 @@
-"""Haystack's messages and tools on the wire."""
+"""Conversions between Haystack's messages, tools and chunks and vLLM's: nothing dropped, nothing repaired."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, cast
+from uuid import uuid4
 
-from haystack.dataclasses import ChatMessage, ChatRole, TextContent
+from haystack.dataclasses import (
+    ChatMessage,
+    ChatRole,
+    ComponentInfo,
+    ReasoningContent,
+    StreamingChunk,
+    TextContent,
+    ToolCall,
+    ToolCallDelta,
+)
 from haystack.tools import ToolsType, flatten_tools_or_toolsets
-from haystack.tools.tool import Tool, _check_duplicate_tool_names
 
+from vllm_adapters import types
+from vllm_adapters._response.message import StreamedMessage
+from vllm_adapters._response.tool_calls import parse_tool_calls
+from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS
 from vllm_adapters.errors import InvalidRequest
 
+log = logging.getLogger(__name__)
+
+_NOT_MESSAGES = "`messages` must be a str or a list of ChatMessage. Wrap texts with ChatMessage.from_user(...)."
 _MEDIA = ("image", "audio", "video")
+_ADDED_META = CHOICE_FIELDS | RESPONSE_FIELDS | {"id", "logprobs"}
+"""Fields of a response that ``meta`` has beside those that Haystack defines."""
+
+# Requests
 
 
-def messages_to_wire(messages: Sequence[ChatMessage], *, replay_reasoning: bool = False) -> list[dict[str, Any]]:
-    """The messages of a chat completion.
+def messages_to_dicts(messages: list[ChatMessage] | str, *, replay_reasoning: bool = False) -> list[dict[str, Any]]:
+    """Return messages as vLLM takes them.
 
-    Last messages of an assistant that say nothing are left out: sent as an empty turn, models end theirs too. An agent
-    gathers several where all calls of each are broken.
+    Trailing empty assistant messages are dropped: an empty last turn makes the model stop at once. An agent collects
+    several of them where all tool calls of a reply are invalid.
 
     Args:
-        messages: The conversation.
-        replay_reasoning: Send the reasoning of earlier replies back with them.
+        messages: The conversation, or a user's one message.
+        replay_reasoning: Send the reasoning of earlier replies with them.
 
     Raises:
+        TypeError: They are neither.
         InvalidRequest: A file is neither an image, nor audio, nor video.
     """
-    sent = [_to_wire(message, replay_reasoning) for message in messages]
-    while sent and sent[-1]["role"] == ChatRole.ASSISTANT and not sent[-1].keys() & {"tool_calls", "reasoning"}:
-        if sent[-1]["content"]:
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    if not isinstance(messages, list):
+        raise TypeError(_NOT_MESSAGES)
+    dicts = []
+    for message in messages:
+        if not isinstance(message, ChatMessage):
+            raise TypeError(_NOT_MESSAGES)
+        dicts.append(_message_to_dict(message, replay_reasoning))
+    while dicts and dicts[-1]["role"] == ChatRole.ASSISTANT and not dicts[-1].keys() & {"tool_calls", "reasoning"}:
+        if dicts[-1]["content"]:
             break
-        del sent[-1]
-    return sent
+        del dicts[-1]
+    return dicts
 
 
-def _to_wire(message: ChatMessage, replay_reasoning: bool) -> dict[str, Any]:
+def _message_to_dict(message: ChatMessage, replay_reasoning: bool) -> dict[str, Any]:
     result = message.tool_call_result
     if result and isinstance(result.result, list) and not all(isinstance(p, TextContent) for p in result.result):
-        # Haystack's own conversion knows results with images for OpenAI's other API only; vLLM takes them here.
-        shown = ChatMessage.from_user(content_parts=list(result.result)).to_openai_dict_format()["content"]
-        sent = {"role": "tool", "content": shown, "tool_call_id": result.origin.id}
+        # Haystack converts tool results with images for OpenAI's Responses API only; vLLM takes them here.
+        content = ChatMessage.from_user(content_parts=list(result.result)).to_openai_dict_format()["content"]
+        converted = {"role": "tool", "content": content, "tool_call_id": result.origin.id}
     else:
-        sent = message.to_openai_dict_format()
-    if isinstance(sent.get("content"), list):
-        sent["content"] = [_media(part) if part["type"] == "file" else part for part in sent["content"]]
+        converted = message.to_openai_dict_format()
+    if isinstance(converted.get("content"), list):
+        converted["content"] = [_media(part) if part["type"] == "file" else part for part in converted["content"]]
     if replay_reasoning and message.reasoning:
-        sent["reasoning"] = message.reasoning.reasoning_text
-    return sent
+        converted["reasoning"] = message.reasoning.reasoning_text
+    return converted
 
 
 def _media(part: dict[str, Any]) -> dict[str, Any]:
+    """Return OpenAI's part for a file as the part that vLLM has for its type."""
     url = part["file"]["file_data"]
     mime_type = url.removeprefix("data:").partition(";")[0]
     kind = mime_type.partition("/")[0]
     if kind not in _MEDIA:
         raise InvalidRequest(
-            f"vLLM takes images, audio and video, not a file of type {mime_type}",
+            f"A file must be an image, audio or video, not {mime_type}",
             hint="Put its text into the message",
             param="messages",
         )
     return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
 
 
-def tools_to_wire(tools: ToolsType | None, *, strict: bool = False) -> list[dict[str, Any]]:
-    """The tools of a chat completion or of ``/tokenize``.
+def tools_to_dicts(tools: ToolsType | None, *, strict: bool = False) -> list[dict[str, Any]]:
+    """Return tools as chat completions and ``/tokenize`` take them.
 
     Args:
         tools: Haystack's tools and toolsets.
@@ -73,7 +105,148 @@ def tools_to_wire(tools: ToolsType | None, *, strict: bool = False) -> list[dict
     Raises:
         ValueError: Two have the same name.
     """
-    flat: list[Tool] = flatten_tools_or_toolsets(tools)
-    _check_duplicate_tool_names(flat)
+    specs = [tool.tool_spec for tool in flatten_tools_or_toolsets(tools)]
+    names = [spec["name"] for spec in specs]
+    if len(set(names)) < len(names):
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"Tools have the same name: {', '.join(duplicates)}. Rename one of them.")
     enforced = {"strict": True} if strict else {}
-    return [{"type": "function", "function": {**tool.tool_spec, **enforced}} for tool in flat]
+    return [{"type": "function", "function": {**spec, **enforced}} for spec in specs]
+
+
+# Replies
+
+
+def read_replies(response: Mapping[str, Any]) -> list[ChatMessage]:
+    """Return the messages of a chat completion, one per choice."""
+    return [_read_choice(response, choice) for choice in response["choices"]]
+
+
+def _read_choice(response: Mapping[str, Any], choice: Mapping[str, Any]) -> ChatMessage:
+    message = choice["message"]
+    tool_calls = parse_tool_calls(message.get("tool_calls"), choice.get("finish_reason"))
+    return _assistant_message(message.get("content"), message.get("reasoning"), tool_calls, _meta(response, choice))
+
+
+def _meta(response: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``meta`` of a reply or chunk: what Haystack defines, and what vLLM adds."""
+    meta = {
+        "model": response.get("model"),
+        "index": choice.get("index", 0),
+        "finish_reason": choice.get("finish_reason"),
+        "usage": response.get("usage"),
+    }
+    for part in (choice, response):
+        for name in part.keys() & _ADDED_META:
+            if part[name] is not None:
+                meta[name] = part[name]
+    if meta["usage"]:
+        meta["usage"] = _without_none(meta["usage"])
+    if "logprobs" in meta:
+        meta["logprobs"] = _without_none(meta["logprobs"])
+    return meta
+
+
+def _without_none(value: Any) -> Any:
+    """Return JSON data without the null fields of its objects; Haystack's agents add up all fields of ``usage``."""
+    if isinstance(value, dict):
+        return {name: _without_none(item) for name, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
+
+
+def _assistant_message(
+    text: str | None, reasoning: str | None, tool_calls: Sequence[types.ToolCall], meta: dict[str, Any]
+) -> ChatMessage:
+    # Among the message's tool calls, the invalid ones would be run.
+    if invalid := [call for call in tool_calls if call.error]:
+        meta["invalid_tool_calls"] = [call.as_dict() for call in invalid]
+    for call in invalid:
+        log.warning("Tool call %r is invalid, see meta['invalid_tool_calls']: %s", call.name, call.error)
+    if meta["finish_reason"] == "length":
+        log.warning("The token limit truncated reply %s. Raise max_tokens.", meta["index"])
+    return ChatMessage.from_assistant(
+        text=text or None,
+        reasoning=ReasoningContent(reasoning_text=reasoning) if reasoning else None,
+        tool_calls=[
+            # Haystack cannot send back a tool call without an id, nor its result; some gateways give none.
+            ToolCall(id=call.id or f"call-{uuid4().hex}", tool_name=call.name, arguments=call.arguments)
+            for call in tool_calls
+            if call.arguments is not None
+        ],
+        meta=meta,
+    )
+
+
+class StreamedReply:
+    """A streamed reply: each chunk as Haystack's, and the message they add up to.
+
+    Args:
+        component_info: The component that the chunks name as their source.
+    """
+
+    def __init__(self, component_info: ComponentInfo) -> None:
+        self._component_info = component_info
+        self._message = StreamedMessage()
+        self._meta: dict[str, Any] = {"model": None, "index": 0}
+        self._block: tuple[str, int] | None = None
+        self._blocks: dict[tuple[str, int], int] = {}
+        self._started_blocks = 0
+
+    def add(self, chunk: Mapping[str, Any]) -> StreamingChunk:
+        """Add a chunk, and return it as Haystack's; the client's stream has one kind of delta per chunk."""
+        delta = self._message.add(chunk)
+        choices = chunk.get("choices")
+        meta = _meta(chunk, choices[0] if choices else {})
+        meta["received_at"] = datetime.now().isoformat()
+        self._meta.setdefault("completion_start_time", meta["received_at"])
+        for name in ("model", "id"):
+            if meta.get(name) is not None:
+                self._meta[name] = meta[name]
+        block, starts = None, False
+        text, reasoning, tool_calls = delta.get("content"), delta.get("reasoning"), delta.get("tool_calls")
+        if text:
+            block, starts = self._content_block("text")
+        elif reasoning:
+            block, starts = self._content_block("reasoning")
+        elif tool_calls:
+            block, starts = self._content_block("tool call", tool_calls[0]["index"])
+        return StreamingChunk(
+            content=text or "",
+            meta=meta,
+            component_info=self._component_info,
+            index=block,
+            start=starts,
+            reasoning=ReasoningContent(reasoning_text=reasoning) if reasoning else None,
+            tool_calls=[_tool_call_delta(call) for call in tool_calls] if tool_calls else None,
+            finish_reason=cast(Any, meta["finish_reason"]),  # vLLM has more than Haystack lists
+        )
+
+    def _content_block(self, kind: str, index: int = 0) -> tuple[int, bool]:
+        """Return the number of the content block that a delta belongs to, and whether the delta starts it."""
+        block = (kind, index)
+        # Deltas of several tool calls may alternate.
+        starts = block not in self._blocks if kind == "tool call" else block != self._block
+        if starts:
+            self._blocks[block] = self._started_blocks
+            self._started_blocks += 1
+        self._block = block
+        return self._blocks[block], starts
+
+    def message(self) -> ChatMessage:
+        """Return the complete reply."""
+        reply = self._message
+        meta = {
+            **self._meta,
+            **reply.fields,
+            "finish_reason": reply.finish_reason,
+            "usage": _without_none(reply.usage),
+        }
+        if reply.logprobs is not None:
+            meta["logprobs"] = _without_none(reply.logprobs)
+        return _assistant_message(reply.text, reply.reasoning, reply.tool_calls(), meta)
+
+
+def _tool_call_delta(call: Mapping[str, Any]) -> ToolCallDelta:
+    function = call.get("function") or {}
+    name, arguments = function.get("name"), function.get("arguments")
+    return ToolCallDelta(index=call["index"], id=call.get("id"), tool_name=name, arguments=arguments or None)

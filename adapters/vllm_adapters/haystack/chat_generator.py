@@ -1,33 +1,36 @@
-"""``VLLMChatGenerator``: Haystack's chat generator on vLLM."""
+"""``VLLMChatGenerator``: Haystack's chat generator for vLLM."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from haystack import component
-from haystack.components.generators.utils import _normalize_messages
-from haystack.dataclasses import ChatMessage, ComponentInfo, StreamingCallbackT
-from haystack.dataclasses.streaming_chunk import select_streaming_callback
-from haystack.tools import ToolsType, deserialize_tools_or_toolset_inplace, serialize_tools_or_toolset
+from haystack.dataclasses import ChatMessage, ComponentInfo, StreamingCallbackT, select_streaming_callback
+from haystack.tools import (
+    ToolsType,
+    deserialize_tools_or_toolset_inplace,
+    serialize_tools_or_toolset,
+    warm_up_tools,
+    warm_up_tools_async,
+)
 from haystack.utils import Secret, deserialize_callable, serialize_callable
 
+from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
-from vllm_adapters._request.body import deep_merge, merge_and_drop_none, reject_streamed_n, sdk_and_body
-from vllm_adapters._response import structured
-from vllm_adapters._response.error_mapping import truncation_error
+from vllm_adapters._request.body import SEND_OPTIONS, request_body
+from vllm_adapters._response.structured import requested_constraint, truncation_error
 from vllm_adapters.errors import InvalidRequest
-from vllm_adapters.haystack._component import API_KEY, NAMESPACE, Connected
-from vllm_adapters.haystack._messages import messages_to_wire, tools_to_wire
-from vllm_adapters.haystack.reading import StreamedReply, read_reply
+from vllm_adapters.haystack._component import API_KEY, NAMESPACE, VLLMComponent
+from vllm_adapters.haystack._messages import StreamedReply, messages_to_dicts, read_replies, tools_to_dicts
 from vllm_adapters.server import VLLMServer
 
-_ASKED_BY_RUN = {"messages": "its messages", "stream": "a streaming_callback"}
+_ARGUMENTS_OF_RUN = {"messages": "`messages`", "stream": "a `streaming_callback`"}
 
 
 @component
-class VLLMChatGenerator(Connected):
+class VLLMChatGenerator(VLLMComponent):
     """Haystack's chat generator for a vLLM server, with everything that vLLM adds to OpenAI's API.
 
     >>> from vllm_adapters.haystack import VLLMChatGenerator
@@ -40,40 +43,47 @@ class VLLMChatGenerator(Connected):
     >>> llm.run("Yes or no?", generation_kwargs=constrained)["replies"][0].text
     'no'
 
-    Every parameter of vLLM is given flat, under vLLM's own name, in ``generation_kwargs``, here and per run. Run
-    beats constructor; ``chat_template_kwargs``, ``extra_body`` and other dicts merge deeply; None takes back. A
-    name that no vLLM version has is refused; one that the connected server's version does not have is translated
-    or refused. Sockets and parameters are those of vllm-haystack, so pipelines move over by changing ``type`` to
+    Pass any vLLM parameter in ``generation_kwargs``, flat, under vLLM's own name, to the constructor or to ``run``.
+    ``run`` overrides the constructor; ``chat_template_kwargs``, ``extra_body`` and other dicts are merged deeply;
+    ``None`` drops what the constructor set. A name that no vLLM version has is refused; one that the server's version
+    does not have is translated or refused.
+
+    Sockets and parameters are those of vllm-haystack. To move a pipeline, change ``type`` to
     ``haystack_integrations.components.vllm_adapters.VLLMChatGenerator``.
 
     Tool calls need ``vllm serve --enable-auto-tool-choice --tool-call-parser ...``, reasoning needs
-    ``--reasoning-parser ...``; errors name the flag that is missing.
+    ``--reasoning-parser ...``; errors name the missing flag.
 
-    A reply's ``meta`` has ``finish_reason``, ``usage`` and all that vLLM adds, such as ``stop_reason``, ``logprobs``
-    and ``token_ids``; tool calls that are cut or malformed are in ``meta["invalid_tool_calls"]``, never repaired.
+    The ``meta`` of a reply has ``finish_reason``, ``usage`` and everything that vLLM adds, such as ``stop_reason``,
+    ``logprobs`` and ``token_ids``. Truncated or malformed tool calls are in ``meta["invalid_tool_calls"]``; they are
+    never repaired.
 
     Args:
         model: Served model name; default: the one base model that the server serves.
         api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, if it is set. Read by ``warm_up``.
-        streaming_callback: Called with each ``StreamingChunk``; makes the replies stream.
-        api_base_url: The server, with or without ``/v1``; default ``VLLM_BASE_URL``, else
+        streaming_callback: Called with each ``StreamingChunk``; if given, replies are streamed.
+        api_base_url: The server, with or without ``/v1``; default: ``VLLM_BASE_URL``, else
             ``http://localhost:8000/v1``.
         generation_kwargs: Parameters of each run, OpenAI's and vLLM's; ``response_format`` may be a Pydantic class.
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
-        max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
-        tools: Tools and toolsets that the model may call.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
-            values may be Secrets; those that are not are neither saved nor pickled.
-        tools_strict: Have vLLM enforce the tools' schemas; it does so for forced calls (``tool_choice``) anyway.
-        replay_reasoning: Send the reasoning of earlier replies back with them, for models trained to think on
-            across tool calls.
-        server: A ``VLLMServer`` to use instead of url, key, timeout and retries. It is not saved: a loaded
-            component has its address and its own key.
-        server_version: The server's vLLM version, where ``/version`` does not tell it.
+        max_retries: Further attempts after connection errors, 429 and 5xx; default 2.
+        tools: Tools and toolsets that the model may call. ``warm_up`` warms them up too; it does not own them, so
+            ``close`` leaves them open.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``. Credentials
+            among them may be Secrets; those that are not are neither saved nor pickled.
+        tools_strict: Have vLLM enforce the tools' schemas; it does so for forced tool calls (``tool_choice``) anyway.
+        replay_reasoning: Send the reasoning of earlier replies back with them, for models trained to continue their
+            reasoning across tool calls.
+        default_headers: Headers of every request; values may be Secrets, as in ``http_client_kwargs``.
+        default_query: Query parameters of every request.
+        server: A ``VLLMServer`` to use in place of address, key, timeout and retries. It is not saved: a loaded
+            component has its address, and its own key.
+        server_version: The server's vLLM version, for gateways that do not pass on ``/version``.
+        allow_unknown: Let parameters pass that no vLLM version has, for servers with plugins.
     """
 
     __module__ = NAMESPACE
-    _left_out: ClassVar[frozenset[str]] = frozenset({"tools_strict", "replay_reasoning", "server_version"})
+    _saved_if_set: ClassVar[frozenset[str]] = VLLMComponent._saved_if_set | {"tools_strict", "replay_reasoning"}
 
     def __init__(
         self,
@@ -89,63 +99,48 @@ class VLLMChatGenerator(Connected):
         http_client_kwargs: dict[str, Any] | None = None,
         tools_strict: bool = False,
         replay_reasoning: bool = False,
+        default_headers: Mapping[str, str | Secret] | None = None,
+        default_query: dict[str, Any] | None = None,
         server: VLLMServer | None = None,
         server_version: str | None = None,
+        allow_unknown: bool = False,
     ) -> None:
-        self._place(model, server, api_key, api_base_url, timeout, max_retries, http_client_kwargs, server_version)
+        VLLMComponent.__init__(
+            self,
+            model=model,
+            api_key=api_key,
+            api_base_url=api_base_url,
+            timeout=timeout,
+            max_retries=max_retries,
+            http_client_kwargs=http_client_kwargs,
+            default_headers=default_headers,
+            default_query=default_query,
+            server=server,
+            server_version=server_version,
+            allow_unknown=allow_unknown,
+        )
         self.streaming_callback = streaming_callback
         self.generation_kwargs = dict(generation_kwargs or {})
         self.tools = tools
         self.tools_strict = tools_strict
         self.replay_reasoning = replay_reasoning
-        tools_to_wire(tools)
-        _sorted(self.generation_kwargs)
+        tools_to_dicts(tools)
+        _reject_arguments_of_run(self.generation_kwargs)
+        body = request_body(self.generation_kwargs)
+        if not (allow_unknown or (server is not None and server.client.vllm.allow_unknown)):
+            compat.reject_unknown("chat", {name: body[name] for name in body.keys() - SEND_OPTIONS})
 
-    def _saved(self) -> dict[str, Any]:
-        shape = self.generation_kwargs.get("response_format")
-        formatted = {"response_format": compat.response_format(shape)} if shape else {}
-        callback = self.streaming_callback
-        return {
-            **Connected._saved(self),
-            "generation_kwargs": {**compat.replace_classes(self.generation_kwargs), **formatted},
-            "streaming_callback": serialize_callable(callback) if callback else None,
-            "tools": serialize_tools_or_toolset(self.tools),
-        }
+    def warm_up(self) -> None:
+        """Warm up the tools, read the API key and create the client; no request is sent."""
+        if self._client is None:
+            warm_up_tools(self.tools)
+        VLLMComponent.warm_up(self)
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> VLLMChatGenerator:
-        """The component that ``to_dict`` saved."""
-        parameters = data.setdefault("init_parameters", {})
-        deserialize_tools_or_toolset_inplace(parameters, key="tools")
-        if parameters.get("streaming_callback"):
-            parameters["streaming_callback"] = deserialize_callable(parameters["streaming_callback"])
-        loaded: VLLMChatGenerator = cls._load(data)
-        return loaded
-
-    def _request(
-        self,
-        messages: Sequence[ChatMessage],
-        streams: bool,
-        generation_kwargs: dict[str, Any] | None,
-        tools: ToolsType | None,
-    ) -> dict[str, Any]:
-        """The arguments of ``client.chat.completions.create``."""
-        arguments, body = map(merge_and_drop_none, _sorted(self.generation_kwargs, generation_kwargs or {}))
-        options = arguments.pop("stream_options", None)
-        if streams:
-            reject_streamed_n({**arguments, "extra_body": body})
-            arguments["stream_options"] = deep_merge({"include_usage": True}, options)
-        if "response_format" in arguments:
-            arguments["response_format"] = compat.response_format(arguments["response_format"])
-        if offered := tools_to_wire(self.tools if tools is None else tools, strict=self.tools_strict):
-            arguments["tools"] = offered
-        return {
-            "model": self.model or "",
-            "messages": messages_to_wire(messages, replay_reasoning=self.replay_reasoning),
-            "stream": streams,
-            **arguments,
-            **({"extra_body": body} if body else {}),
-        }
+    async def warm_up_async(self) -> None:
+        """Async version of ``warm_up``, for ``run_async``."""
+        if self._async_client is None:
+            await warm_up_tools_async(self.tools)
+        await VLLMComponent.warm_up_async(self)
 
     @component.output_types(replies=list[ChatMessage])
     def run(
@@ -160,33 +155,32 @@ class VLLMChatGenerator(Connected):
 
         Args:
             messages: The conversation, or a user's one message.
-            streaming_callback: Called with each ``StreamingChunk``; in place of the constructor's.
-            generation_kwargs: Parameters of this run; merged into the constructor's, over which they win.
-            tools: In place of the constructor's; ``[]`` for none.
+            streaming_callback: Called with each ``StreamingChunk``; overrides the constructor's.
+            generation_kwargs: Parameters of this run; they are merged into the constructor's and override them.
+            tools: Override the constructor's; ``[]`` for none.
 
         Returns:
-            ``{"replies": [...]}``, one message for each of ``n``.
+            ``{"replies": [...]}``, with one message for each of ``n``.
 
         Raises:
-            VLLMError: On every failure, see ``vllm_adapters.errors``. A stream that breaks off raises
-                ``IncompleteStream``, a constrained reply that ``max_tokens`` cuts ``TruncatedOutput``.
+            VLLMError: On every failure, see ``vllm_adapters.errors``. An incomplete stream raises
+                ``IncompleteStream``, a constrained reply that ``max_tokens`` truncates ``TruncatedOutput``.
         """
-        asked = _normalize_messages(messages)
-        if not asked:
+        if messages == []:
             return {"replies": []}
         callback = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=False)
-        request = self._request(asked, callback is not None, generation_kwargs, tools)
-        answer: Any = self._sync().chat.completions.create(**request)
+        client = self._client or self._warm_client()
+        if tools is not None:
+            warm_up_tools(tools)
+        body = self._request_body(messages, callback is not None, generation_kwargs, tools)
+        response: Any = RawCompletions(client).create(**body)
         if callback is None:
-            return _whole(read_reply(answer), request)
+            return self._output(read_replies(response), body)
         reply = StreamedReply(ComponentInfo.from_component(self))
-        try:
-            for chunk in answer:
-                callback(reply.read(chunk))
-        except BaseException:
-            answer.close()  # or vLLM would go on generating for a callback that has failed
-            raise
-        return _whole([reply.message()], request)
+        with response:  # closed when the callback fails, so that vLLM stops generating
+            for chunk in response:
+                callback(reply.add(chunk))
+        return self._output([reply.message()], body)
 
     @component.output_types(replies=list[ChatMessage])
     async def run_async(
@@ -197,40 +191,99 @@ class VLLMChatGenerator(Connected):
         *,
         tools: ToolsType | None = None,
     ) -> dict[str, list[ChatMessage]]:
-        """``run``, to await; the callback may be a coroutine function."""
-        asked = _normalize_messages(messages)
-        if not asked:
+        """Async version of ``run``; the callback may be a coroutine function."""
+        if messages == []:
             return {"replies": []}
         callback = select_streaming_callback(self.streaming_callback, streaming_callback, requires_async=True)
-        request = self._request(asked, callback is not None, generation_kwargs, tools)
-        answer: Any = await (await self._async()).chat.completions.create(**request)
+        client = self._async_client or await self._warm_async_client()
+        if tools is not None:
+            await warm_up_tools_async(tools)
+        body = self._request_body(messages, callback is not None, generation_kwargs, tools)
+        response: Any = await RawCompletions(client).create(**body)
         if callback is None:
-            return _whole(read_reply(answer), request)
+            return self._output(read_replies(response), body)
         reply = StreamedReply(ComponentInfo.from_component(self))
-        try:
-            async for chunk in answer:
-                shown = callback(reply.read(chunk))
-                if inspect.isawaitable(shown):
-                    await shown
-        except BaseException:
-            await answer.close()
-            raise
-        return _whole([reply.message()], request)
+        async with response:
+            async for chunk in response:
+                result = callback(reply.add(chunk))
+                if inspect.isawaitable(result):
+                    await result
+        return self._output([reply.message()], body)
+
+    def _request_body(
+        self,
+        messages: list[ChatMessage] | str,
+        stream: bool,
+        generation_kwargs: Mapping[str, Any] | None,
+        tools: ToolsType | None,
+    ) -> dict[str, Any]:
+        """Return the arguments of ``RawCompletions.create``."""
+        defaults: dict[str, Any] = {
+            "model": self.model or "",
+            "messages": messages_to_dicts(messages, replay_reasoning=self.replay_reasoning),
+            "stream": stream,
+            "stream_options": {"include_usage": True},
+        }
+        if self.allow_unknown:
+            defaults[compat.ALLOW_UNKNOWN] = True
+        levels: list[Mapping[str, Any]] = [defaults, self.generation_kwargs]
+        if generation_kwargs:
+            _reject_arguments_of_run(generation_kwargs)
+            levels.append(generation_kwargs)
+        body = request_body(*levels)
+        if not stream:
+            body.pop("stream_options", None)
+        tools = self.tools if tools is None else tools
+        if tools and (dicts := tools_to_dicts(tools, strict=self.tools_strict)):
+            body["tools"] = dicts
+        return body
+
+    def _output(self, replies: list[ChatMessage], body: Mapping[str, Any]) -> dict[str, list[ChatMessage]]:
+        """Return the component's output.
+
+        Raises:
+            TruncatedOutput: The token limit truncated an object that was requested.
+            FilteredOutput: A content filter did.
+        """
+        constraint = requested_constraint(body)
+        if constraint is None:
+            return {"replies": replies}
+        for reply in replies:
+            text = reply.text or ""
+            error = truncation_error(reply.meta["finish_reason"], text)
+            if error is not None and not reply.tool_calls and constraint.violation(text):
+                raise error.add_context(address=self._connected_server().base_url, model=reply.meta["model"])
+        return {"replies": replies}
+
+    def _init_parameters(self) -> dict[str, Any]:
+        """Return the constructor's arguments as they are saved: Pydantic classes as their JSON schemas."""
+        form = self.generation_kwargs.get("response_format")
+        response_format = {"response_format": compat.response_format(form)} if form else {}
+        callback = self.streaming_callback
+        return {
+            **VLLMComponent._init_parameters(self),
+            "generation_kwargs": {**compat.replace_classes(self.generation_kwargs), **response_format},
+            "streaming_callback": serialize_callable(callback) if callback else None,
+            "tools": serialize_tools_or_toolset(self.tools),
+        }
+
+    @staticmethod
+    def _load_parameters(parameters: dict[str, Any]) -> None:
+        """Replace, in place, what ``_init_parameters`` has serialized."""
+        VLLMComponent._load_parameters(parameters)
+        deserialize_tools_or_toolset_inplace(parameters, key="tools")
+        if parameters.get("streaming_callback"):
+            parameters["streaming_callback"] = deserialize_callable(parameters["streaming_callback"])
 
 
-def _sorted(*levels: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    for name, instead in _ASKED_BY_RUN.items():
-        if any(name in given for given in levels):
-            raise InvalidRequest(f"`{name}` is no generation parameter here", hint=f"Give run {instead}", param=name)
-    return sdk_and_body(*levels)
+def _reject_arguments_of_run(generation_kwargs: Mapping[str, Any]) -> None:
+    """Raise for what is an argument of ``run`` instead of a generation parameter.
 
-
-def _whole(replies: list[ChatMessage], request: Mapping[str, Any]) -> dict[str, list[ChatMessage]]:
-    """The component's output, unless the token limit cut an object that was asked for."""
-    constraint = structured.requested_constraint({**request, **request.get("extra_body", {})})
-    for reply in replies:
-        text = reply.text or ""
-        error = truncation_error(reply.meta["finish_reason"], text)
-        if error and constraint is not None and not reply.tool_calls and constraint.broken_by(text):
-            raise error
-    return {"replies": replies}
+    Raises:
+        InvalidRequest: There is one.
+    """
+    for name, argument in _ARGUMENTS_OF_RUN.items():
+        if name in generation_kwargs:
+            raise InvalidRequest(
+                f"`{name}` cannot be set in `generation_kwargs`", hint=f"Pass {argument} to run", param=name
+            )

@@ -1,9 +1,9 @@
-"""``VLLMTextEmbedder`` and ``VLLMDocumentEmbedder``: Haystack's embedders on vLLM."""
+"""``VLLMTextEmbedder`` and ``VLLMDocumentEmbedder``: Haystack's embedders for vLLM."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar
 
@@ -12,27 +12,29 @@ from haystack.utils import Secret
 
 from vllm_adapters.embedder import Embedder
 from vllm_adapters.errors import ContextLengthExceeded
-from vllm_adapters.haystack._component import API_KEY, NAMESPACE, Connected, refuse_own, with_meta
+from vllm_adapters.haystack._component import API_KEY, NAMESPACE, VLLMComponent, reject_reserved, texts_with_meta
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.types import Embedded
 
-log = logging.getLogger("vllm_adapters")
+log = logging.getLogger(__name__)
 
-_OWN = ("model", "input", "encoding_format")
+_RESERVED = ("model", "input", "encoding_format")
 
 
-class _Embeds(Connected):
-    """What both embedders share."""
+class _EmbedderComponent(VLLMComponent):
+    """Base class of both embedders."""
 
-    prefix: str
-    suffix: str
-    dimensions: int | None
-    extra_parameters: dict[str, Any] | None
-
-    def _embed_like(
-        self, prefix: str, suffix: str, dimensions: int | None, extra_parameters: dict[str, Any] | None
+    def __init__(
+        self,
+        *,
+        prefix: str,
+        suffix: str,
+        dimensions: int | None,
+        extra_parameters: dict[str, Any] | None,
+        **connection: Any,
     ) -> None:
-        refuse_own(extra_parameters, _OWN)
+        VLLMComponent.__init__(self, **connection)
+        reject_reserved(extra_parameters, _RESERVED)
         self.prefix = prefix
         self.suffix = suffix
         self.dimensions = dimensions
@@ -40,16 +42,17 @@ class _Embeds(Connected):
 
     def _embedder(self, **options: int) -> Embedder:
         dimensions = {} if self.dimensions is None else {"dimensions": self.dimensions}
-        return Embedder(self._connect(), **options, parameters={**dimensions, **(self.extra_parameters or {})})
+        parameters = {**dimensions, **self._parameters(self.extra_parameters)}
+        return Embedder(self._connected_server(), **options, parameters=parameters)
 
-    def _meta(self, found: Embedded) -> dict[str, Any]:
-        usage = {"prompt_tokens": found.prompt_tokens, "total_tokens": found.prompt_tokens}
-        return {"model": self._served(), "usage": usage}
+    def _meta(self, embedded: Embedded) -> dict[str, Any]:
+        usage = {"prompt_tokens": embedded.prompt_tokens, "total_tokens": embedded.prompt_tokens}
+        return {"model": self._model_name, "usage": usage}
 
 
 @component
-class VLLMTextEmbedder(_Embeds):
-    """Embeds one text, such as a query, on a vLLM server.
+class VLLMTextEmbedder(_EmbedderComponent):
+    """Haystack's text embedder for a vLLM server: embeds one text, such as a query.
 
     >>> from vllm_adapters.haystack import VLLMTextEmbedder
     >>> embedder = VLLMTextEmbedder(api_base_url="http://localhost:8000")  # vllm serve an embedding model
@@ -59,20 +62,23 @@ class VLLMTextEmbedder(_Embeds):
     Args:
         model: Served model name; default: the one base model that the server serves.
         api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, if it is set. Read by ``warm_up``.
-        api_base_url: The server, with or without ``/v1``; default ``VLLM_BASE_URL``, else
+        api_base_url: The server, with or without ``/v1``; default: ``VLLM_BASE_URL``, else
             ``http://localhost:8000/v1``.
         prefix: Text before each text, such as the instruction that many models want for queries.
-        suffix: Text behind each text.
-        dimensions: Dimensions of the vectors, of models trained to be cut (Matryoshka).
+        suffix: Text after each text.
+        dimensions: Dimensions of the vectors, for models trained to have them shortened (Matryoshka).
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
-        max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
-            values may be Secrets; those that are not are neither saved nor pickled.
-        extra_parameters: vLLM's own by their names, such as ``{"truncate_prompt_tokens": -1}``, which cuts texts
-            to what the model can take.
-        server: A ``VLLMServer`` to use instead of url, key, timeout and retries. It is not saved: a loaded
-            component has its address and its own key.
-        server_version: The server's vLLM version, where ``/version`` does not tell it.
+        max_retries: Further attempts after connection errors, 429 and 5xx; default 2.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``. Credentials
+            among them may be Secrets; those that are not are neither saved nor pickled.
+        extra_parameters: vLLM's own parameters, such as ``{"truncate_prompt_tokens": -1}``, which truncates texts to
+            the model's context.
+        default_headers: Headers of every request; values may be Secrets, as in ``http_client_kwargs``.
+        default_query: Query parameters of every request.
+        server: A ``VLLMServer`` to use in place of address, key, timeout and retries. It is not saved: a loaded
+            component has its address, and its own key.
+        server_version: The server's vLLM version, for gateways that do not pass on ``/version``.
+        allow_unknown: Let parameters pass that no vLLM version has, for servers with plugins.
     """
 
     __module__ = NAMESPACE
@@ -90,21 +96,40 @@ class VLLMTextEmbedder(_Embeds):
         max_retries: int | None = None,
         http_client_kwargs: dict[str, Any] | None = None,
         extra_parameters: dict[str, Any] | None = None,
+        default_headers: Mapping[str, str | Secret] | None = None,
+        default_query: dict[str, Any] | None = None,
         server: VLLMServer | None = None,
         server_version: str | None = None,
+        allow_unknown: bool = False,
     ) -> None:
-        self._place(model, server, api_key, api_base_url, timeout, max_retries, http_client_kwargs, server_version)
-        self._embed_like(prefix, suffix, dimensions, extra_parameters)
+        _EmbedderComponent.__init__(
+            self,
+            model=model,
+            api_key=api_key,
+            api_base_url=api_base_url,
+            timeout=timeout,
+            max_retries=max_retries,
+            http_client_kwargs=http_client_kwargs,
+            default_headers=default_headers,
+            default_query=default_query,
+            server=server,
+            server_version=server_version,
+            allow_unknown=allow_unknown,
+            prefix=prefix,
+            suffix=suffix,
+            dimensions=dimensions,
+            extra_parameters=extra_parameters,
+        )
 
-    def _text(self, text: str) -> list[str]:
+    def _texts(self, text: str) -> list[str]:
         if not isinstance(text, str):
             raise TypeError(
-                "VLLMTextEmbedder expects a string as an input. VLLMDocumentEmbedder embeds a list of Documents."
+                "VLLMTextEmbedder expects a string as an input. To embed Documents, use VLLMDocumentEmbedder."
             )
         return [self.prefix + text + self.suffix]
 
-    def _output(self, found: Embedded) -> dict[str, Any]:
-        return {"embedding": found.vectors[0].tolist(), "meta": self._meta(found)}
+    def _output(self, embedded: Embedded) -> dict[str, Any]:
+        return {"embedding": embedded.vectors[0].tolist(), "meta": self._meta(embedded)}
 
     @component.output_types(embedding=list[float], meta=dict[str, Any])
     def run(self, text: str) -> dict[str, Any]:
@@ -119,21 +144,21 @@ class VLLMTextEmbedder(_Embeds):
         Raises:
             VLLMError: On every failure, see ``vllm_adapters.errors``.
         """
-        texts = self._text(text)
+        texts = self._texts(text)
         self.warm_up()
         return self._output(self._embedder().embed(texts))
 
     @component.output_types(embedding=list[float], meta=dict[str, Any])
     async def run_async(self, text: str) -> dict[str, Any]:
-        """``run``, to await."""
-        texts = self._text(text)
+        """Async version of ``run``."""
+        texts = self._texts(text)
         await self.warm_up_async()
         return self._output(await self._embedder().aembed(texts))
 
 
 @component
-class VLLMDocumentEmbedder(_Embeds):
-    """Embeds documents on a vLLM server: many in a request, several requests at a time, each vector to its document.
+class VLLMDocumentEmbedder(_EmbedderComponent):
+    """Haystack's document embedder for a vLLM server: batched and concurrent requests, vectors by position.
 
     >>> from haystack import Document
     >>> from vllm_adapters.haystack import VLLMDocumentEmbedder
@@ -147,34 +172,37 @@ class VLLMDocumentEmbedder(_Embeds):
     Args:
         model: Served model name; default: the one base model that the server serves.
         api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, if it is set. Read by ``warm_up``.
-        api_base_url: The server, with or without ``/v1``; default ``VLLM_BASE_URL``, else
+        api_base_url: The server, with or without ``/v1``; default: ``VLLM_BASE_URL``, else
             ``http://localhost:8000/v1``.
         prefix: Text before each text.
-        suffix: Text behind each text.
-        dimensions: Dimensions of the vectors, of models trained to be cut (Matryoshka).
+        suffix: Text after each text.
+        dimensions: Dimensions of the vectors, for models trained to have them shortened (Matryoshka).
         batch_size: Documents in one request.
         progress_bar: Show a progress bar on standard error.
         meta_fields_to_embed: Fields of the documents' meta to embed before their text.
-        embedding_separator: What stands between those fields and the text.
+        embedding_separator: Text between those fields and the text.
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
-        max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
-            values may be Secrets; those that are not are neither saved nor pickled.
-        raise_on_failure: Raise when a document fails. Default: such documents come back without an embedding,
-            logged and listed in ``meta["failures"]``. What leaves nothing embedded, such as a server that is not
-            there or a wrong parameter, is raised all the same, unless it is that all documents are too long. When the
-            server cannot be asked three times in a row, the others are not sent and fail, too.
-        extra_parameters: vLLM's own by their names, such as ``{"truncate_prompt_tokens": -1}``, which cuts texts
-            to what the model can take.
-        max_concurrency: Requests under way at once, in ``run`` as in ``run_async``; default 2, which costs least
-            CPU here. A server with many GPUs wants more.
-        server: A ``VLLMServer`` to use instead of url, key, timeout and retries. It is not saved: a loaded
-            component has its address and its own key.
-        server_version: The server's vLLM version, where ``/version`` does not tell it.
+        max_retries: Further attempts after connection errors, 429 and 5xx; default 2.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``. Credentials
+            among them may be Secrets; those that are not are neither saved nor pickled.
+        raise_on_failure: Raise when a document fails. By default such a document is returned without an embedding,
+            logged, and listed in ``meta["failures"]``; an error that leaves no document embedded, such as an
+            unreachable server or an invalid parameter, is raised nevertheless, unless all documents are too long.
+            After three errors in a row that do not depend on the documents, the remaining ones are not sent.
+        extra_parameters: vLLM's own parameters, such as ``{"truncate_prompt_tokens": -1}``, which truncates texts to
+            the model's context.
+        max_concurrency: Concurrent requests, in ``run`` as in ``run_async``. The default costs the client the least
+            CPU; servers with many GPUs need more.
+        default_headers: Headers of every request; values may be Secrets, as in ``http_client_kwargs``.
+        default_query: Query parameters of every request.
+        server: A ``VLLMServer`` to use in place of address, key, timeout and retries. It is not saved: a loaded
+            component has its address, and its own key.
+        server_version: The server's vLLM version, for gateways that do not pass on ``/version``.
+        allow_unknown: Let parameters pass that no vLLM version has, for servers with plugins.
     """
 
     __module__ = NAMESPACE
-    _left_out: ClassVar[frozenset[str]] = frozenset({"max_concurrency", "server_version"})
+    _saved_if_set: ClassVar[frozenset[str]] = VLLMComponent._saved_if_set | {"max_concurrency"}
 
     def __init__(
         self,
@@ -195,11 +223,30 @@ class VLLMDocumentEmbedder(_Embeds):
         raise_on_failure: bool = False,
         extra_parameters: dict[str, Any] | None = None,
         max_concurrency: int = 2,
+        default_headers: Mapping[str, str | Secret] | None = None,
+        default_query: dict[str, Any] | None = None,
         server: VLLMServer | None = None,
         server_version: str | None = None,
+        allow_unknown: bool = False,
     ) -> None:
-        self._place(model, server, api_key, api_base_url, timeout, max_retries, http_client_kwargs, server_version)
-        self._embed_like(prefix, suffix, dimensions, extra_parameters)
+        _EmbedderComponent.__init__(
+            self,
+            model=model,
+            api_key=api_key,
+            api_base_url=api_base_url,
+            timeout=timeout,
+            max_retries=max_retries,
+            http_client_kwargs=http_client_kwargs,
+            default_headers=default_headers,
+            default_query=default_query,
+            server=server,
+            server_version=server_version,
+            allow_unknown=allow_unknown,
+            prefix=prefix,
+            suffix=suffix,
+            dimensions=dimensions,
+            extra_parameters=extra_parameters,
+        )
         self.batch_size = batch_size
         self.progress_bar = progress_bar
         self.meta_fields_to_embed = meta_fields_to_embed or []
@@ -210,32 +257,38 @@ class VLLMDocumentEmbedder(_Embeds):
     def _texts(self, documents: Sequence[Document]) -> list[str]:
         if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
             raise TypeError(
-                "VLLMDocumentEmbedder expects a list of Documents as input. VLLMTextEmbedder embeds a string."
+                "VLLMDocumentEmbedder expects a list of Documents as input. To embed a string, use VLLMTextEmbedder."
             )
-        plain = with_meta(documents, self.meta_fields_to_embed, self.embedding_separator)
-        return [self.prefix + text + self.suffix for text in plain]
+        texts = texts_with_meta(documents, self.meta_fields_to_embed, self.embedding_separator)
+        return [self.prefix + text + self.suffix for text in texts]
 
-    def _work(self) -> tuple[Embedder, dict[str, Any]]:
-        embedder = self._embedder(batch_size=self.batch_size, max_concurrency=self.max_concurrency)
+    def _batch_embedder(self) -> Embedder:
+        return self._embedder(batch_size=self.batch_size, max_concurrency=self.max_concurrency)
+
+    def _embed_options(self) -> dict[str, Any]:
         progress = "Calculating embeddings" if self.progress_bar else None
-        return embedder, {"keep_going": not self.raise_on_failure, "progress": progress}
+        return {"keep_going": not self.raise_on_failure, "progress": progress}
 
-    def _output(self, documents: Sequence[Document], found: Embedded) -> dict[str, Any]:
-        others = [error for error in found.failures.values() if not isinstance(error, ContextLengthExceeded)]
-        if others and len(found.failures) == len(documents):
+    def _output(self, documents: Sequence[Document], embedded: Embedded) -> dict[str, Any]:
+        failures = embedded.failures
+        others = [error for error in failures.values() if not isinstance(error, ContextLengthExceeded)]
+        if others and len(failures) == len(documents):
             raise others[0]
-        vectors = found.vectors.tolist()
-        embedded = [
-            _with(document, None if at in found.failures else vectors[at]) for at, document in enumerate(documents)
-        ]
-        meta = self._meta(found)
-        if found.failures:
+        vectors = embedded.vectors.tolist()
+        meta = self._meta(embedded)
+        if failures:
             meta["failures"] = [
-                {"index": at, "id": documents[at].id, "error": str(error)} for at, error in found.failures.items()
+                {"index": at, "id": documents[at].id, "error": str(error)} for at, error in failures.items()
             ]
             for failure in meta["failures"]:
                 log.error("Document %(index)d (id %(id)s) has no embedding: %(error)s", failure)
-        return {"documents": embedded, "meta": meta}
+        return {
+            "documents": [
+                _with_embedding(document, None if at in failures else vectors[at])
+                for at, document in enumerate(documents)
+            ],
+            "meta": meta,
+        }
 
     @component.output_types(documents=list[Document], meta=dict[str, Any])
     def run(self, documents: list[Document]) -> dict[str, Any]:
@@ -255,21 +308,20 @@ class VLLMDocumentEmbedder(_Embeds):
         if not texts:
             return {"documents": [], "meta": {}}
         self.warm_up()
-        embedder, how = self._work()
-        return self._output(documents, embedder.embed(texts, **how))
+        return self._output(documents, self._batch_embedder().embed(texts, **self._embed_options()))
 
     @component.output_types(documents=list[Document], meta=dict[str, Any])
     async def run_async(self, documents: list[Document]) -> dict[str, Any]:
-        """``run``, to await."""
+        """Async version of ``run``."""
         texts = self._texts(documents)
         if not texts:
             return {"documents": [], "meta": {}}
         await self.warm_up_async()
-        embedder, how = self._work()
-        return self._output(documents, await embedder.aembed(texts, **how))
+        return self._output(documents, await self._batch_embedder().aembed(texts, **self._embed_options()))
 
 
-def _with(document: Document, embedding: list[float] | None) -> Document:
+def _with_embedding(document: Document, embedding: list[float] | None) -> Document:
+    """Return a copy of a document; ``dataclasses.replace`` would hash and validate the whole document again."""
     copied = copy(document)
-    vars(copied)["embedding"] = embedding  # ``dataclasses.replace`` would hash and check the whole document anew
+    vars(copied)["embedding"] = embedding
     return copied

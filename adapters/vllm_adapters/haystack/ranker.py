@@ -1,8 +1,8 @@
-"""``VLLMRanker``: Haystack's ranker on vLLM."""
+"""``VLLMRanker``: Haystack's ranker for vLLM."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -10,16 +10,16 @@ from haystack import Document, component
 from haystack.utils import Secret
 
 from vllm_adapters._client.endpoint import EndpointCall
-from vllm_adapters.haystack._component import API_KEY, NAMESPACE, Connected, refuse_own, with_meta
+from vllm_adapters.haystack._component import API_KEY, NAMESPACE, VLLMComponent, reject_reserved, texts_with_meta
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.types import Ranked
 
-_OWN = ("model", "query", "documents", "top_n")
+_RESERVED = ("model", "query", "documents", "top_n")
 
 
 @component
-class VLLMRanker(Connected):
-    """Ranks documents by their relevance to a query, with a model on a vLLM server.
+class VLLMRanker(VLLMComponent):
+    """Haystack's ranker for a vLLM server: sorts documents by their relevance to a query.
 
     >>> from haystack import Document
     >>> from vllm_adapters.haystack import VLLMRanker
@@ -31,42 +31,42 @@ class VLLMRanker(Connected):
     Args:
         model: Served model name; default: the one base model that the server serves.
         api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, if it is set. Read by ``warm_up``.
-        api_base_url: The server, with or without ``/v1``; default ``VLLM_BASE_URL``, else
+        api_base_url: The server, with or without ``/v1``; default: ``VLLM_BASE_URL``, else
             ``http://localhost:8000/v1``.
-        top_k: Documents to return at most; default all.
-        score_threshold: Leave out documents with a lower score; after ``top_k``.
+        top_k: Maximum number of documents to return; default: all.
+        score_threshold: Drop documents with a lower score; applied after ``top_k``.
         meta_fields_to_embed: Fields of the documents' meta to rank by, before their text.
-        meta_data_separator: What stands between those fields and the text.
-        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``, whose
-            values may be Secrets; those that are not are neither saved nor pickled.
-        extra_parameters: vLLM's own by their names, such as ``{"truncate_prompt_tokens": -1}``, which cuts pairs to
-            what the model can take, or ``{"instruction": "..."}``.
+        meta_data_separator: Text between those fields and the text.
+        http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``. Credentials
+            among them may be Secrets; those that are not are neither saved nor pickled.
+        extra_parameters: vLLM's own parameters, such as ``{"truncate_prompt_tokens": -1}``, which truncates pairs to
+            the model's context, or ``{"instruction": "..."}``.
         timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
-        max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
-        query_prefix: Text before the query, for models that were trained with a template the server does not have.
-        query_suffix: Text behind the query.
+        max_retries: Further attempts after connection errors, 429 and 5xx; default 2.
+        query_prefix: Text before the query, for models trained with a template that the server does not have.
+        query_suffix: Text after the query.
         document_prefix: Text before each document.
-        document_suffix: Text behind each document.
-        server: A ``VLLMServer`` to use instead of url, key, timeout and retries. It is not saved: a loaded
-            component has its address and its own key.
-        server_version: The server's vLLM version, where ``/version`` does not tell it.
+        document_suffix: Text after each document.
+        default_headers: Headers of every request; values may be Secrets, as in ``http_client_kwargs``.
+        default_query: Query parameters of every request.
+        server: A ``VLLMServer`` to use in place of address, key, timeout and retries. It is not saved: a loaded
+            component has its address, and its own key.
+        server_version: The server's vLLM version, for gateways that do not pass on ``/version``.
+        allow_unknown: Let parameters pass that no vLLM version has, for servers with plugins.
 
     Raises:
         ValueError: ``top_k`` is below 1.
     """
 
     __module__ = NAMESPACE
-    _left_out: ClassVar[frozenset[str]] = frozenset(
-        {
-            "timeout",
-            "max_retries",
-            "query_prefix",
-            "query_suffix",
-            "document_prefix",
-            "document_suffix",
-            "server_version",
-        }
-    )
+    _saved_if_set: ClassVar[frozenset[str]] = VLLMComponent._saved_if_set | {
+        "timeout",
+        "max_retries",
+        "query_prefix",
+        "query_suffix",
+        "document_prefix",
+        "document_suffix",
+    }
 
     def __init__(
         self,
@@ -86,12 +86,29 @@ class VLLMRanker(Connected):
         query_suffix: str = "",
         document_prefix: str = "",
         document_suffix: str = "",
+        default_headers: Mapping[str, str | Secret] | None = None,
+        default_query: dict[str, Any] | None = None,
         server: VLLMServer | None = None,
         server_version: str | None = None,
+        allow_unknown: bool = False,
     ) -> None:
-        self._place(model, server, api_key, api_base_url, timeout, max_retries, http_client_kwargs, server_version)
-        refuse_own(extra_parameters, _OWN)
-        self.top_k = _at_least_one(top_k)
+        VLLMComponent.__init__(
+            self,
+            model=model,
+            api_key=api_key,
+            api_base_url=api_base_url,
+            timeout=timeout,
+            max_retries=max_retries,
+            http_client_kwargs=http_client_kwargs,
+            default_headers=default_headers,
+            default_query=default_query,
+            server=server,
+            server_version=server_version,
+            allow_unknown=allow_unknown,
+        )
+        reject_reserved(extra_parameters, _RESERVED)
+        _validate_top_k(top_k)
+        self.top_k = top_k
         self.score_threshold = score_threshold
         self.meta_fields_to_embed = meta_fields_to_embed or []
         self.meta_data_separator = meta_data_separator
@@ -102,33 +119,30 @@ class VLLMRanker(Connected):
         self.document_suffix = document_suffix
 
     def _prepare_texts(self, documents: Sequence[Document]) -> list[str]:
-        texts = with_meta(documents, self.meta_fields_to_embed, self.meta_data_separator)
+        texts = texts_with_meta(documents, self.meta_fields_to_embed, self.meta_data_separator)
         return [self.document_prefix + text + self.document_suffix for text in texts]
 
-    def _ask(
+    def _rerank_call(
         self, query: str, documents: Sequence[Document], top_k: int | None
     ) -> EndpointCall[tuple[list[Ranked], dict[str, Any]]]:
-        return (
-            self._connect()
-            ._rerank(
-                self.query_prefix + query + self.query_suffix,
-                self._prepare_texts(documents),
-                top_n=self.top_k if top_k is None else top_k,
-                **(self.extra_parameters or {}),
-            )
-            .with_usage()
+        call = self._connected_server()._rerank(
+            self.query_prefix + query + self.query_suffix,
+            self._prepare_texts(documents),
+            top_n=self.top_k if top_k is None else top_k,
+            **self._parameters(self.extra_parameters),
         )
+        return call.with_usage()
 
     def _output(
-        self, documents: Sequence[Document], ranking: Sequence[Ranked], usage: Any, threshold: float | None
+        self, documents: Sequence[Document], ranking: Sequence[Ranked], usage: Any, score_threshold: float | None
     ) -> dict[str, Any]:
-        least = self.score_threshold if threshold is None else threshold
+        threshold = self.score_threshold if score_threshold is None else score_threshold
         ranked = [
-            replace(documents[found.index], score=found.score)
-            for found in ranking
-            if least is None or found.score >= least
+            replace(documents[place.index], score=place.score)
+            for place in ranking
+            if threshold is None or place.score >= threshold
         ]
-        return {"documents": ranked, "meta": {"model": self._served(), "usage": usage}}
+        return {"documents": ranked, "meta": {"model": self._model_name, "usage": usage}}
 
     @component.output_types(documents=list[Document], meta=dict[str, Any])
     def run(
@@ -141,23 +155,24 @@ class VLLMRanker(Connected):
         """Rank documents.
 
         Args:
-            query: What is looked for.
+            query: The query.
             documents: The documents; they are copied.
-            top_k: In place of the constructor's.
-            score_threshold: In place of the constructor's.
+            top_k: Overrides the constructor's.
+            score_threshold: Overrides the constructor's.
 
         Returns:
-            ``{"documents": [...], "meta": {"model", "usage"}}``, the best document first, each with its score.
+            ``{"documents": [...], "meta": {"model", "usage"}}``, with the best document first, each with its score.
 
         Raises:
             ValueError: ``top_k`` is below 1.
             VLLMError: On every failure, see ``vllm_adapters.errors``.
         """
-        _at_least_one(top_k)
+        _validate_top_k(top_k)
         if not documents:
             return {"documents": [], "meta": {}}
-        client = self._sync()
-        return self._output(documents, *self._ask(query, documents, top_k).send(client), score_threshold)
+        client = self._client or self._warm_client()
+        ranking, usage = self._rerank_call(query, documents, top_k).send(client)
+        return self._output(documents, ranking, usage, score_threshold)
 
     @component.output_types(documents=list[Document], meta=dict[str, Any])
     async def run_async(
@@ -167,15 +182,15 @@ class VLLMRanker(Connected):
         top_k: int | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, Any]:
-        """``run``, to await."""
-        _at_least_one(top_k)
+        """Async version of ``run``."""
+        _validate_top_k(top_k)
         if not documents:
             return {"documents": [], "meta": {}}
-        client = await self._async()
-        return self._output(documents, *await self._ask(query, documents, top_k).asend(client), score_threshold)
+        client = self._async_client or await self._warm_async_client()
+        ranking, usage = await self._rerank_call(query, documents, top_k).asend(client)
+        return self._output(documents, ranking, usage, score_threshold)
 
 
-def _at_least_one(top_k: int | None) -> int | None:
+def _validate_top_k(top_k: int | None) -> None:
     if top_k is not None and top_k <= 0:
         raise ValueError(f"top_k must be > 0, but got {top_k}")
-    return top_k

@@ -1,94 +1,99 @@
-"""A bound ``ChatVLLM`` that forgets nothing: not on the next ``bind``, ``bind_tools`` or call.
-
-LangChain's own binding forwards ``bind_tools`` and ``with_structured_output`` to the unbound model, which drops
-what was bound, and replaces dicts instead of merging them.
-"""
+"""``BoundChatVLLM``: a ``ChatVLLM`` with parameters bound to it, which later bindings and calls keep."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models.chat_models import _ChatModelBinding
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableBinding
 
 from vllm_adapters._request.body import deep_merge
+
+if TYPE_CHECKING:
+    from vllm_adapters.langchain.chat_models import ChatVLLM
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _merging(method: F) -> F:
-    """A method that asks the model, with the dicts of the call merged into those that are bound."""
+    """Return a method of ``RunnableBinding`` that merges the call's dicts into the bound ones."""
 
     @wraps(method)
-    def ask(self: BoundChatVLLM, *args: Any, **kwargs: Any) -> Any:
+    def call(self: BoundChatVLLM, *args: Any, **kwargs: Any) -> Any:
         return method(self, *args, **deep_merge(self.kwargs, kwargs))
 
-    return cast(F, ask)
+    return cast(F, call)
 
 
-class BoundChatVLLM(_ChatModelBinding):
-    """A ``ChatVLLM`` with parameters bound to it; made by ``ChatVLLM.bind``.
+class BoundChatVLLM(RunnableBinding[LanguageModelInput, AIMessage]):
+    """A ``ChatVLLM`` with parameters bound to it; ``ChatVLLM.bind`` returns it.
 
     >>> from vllm_adapters.langchain import ChatVLLM
     >>> llm = ChatVLLM(temperature=0).bind(stop=["."])  # vllm serve MODEL
     >>> llm.bind(top_k=1).invoke("What is the capital of France?").content
     'The capital of France is Paris'
+
+    LangChain's own binding forwards ``bind_tools`` and ``with_structured_output`` to the model without what is bound,
+    and replaces bound dicts instead of merging into them.
     """
 
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """Return the name of LangChain's own class, under which bindings are stored."""
+        return RunnableBinding.lc_id()
+
     def bind(self, **kwargs: Any) -> BoundChatVLLM:
-        """Bind more; what is bound already stays, dicts merge deeply."""
+        """Bind more parameters; those already bound stay, and dicts merge deeply."""
         return cast(BoundChatVLLM, super().bind(**deep_merge(self.kwargs, kwargs)))
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        """``ChatVLLM.bind_tools``, keeping what is bound."""
-        return self._configured(self._model.bind_tools(tools, **deep_merge(_without(self.kwargs, "tools"), kwargs)))
+        """Bind tools as ``ChatVLLM.bind_tools`` does, and keep what is bound."""
+        return self._with_own_config(self._llm.bind_tools(tools, **deep_merge(self._kwargs_without("tools"), kwargs)))
 
     def with_structured_output(self, schema: Any = None, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
-        """``ChatVLLM.with_structured_output``, keeping what is bound."""
-        bound = _without(self.kwargs, "response_format", "ls_structured_output_format")
-        return self._configured(self._model.with_structured_output(schema, **deep_merge(bound, kwargs)))
+        """Return ``ChatVLLM.with_structured_output`` with what is bound."""
+        bound = self._kwargs_without("response_format", "ls_structured_output_format")
+        return self._with_own_config(self._llm.with_structured_output(schema, **deep_merge(bound, kwargs)))
 
     def generate(self, messages: Any, stop: list[str] | None = None, *args: Any, **kwargs: Any) -> LLMResult:
-        """``ChatVLLM.generate``, with what is bound."""
-        given = deep_merge(self.kwargs, {"stop": stop} if stop else None, kwargs)
-        return cast(LLMResult, self._model.generate(messages, given.pop("stop", None), *args, **given))
+        """Return ``ChatVLLM.generate`` with what is bound."""
+        merged = deep_merge(self.kwargs, {"stop": stop} if stop else None, kwargs)
+        return self._llm.generate(messages, merged.pop("stop", None), *args, **merged)
 
     async def agenerate(self, messages: Any, stop: list[str] | None = None, *args: Any, **kwargs: Any) -> LLMResult:
-        """``generate``, to await."""
-        given = deep_merge(self.kwargs, {"stop": stop} if stop else None, kwargs)
-        return cast(LLMResult, await self._model.agenerate(messages, given.pop("stop", None), *args, **given))
+        """Async version of ``generate``."""
+        merged = deep_merge(self.kwargs, {"stop": stop} if stop else None, kwargs)
+        return await self._llm.agenerate(messages, merged.pop("stop", None), *args, **merged)
 
     def get_num_tokens_from_messages(self, messages: Any, tools: Any = None, **parameters: Any) -> int:
-        """``ChatVLLM.get_num_tokens_from_messages``, with the tools and parameters that are bound."""
-        bound = _without(self.kwargs, "tools", "tool_choice", "ls_structured_output_format")
-        offered = self.kwargs.get("tools") if tools is None else tools
-        return int(self._model.get_num_tokens_from_messages(messages, offered, **deep_merge(bound, parameters)))
+        """Return ``ChatVLLM.get_num_tokens_from_messages`` with the tools and parameters that are bound."""
+        bound = self._kwargs_without("tools", "tool_choice", "ls_structured_output_format")
+        tools = self.kwargs.get("tools") if tools is None else tools
+        return self._llm.get_num_tokens_from_messages(messages, tools, **deep_merge(bound, parameters))
 
     @property
-    def _model(self) -> Any:
-        return self.bound
+    def _llm(self) -> ChatVLLM:
+        return cast("ChatVLLM", self.bound)
 
-    def _configured(self, runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    def _kwargs_without(self, *names: str) -> dict[str, Any]:
+        return {name: value for name, value in self.kwargs.items() if name not in names}
+
+    def _with_own_config(self, runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
         return runnable.with_config(self.config) if self.config else runnable
 
-    invoke = _merging(_ChatModelBinding.invoke)
-    ainvoke = _merging(_ChatModelBinding.ainvoke)
-    batch = _merging(_ChatModelBinding.batch)
-    abatch = _merging(_ChatModelBinding.abatch)
-    batch_as_completed = _merging(_ChatModelBinding.batch_as_completed)
-    abatch_as_completed = _merging(_ChatModelBinding.abatch_as_completed)
-    stream = _merging(_ChatModelBinding.stream)
-    astream = _merging(_ChatModelBinding.astream)
-    stream_events = _merging(_ChatModelBinding.stream_events)
-    astream_events = _merging(_ChatModelBinding.astream_events)
-    transform = _merging(_ChatModelBinding.transform)  # what a chain's stream calls
-    atransform = _merging(_ChatModelBinding.atransform)
-
-
-def _without(kwargs: Any, *names: str) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if name not in names}
+    invoke = _merging(RunnableBinding.invoke)
+    ainvoke = _merging(RunnableBinding.ainvoke)
+    batch = _merging(RunnableBinding.batch)
+    abatch = _merging(RunnableBinding.abatch)
+    batch_as_completed = _merging(RunnableBinding.batch_as_completed)
+    abatch_as_completed = _merging(RunnableBinding.abatch_as_completed)
+    stream = _merging(RunnableBinding.stream)
+    astream = _merging(RunnableBinding.astream)
+    stream_events = _merging(RunnableBinding.stream_events)
+    astream_events = _merging(RunnableBinding.astream_events)
+    transform = _merging(RunnableBinding.transform)  # used by chains that stream
+    atransform = _merging(RunnableBinding.atransform)

@@ -1,10 +1,11 @@
-"""``with_structured_output`` for vLLM: whole objects or an error, streamed or not."""
+"""``ChatVLLM.with_structured_output``: complete objects or an error, streamed or not."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, get_origin
@@ -18,11 +19,17 @@ from langchain_core.runnables import Runnable, RunnableGenerator, RunnableMap, R
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-from vllm_adapters._response import structured
-from vllm_adapters._response.error_mapping import RequestContext, truncation_error
-from vllm_adapters.errors import ConstraintNotEnforced
+from vllm_adapters._response.structured import (
+    check_constraint,
+    missing_tool_call,
+    requested_constraint,
+    truncation_error,
+)
+from vllm_adapters.errors import VLLMError
+from vllm_adapters.langchain._messages import convert_tools
 
 if TYPE_CHECKING:
+    from vllm_adapters.langchain._binding import BoundChatVLLM
     from vllm_adapters.langchain.chat_models import ChatVLLM
 
 Schema: TypeAlias = Any
@@ -30,114 +37,143 @@ Schema: TypeAlias = Any
 
 Method = Literal["json_schema", "function_calling", "json_mode", "choice", "regex", "grammar", "structural_tag"]
 
-
-class _AtTheEnd:
-    """Makes objects of whole replies: half of an object is not an instance of its class."""
-
-    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        message = _message(result)
-        if (partial and not message.response_metadata.get("finish_reason")) or self.is_something_else(message):
-            return None
-        return super().parse_result(result)  # type: ignore[misc]
-
-    def is_something_else(self, message: AIMessage) -> bool:
-        return bool(message.tool_calls)  # of tools that were offered as well
+_RESPONSE_FORMATS = frozenset({"json_schema", "json_object", "structural_tag", "text"})
+_TEXT_METHODS = ("choice", "regex", "grammar", "structural_tag")
 
 
-class _WholePydantic(_AtTheEnd, PydanticOutputParser[Any]):
-    """An object from the text."""
+def structured_output(
+    llm: ChatVLLM, schema: Schema, *, method: Method | None, include_raw: bool, strict: bool | None, **kwargs: Any
+) -> Runnable[Any, Any]:
+    """Return the chain of ``ChatVLLM.with_structured_output``: the bound model, the checks and the parser."""
+    method = _checked_method(schema, method)
+    if tools := kwargs.pop("tools", None):
+        kwargs["tools"] = convert_tools(tools, strict)
+    request = _request(schema, method, strict, llm, kwargs)
+    check = _ReplyCheck(llm, request)
+    parse = RunnableGenerator(check.transform, check.atransform) | request.parser
+    if not include_raw:
+        return request.llm | parse  # type: ignore[no-any-return]
+    parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parse, parsing_error=lambda _: None)
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=request.llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
 
-class _WholePydanticCall(_AtTheEnd, PydanticToolsParser):
-    """An object from the arguments of a tool call."""
-
-    def is_something_else(self, message: AIMessage) -> bool:
-        return False
-
-
-class _Json(JsonOutputParser):
-    """A dict from the text, which grows while it streams."""
-
-    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        return None if _message(result).tool_calls else super().parse_result(result, partial=partial)
+def convert_response_format(value: Any) -> Any:
+    """Return a ``response_format`` in OpenAI's form, from one, a Pydantic or TypedDict class, or a JSON schema."""
+    if isinstance(value, Mapping) and value.get("type") in _RESPONSE_FORMATS:
+        return value
+    if isinstance(value, Mapping) and value.keys() >= {"name", "schema"}:
+        return {"type": "json_schema", "json_schema": value}
+    return _json_schema_format(value)
 
 
-class _WholeText(_AtTheEnd, BaseCumulativeTransformOutputParser[Any]):
-    """What a text stands for: one of the choices, or what matches a regex."""
-
-    read: Callable[[str], Any]
-
-    def parse(self, text: str) -> Any:
-        return self.read(text)
+def _json_schema_format(schema: Schema) -> dict[str, Any]:
+    json_schema = _json_schema(schema)
+    name = str(json_schema.get("title", "reply"))
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema, "strict": True}}
 
 
-class _Text(StrOutputParser):
-    """The text itself, piece by piece while it streams."""
-
-    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        message = _message(result)
-        called = message.tool_calls and not isinstance(message, AIMessageChunk)
-        return None if called else super().parse_result(result, partial=partial)
+# Requests
 
 
-def _message(result: list[Generation]) -> AIMessage:
-    return cast(AIMessage, cast(ChatGeneration, result[0]).message)
+@dataclass(frozen=True)
+class _Request:
+    """How an object is requested.
+
+    Args:
+        llm: The model, bound to the schema.
+        parser: The parser of its replies.
+        forced_tool: The name of the tool that it is forced to call, if any.
+    """
+
+    llm: BoundChatVLLM
+    parser: Any
+    forced_tool: str | None = None
 
 
-class _Whole:
-    """Passes messages on, and raises when one ends that is not whole."""
+def _checked_method(schema: Schema, method: Method | None) -> Method:
+    """Return the method, by default that of the schema's type.
 
-    def __init__(self, call: RequestContext, asked: Mapping[str, Any], tool_name: str | None) -> None:
-        self.call, self.constraint, self.tool_name = call, structured.requested_constraint(asked), tool_name
+    Raises:
+        ValueError: The method does not exist, or needs a schema of another type.
+    """
+    if method is None:
+        method = (
+            "choice" if _choices(schema) is not None else "regex" if isinstance(schema, re.Pattern) else "json_schema"
+        )
+    if method not in get_args(Method):
+        raise ValueError(f"`method` must be one of {', '.join(get_args(Method))}, not {method!r}.")
+    if schema is None and method != "json_mode":
+        raise ValueError(f"`schema` must be given for method={method!r}.")
+    if isinstance(schema, str) and method in ("json_schema", "function_calling"):
+        raise ValueError("`schema` is a str. Pass method='regex', 'grammar' or 'structural_tag' to tell which it is.")
+    return method
 
-    def check(self, message: AIMessage) -> None:
-        calls = message.tool_calls or message.invalid_tool_calls
-        arguments = [call["args"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
-        partial = str(message.text) or str(arguments[-1] if arguments else "")
-        reason = message.response_metadata.get("finish_reason")
-        if error := truncation_error(reason, partial, call=self.call):
-            raise error
-        if not calls and reason != "stop":  # then the client has judged it
-            # Whatever a gateway calls the end: LangChain's parsers close the brackets of half an object.
-            stop = message.response_metadata.get("stop_reason")
-            structured.check_constraint(
-                self.constraint, partial, finish_reason="stop", stop_reason=stop, call=self.call
+
+def _request(schema: Schema, method: Method, strict: bool | None, llm: ChatVLLM, kwargs: dict[str, Any]) -> _Request:
+    traced: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+    if method in _TEXT_METHODS:
+        constraint, parser = _text_constraint(schema, method)
+        traced["schema"] = {"title": method, "type": "string", **constraint}
+        return _Request(llm.bind(structured_outputs=constraint, ls_structured_output_format=traced, **kwargs), parser)
+    cls: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
+    if method == "function_calling":
+        name = convert_to_openai_tool(schema)["function"]["name"]
+        forced = llm.bind_tools(
+            [schema],
+            tool_choice=name,
+            strict=strict,
+            parallel_tool_calls=False,
+            ls_structured_output_format=traced,
+            **kwargs,
+        )
+        tool_parser = (
+            _PydanticToolParser(tools=[cls], first_tool_only=True)
+            if cls
+            else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+        )
+        return _Request(forced, tool_parser, name)
+    if method == "json_schema":
+        response_format = _json_schema_format(schema)
+        traced["schema"] = response_format["json_schema"]["schema"]
+    else:
+        response_format = {"type": "json_object"}
+    bound = llm.bind(response_format=response_format, ls_structured_output_format=traced, **kwargs)
+    return _Request(bound, _PydanticParser(pydantic_object=cls) if cls else _JsonParser())
+
+
+def _json_schema(schema: Schema) -> Mapping[str, Any]:
+    # LangChain requires a title, to name a tool with; vLLM does not.
+    named = isinstance(schema, Mapping) and {"title", "name", "function", "input_schema"} & schema.keys()
+    return schema if isinstance(schema, Mapping) and not named else convert_to_json_schema(schema)
+
+
+def _text_constraint(schema: Schema, method: str) -> tuple[dict[str, Any], Any]:
+    """Return vLLM's constraint for a method whose result is not an object, and the parser of its replies.
+
+    Raises:
+        ValueError: The schema does not fit the method.
+    """
+    if method == "choice":
+        choices = _choices(schema)
+        if not choices:
+            raise ValueError(
+                f"`schema` must be an Enum class, a Literal or a list for method='choice', not {schema!r}."
             )
-        if self.tool_name and not message.tool_calls:
-            said = str(message.text) or str(calls[0]["args"] if calls else "")
-            raise ConstraintNotEnforced(
-                f"The reply is not the forced call of `{self.tool_name}`: {said[:200]!r}",
-                hint="Use method='json_schema', which needs no tool parser, or check --tool-call-parser",
-                reply=said,
-                constraint="tool_choice",
-            )
-
-    def sync(self, chunks: Iterator[Any]) -> Iterator[Any]:
-        message = None
-        for chunk in chunks:
-            message = _add(message, chunk)
-            self.check_if_finished(chunk, message)
-            yield chunk
-
-    async def async_(self, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        message = None
-        async for chunk in chunks:
-            message = _add(message, chunk)
-            self.check_if_finished(chunk, message)
-            yield chunk
-
-    def check_if_finished(self, chunk: AIMessage, message: AIMessage) -> None:
-        # Before the chunk goes on to the parser, which would report half an object in its own way.
-        if chunk.response_metadata.get("finish_reason") or not isinstance(chunk, AIMessageChunk):
-            self.check(message)
-
-
-def _add(message: Any, chunk: Any) -> Any:
-    return message + chunk if isinstance(message, AIMessageChunk) and isinstance(chunk, AIMessageChunk) else chunk
+        return {"choice": list(choices)}, _TextParser(convert=_choice_converter(choices))
+    if method == "regex":
+        pattern = schema.pattern if isinstance(schema, re.Pattern) else schema
+        if not isinstance(pattern, str):
+            raise ValueError(f"`schema` must be a pattern for method='regex', not {schema!r}.")
+        return {"regex": pattern}, _TextParser(convert=_match_converter(pattern))
+    text = json.dumps(schema) if method == "structural_tag" and isinstance(schema, Mapping) else schema
+    if not isinstance(text, str):
+        raise ValueError(f"`schema` must be a str for method={method!r}, not {schema!r}.")
+    return {method: text}, _StreamedTextParser()
 
 
 def _choices(schema: Schema) -> dict[str, Any] | None:
-    """What the model may write, and what it stands for; ``None`` for a schema of another kind."""
+    """Return each text that the model may generate and the value it stands for; ``None`` for other schemas."""
     if isinstance(schema, type) and issubclass(schema, Enum):
         return {str(member.value): member for member in schema}
     origin: Any = get_origin(schema)
@@ -148,104 +184,126 @@ def _choices(schema: Schema) -> dict[str, Any] | None:
     return None
 
 
-def _choice(choices: Mapping[str, Any]) -> Callable[[str], Any]:
+def _choice_converter(choices: Mapping[str, Any]) -> Callable[[str], Any]:
     # Whitespace around a reply is the chat template's.
     return lambda text: choices[text if text in choices else text.strip()]
 
 
-def _match(pattern: str) -> Callable[[str], Any]:
-    def read(text: str) -> str:
+def _match_converter(pattern: str) -> Callable[[str], Any]:
+    def convert(text: str) -> str:
         try:
             return text if re.fullmatch(pattern, text) else text.strip()
-        except re.error:  # vLLM's engines know syntax that Python does not
+        except re.error:  # vLLM's engines have syntax that Python lacks
             return text.strip()
 
-    return read
+    return convert
 
 
-def _bound_by_text(schema: Schema, method: str) -> tuple[dict[str, Any], Any]:
-    """vLLM's constraint for a method whose result is no object, and the parser of what it makes."""
-    if method == "choice":
-        choices = _choices(schema)
-        if not choices:
-            raise ValueError(f"method='choice' needs an Enum class, a Literal or a list of choices, not {schema!r}")
-        return {"choice": list(choices)}, _WholeText(read=_choice(choices))
-    if method == "regex":
-        pattern = schema.pattern if isinstance(schema, re.Pattern) else schema
-        if not isinstance(pattern, str):
-            raise ValueError(f"method='regex' needs a pattern, not {schema!r}")
-        return {"regex": pattern}, _WholeText(read=_match(pattern))
-    text = json.dumps(schema) if method == "structural_tag" and isinstance(schema, Mapping) else schema
-    if not isinstance(text, str):
-        raise ValueError(f"method={method!r} needs its text, not {schema!r}")
-    return {method: text}, _Text()
+# Checks
 
 
-def _json_schema(schema: Schema) -> Mapping[str, Any]:
-    # LangChain asks for a title, to name a tool with; vLLM needs none.
-    named = isinstance(schema, Mapping) and {"title", "name", "function", "input_schema"} & schema.keys()
-    return schema if isinstance(schema, Mapping) and not named else convert_to_json_schema(schema)
+class _ReplyCheck:
+    """Passes messages on, and raises at the end of one that is truncated or not what was requested.
+
+    It comes before the parser, which closes the brackets of a truncated object.
+    """
+
+    def __init__(self, llm: ChatVLLM, request: _Request) -> None:
+        self._llm = llm
+        self._constraint = requested_constraint(request.llm.kwargs)
+        self._forced_tool = request.forced_tool
+
+    def transform(self, chunks: Iterator[Any]) -> Iterator[Any]:
+        """Yield the chunks, each before the parser gets it."""
+        message = None
+        for chunk in chunks:
+            message = self._add(message, chunk)
+            yield chunk
+
+    async def atransform(self, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Async version of ``transform``."""
+        message = None
+        async for chunk in chunks:
+            message = self._add(message, chunk)
+            yield chunk
+
+    def _add(self, message: Any, chunk: AIMessage) -> AIMessage:
+        """Return the message with one more chunk, or the whole message that ``chunk`` is; checked at its end."""
+        streamed = isinstance(chunk, AIMessageChunk)
+        whole = message + chunk if message is not None and streamed else chunk
+        if not streamed or chunk.response_metadata.get("finish_reason"):
+            try:
+                self._check(whole)
+            except VLLMError as error:
+                error.add_context(address=self._llm.openai_api_base, model=self._llm._server.model_name)
+                raise
+        return whole
+
+    def _check(self, message: AIMessage) -> None:
+        arguments = [call["args"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
+        text = str(message.text) or str(arguments[-1] if arguments else "")
+        finish_reason = message.response_metadata.get("finish_reason")
+        if error := truncation_error(finish_reason, text):
+            raise error
+        if not arguments and finish_reason != "stop":  # else the client has checked it
+            # A gateway may call the end of a complete reply otherwise.
+            stop_reason = message.response_metadata.get("stop_reason")
+            check_constraint(self._constraint, text, finish_reason="stop", stop_reason=stop_reason)
+        if self._forced_tool and not message.tool_calls:
+            raise missing_tool_call(self._forced_tool, text)
 
 
-def _asking(
-    llm: ChatVLLM, schema: Schema, method: str | None, strict: bool | None, kwargs: dict[str, Any]
-) -> tuple[Any, Any, str | None]:
-    """The model bound to ``schema``, the parser of its replies, and the tool that it is forced to call, if any."""
-    bound: Any
-    tool_name: str | None = None
-    how: dict[str, Any] = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-    pydantic_class: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
-    parser: Any = _WholePydantic(pydantic_object=pydantic_class) if pydantic_class else _Json()
-    if method == "json_schema":
-        json_schema = _json_schema(schema)
-        how["schema"] = json_schema
-        name = str(json_schema.get("title", "reply"))
-        shape = {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema, "strict": True}}
-        bound = llm.bind(response_format=shape, ls_structured_output_format=how, **kwargs)
-    elif method == "json_mode":
-        bound = llm.bind(response_format={"type": "json_object"}, ls_structured_output_format=how, **kwargs)
-    elif method == "function_calling":
-        tool_name = convert_to_openai_tool(schema)["function"]["name"]
-        bound = llm.bind_tools(
-            [schema],
-            tool_choice=tool_name,
-            strict=strict,
-            parallel_tool_calls=False,
-            ls_structured_output_format=how,
-            **kwargs,
-        )
-        parser = (
-            _WholePydanticCall(tools=[pydantic_class], first_tool_only=True)
-            if pydantic_class
-            else JsonOutputKeyToolsParser(key_name=tool_name, first_tool_only=True)
-        )
-    elif method in ("choice", "regex", "grammar", "structural_tag"):
-        constraint, parser = _bound_by_text(schema, method)
-        how["schema"] = {"title": method, "type": "string", **constraint}
-        bound = llm.bind(structured_outputs=constraint, ls_structured_output_format=how, **kwargs)
-    else:
-        raise ValueError(f"method is one of {', '.join(get_args(Method))}, not {method!r}")
-    return bound, parser, tool_name
+# Parsers
 
 
-def structured_output(
-    llm: ChatVLLM, schema: Schema, *, method: Method | None, include_raw: bool, strict: bool | None, **kwargs: Any
-) -> Runnable[Any, Any]:
-    """The chain of ``ChatVLLM.with_structured_output``; see there."""
-    if method is None:
-        by_schema = "choice" if _choices(schema) is not None else "regex" if isinstance(schema, re.Pattern) else None
-        method = by_schema or "json_schema"  # type: ignore[assignment]
-    if schema is None and method != "json_mode":
-        raise ValueError(f"method={method!r} needs a schema")
-    if isinstance(schema, str) and method in ("json_schema", "function_calling"):
-        raise ValueError("A text needs method='regex', 'grammar' or 'structural_tag': say which it is")
-    if tools := kwargs.pop("tools", None):
-        kwargs["tools"] = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
-    bound, parser, tool_name = _asking(llm, schema, method, strict, kwargs)
-    whole = _Whole(RequestContext(llm.root_client.address, model=llm.model_name or None), bound.kwargs, tool_name)
-    read = RunnableGenerator(whole.sync, whole.async_) | parser
-    if not include_raw:
-        return bound | read  # type: ignore[no-any-return]
-    parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | read, parsing_error=lambda _: None)
-    failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+class _AtEnd:
+    """Parses whole replies only: a part of an object is not an instance of its class."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        message = _message(result)
+        if (partial and not message.response_metadata.get("finish_reason")) or self._calls_other_tool(message):
+            return None
+        return super().parse_result(result)  # type: ignore[misc]
+
+    def _calls_other_tool(self, message: AIMessage) -> bool:
+        return bool(message.tool_calls)  # tools offered beside the schema
+
+
+class _PydanticParser(_AtEnd, PydanticOutputParser[Any]):
+    """Parses the text to an instance of a class."""
+
+
+class _PydanticToolParser(_AtEnd, PydanticToolsParser):
+    """Parses the arguments of the forced tool call to an instance of a class."""
+
+    def _calls_other_tool(self, message: AIMessage) -> bool:
+        return False
+
+
+class _JsonParser(JsonOutputParser):
+    """Parses the text to a dict, which grows while the reply streams."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        return None if _message(result).tool_calls else super().parse_result(result, partial=partial)
+
+
+class _TextParser(_AtEnd, BaseCumulativeTransformOutputParser[Any]):
+    """Parses the text to the value it stands for: a choice, or the match of a regex."""
+
+    convert: Callable[[str], Any]
+
+    def parse(self, text: str) -> Any:
+        return self.convert(text)
+
+
+class _StreamedTextParser(StrOutputParser):
+    """Returns the text, piece by piece while the reply streams."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        message = _message(result)
+        calls_tool = message.tool_calls and not isinstance(message, AIMessageChunk)
+        return None if calls_tool else super().parse_result(result, partial=partial)
+
+
+def _message(result: list[Generation]) -> AIMessage:
+    return cast(AIMessage, cast(ChatGeneration, result[0]).message)

@@ -2,60 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
-from langchain_core.language_models import LanguageModelInput
+import openai
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from pydantic import model_validator
+from langchain_openai.chat_models.base import BaseChatOpenAI
+from pydantic import Field, SecretStr, model_validator
 
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
+from vllm_adapters._request.body import deep_merge, request_body, set_fields
+from vllm_adapters._response.tool_calls import parse_tool_calls
+from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters._version import __version__
 from vllm_adapters.langchain._binding import BoundChatVLLM
-from vllm_adapters.langchain._connection import refuse_unknown
-from vllm_adapters.langchain._structured import Method, Schema, structured_output
+from vllm_adapters.langchain._chunks import (
+    TEXT_CHUNK,
+    aprotocol_events,
+    complete_chunk,
+    copy_text_chunk,
+    is_text,
+    protocol_events,
+)
+from vllm_adapters.langchain._connection import ServerConnection, reject_openai_settings, reject_unknown_arguments
+from vllm_adapters.langchain._messages import convert_content, convert_tools, reasoning_of, set_tool_calls
+from vllm_adapters.langchain._structured import Method, Schema, convert_response_format, structured_output
 from vllm_adapters.langchain.errors import langchain_errors
-from vllm_adapters.langchain.replies import ChatReplies
-from vllm_adapters.langchain.requests import ChatRequests
-from vllm_adapters.langchain.served import ServedModel
+from vllm_adapters.params import ChatParams, TokenizeParams
+from vllm_adapters.timeouts import Timeouts
+
+__all__ = ["ChatVLLM"]
 
 R = TypeVar("R")
 
+_PROFILE = ModelProfile(
+    text_inputs=True,
+    text_outputs=True,
+    tool_calling=True,
+    tool_choice=True,
+    tool_call_streaming=True,
+    structured_output=True,
+    temperature=True,
+)
+"""What vLLM can do with every chat model; LangChain's agents read it."""
 
-class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  # fewer types of key
+_TEXT_CHUNKS: dict[str | None, ChatGenerationChunk] = {}
+"""LangChain's chunk for ``TEXT_CHUNK``, by ``output_version``."""
+
+
+class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
     """LangChain's chat model for a vLLM server, with everything that vLLM adds to OpenAI's API.
 
     Setup:
-        ``pip install 'vllm-adapters[langchain]'``, and a server: ``vllm serve MODEL``. Tool calls need
-        ``--enable-auto-tool-choice --tool-call-parser ...`` there, reasoning ``--reasoning-parser ...``; errors
-        name the flag that is missing.
+        ``pip install 'vllm-adapters[langchain]'``, and a server: ``vllm serve MODEL``. Tool calls require its flags
+        ``--enable-auto-tool-choice --tool-call-parser ...``, reasoning ``--reasoning-parser ...``; errors name the
+        flag that is missing.
 
     Key init args:
-        model: Served model name, or that of a LoRA adapter; default: the one base model that the server serves.
+        model: Served model name, or that of a LoRA adapter; default: the one base model that is served.
         base_url: As for ``VLLMClient``; default ``VLLM_BASE_URL``, else ``http://localhost:8000/v1``.
-        api_key: As for ``VLLMClient``; default ``VLLM_API_KEY``. ``OPENAI_*`` is never read.
-        server: A ``VLLMServer`` to use instead of url, key, timeout and retries.
-        timeout: Seconds, or ``Timeouts(connect, idle, total)``; default 30 / 600 / 3600 s.
-        max_retries: Further attempts after connection failures, 429 and 5xx; default 2.
-        server_version: The server's vLLM version, where ``/version`` does not tell it.
-        allow_unknown: Let ``extra_body`` carry fields that no vLLM version has.
-        replay_reasoning: Send the reasoning of earlier replies back with them, for models trained to think on
-            across tool calls; default False.
+        api_key: As for ``VLLMClient``; default ``VLLM_API_KEY``. The environment's ``OPENAI_*`` are not read.
+        server: A ``VLLMServer`` to use instead of address, key, timeout and retries of its own.
+        timeout: ``Timeouts(connect=30, idle=600, total=3600)`` in seconds, or one number for all three.
+        max_retries: Further attempts after connection errors, 408, 409, 429 and 5xx; default 2.
+        server_version: The server's vLLM version, for gateways that do not pass on ``/version``.
+        allow_unknown: Let ``extra_body`` contain fields that no vLLM version has; default False.
+        default_headers: Headers of every request.
+        default_query: Query parameters of every request.
+        http_client: An ``httpx.Client`` to use; its pool, proxies and redirects are then its own.
+        http_async_client: The same for async calls.
+        replay_reasoning: Send the reasoning of earlier replies back with them, for models trained to keep it across
+            tool calls; default False.
 
         Every parameter of vLLM (``top_k``, ``min_p``, ``structured_outputs``, ``chat_template_kwargs``, ...) is
-        given flat, under vLLM's own name: here, in ``bind``, and per call. Call beats bind beats constructor;
-        dicts merge deeply. A name that no vLLM version has is refused; one that the server's version does not
-        have is translated or refused.
+        passed flat, under vLLM's own name: here, to ``bind``, and per call. A call takes precedence over ``bind``, and
+        ``bind`` over the constructor; dicts merge deeply. A name that no vLLM version has is refused; one that the
+        server's version does not have is translated or refused.
 
     Instantiate:
         >>> from vllm_adapters.langchain import ChatVLLM
         >>> llm = ChatVLLM(base_url="http://localhost:8000", temperature=0, top_k=20)  # vllm serve MODEL
-        >>> llm.profile.get("max_input_tokens")  # nothing is asked of the server before the first call
-        >>> llm = ChatVLLM.from_server("http://localhost:8000", temperature=0)  # but here
+        >>> llm.profile.get("max_input_tokens")  # the constructor sends no request
+        >>> llm = ChatVLLM.from_server("http://localhost:8000", temperature=0)  # this does
         >>> llm.profile["max_input_tokens"]
         2048
 
@@ -83,7 +118,7 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  #
         >>> message.tool_calls[0]["args"]
         {'city': 'Rome'}
 
-        A call that the token limit has cut, or whose arguments are no JSON object, is in
+        A call that the token limit truncated, or whose arguments are not a JSON object, is in
         ``message.invalid_tool_calls`` instead, streamed or not.
 
     Structured output:
@@ -123,42 +158,53 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  #
         >>> llm.invoke("Hello", return_token_ids=True, stop=["!"]).response_metadata["stop_reason"]
         '!'
 
-        It has ``finish_reason``, ``model_name``, ``logprobs``, and what vLLM adds: ``stop_reason``,
-        ``token_ids``, ``prompt_logprobs``, ``metrics``, ...
+        It has ``finish_reason``, ``model_name``, ``logprobs``, and vLLM's own fields: ``stop_reason``, ``token_ids``,
+        ``prompt_logprobs``, ``metrics``, ...
 
     Raises:
-        VLLMError: On every failure, as a class of ``vllm_adapters.langchain.errors`` that is LangChain's own
-            error too (``ContextOverflowError``, ``ModelRateLimitError``, ...).
+        VLLMError: On every failure, as a class of ``vllm_adapters.langchain.errors`` that is also LangChain's own
+            error (``ContextOverflowError``, ``ModelRateLimitError``, ...).
     """
 
+    model_name: str = Field(default="", alias="model")
+    openai_api_base: str | None = Field(default=None, alias="base_url")
+    openai_api_key: SecretStr | None = Field(default=None, alias="api_key")
+    openai_organization: str | None = Field(default=None, alias="organization", exclude=True)
+    openai_proxy: str | None = Field(default=None, exclude=True)
+    request_timeout: Any = Field(default=Timeouts(), alias="timeout", exclude=True)
+    use_responses_api: bool | None = False
     stream_usage: bool | None = True
-    stream_chunk_timeout: float | None = None  # the client's idle limit does this, in sync and async
+    stream_chunk_timeout: float | None = None  # the client's idle limit holds, for sync and async streams
+    replay_reasoning: bool = False
 
-    # Construction. Validators named like the base class's take their place.
+    _setting_fields: ClassVar = ("model_name", "openai_api_base", "openai_api_key", "request_timeout")
+
+    # Construction. Validators named like the base class's replace them.
 
     @model_validator(mode="before")
     @classmethod
     def build_extra(cls, values: dict[str, Any]) -> Any:
-        """Refuse keywords that are no parameter, instead of moving them to ``model_kwargs`` with a warning."""
+        """Reject unknown arguments, which LangChain would move to ``model_kwargs`` with a warning."""
         with langchain_errors():
             values = compat.normalize_max_tokens(values)
-        refuse_unknown(cls, "chat", values)
+        reject_unknown_arguments(cls, "chat", values)
         return values
 
     @model_validator(mode="before")
     @classmethod
     def validate_temperature(cls, values: dict[str, Any]) -> Any:
-        """Leave the temperature alone, whatever OpenAI model the served name reminds of."""
+        """Return the arguments without OpenAI's rules for the temperature, which go by the model's name."""
         return values
 
     @model_validator(mode="after")
     def validate_environment(self) -> Self:
-        """Connect the clients; nothing is sent."""
+        """Reject settings that vLLM does not have; the clients exist already, and the environment is not read."""
+        reject_openai_settings(self)
         if self.n is not None and self.n > 1 and self.streaming:
-            raise ValueError("n must be 1 when streaming.")
+            raise ValueError("`n` must be 1 when streaming. Remove streaming=True to request several choices.")
         if self.use_responses_api or self.use_previous_response_id:
-            raise ValueError("ChatVLLM speaks chat completions: VLLMClient(...).responses speaks /v1/responses.")
-        self._connect()
+            raise ValueError("ChatVLLM uses chat completions only. Call VLLMClient(...).responses for /v1/responses.")
+        self.use_responses_api = False  # None would let LangChain decide by the model's name
         return self
 
     @model_validator(mode="after")
@@ -168,11 +214,11 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  #
 
     def _connect(self) -> None:
         super()._connect()
-        client, aclient = self._vllm.client, self._vllm.async_client
+        client, async_client = self._connected.client, self._connected.async_client
         self.root_client, self.client = client, RawCompletions(client)
-        self.root_async_client, self.async_client = aclient, RawCompletions(aclient)
+        self.root_async_client, self.async_client = async_client, RawCompletions(async_client)
 
-    # Who it is
+    # Identity
 
     @property
     def _llm_type(self) -> str:
@@ -180,17 +226,141 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  #
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
-        served = params.get("ls_model_name") or self.root_client.facts.model or ""
-        return LangSmithParams(**{**params, "ls_provider": "vllm", "ls_model_name": served})
+        model = params.get("ls_model_name") or self.root_client.vllm.info.model or ""
+        return LangSmithParams(**{**params, "ls_provider": "vllm", "ls_model_name": model})
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        # Part of the key of LangChain's cache: two servers may serve different models under one name.
+        # They are in the key of LangChain's cache: two servers may serve different models under one name.
         return {"base_url": self.openai_api_base, **super()._get_invocation_params(stop=stop, **kwargs)}
+
+    # Requests
+
+    @property
+    def _default_params(self) -> dict[str, Any]:
+        """The constructor's parameters, flat, as they were given."""
+        params = {**set_fields(self, ChatParams), **super()._default_params}
+        if self.model_kwargs:  # LangChain has replaced dicts with those in it
+            fields = {**set_fields(self, ChatParams), "extra_body": self.extra_body or {}}
+            params = deep_merge(fields, params)
+        if self.allow_unknown:
+            params[compat.ALLOW_UNKNOWN] = True
+        return params
+
+    def _get_request_payload(
+        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        messages = self._convert_input(input_).to_messages()
+        for index, message in enumerate(messages):
+            if not isinstance(message.content, str) and not isinstance(message, AIMessage):
+                messages[index] = convert_content(message)
+        constructor = super()._get_request_payload(messages)
+        if self.replay_reasoning:
+            for message, sent in zip(messages, constructor["messages"], strict=True):
+                if reasoning := reasoning_of(message):
+                    sent["reasoning"] = reasoning
+        if stop is not None:
+            kwargs["stop"] = stop
+        payload = request_body(constructor, kwargs)
+        if "response_format" in payload:
+            # With one at the top, LangChain calls the SDK's helpers, which lose reasoning and truncated text.
+            payload["extra_body"] = {"response_format": payload.pop("response_format")}
+        return payload
+
+    # Responses
+
+    def _create_chat_result(
+        self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
+    ) -> ChatResult:
+        reply = response if isinstance(response, dict) else response.model_dump(warnings=False)
+        result = super()._create_chat_result(_without_tool_calls(reply), generation_info)
+        for generation, choice in zip(result.generations, reply["choices"], strict=True):
+            finish_reason, fields = choice.get("finish_reason"), choice["message"]
+            info = {"finish_reason": finish_reason, **pick_fields(choice, CHOICE_FIELDS | {"logprobs"})}
+            generation.generation_info = {**(generation.generation_info or {}), **info}
+            message = cast(AIMessage, generation.message)
+            message.additional_kwargs.setdefault("refusal", fields.get("refusal"))
+            if reasoning := fields.get("reasoning"):
+                message.additional_kwargs["reasoning_content"] = reasoning
+            if calls := fields.get("tool_calls"):
+                set_tool_calls(message, parse_tool_calls(calls, finish_reason))
+            if generation is not result.generations[0]:
+                message.usage_metadata = None  # the usage is the request's: tracers add up all generations
+        output = {name: value for name, value in (result.llm_output or {}).items() if value not in (None, "")}
+        result.llm_output = {**output, **pick_fields(reply, RESPONSE_FIELDS), "model_provider": "vllm"}
+        if len(result.generations) > 1:  # LangChain puts the output on the message of a single choice only
+            metadata = {name: value for name, value in result.llm_output.items() if name != "token_usage"}
+            for generation in result.generations:
+                generation.message.response_metadata.update(metadata)
+        return result
+
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
+        models = [name for output in llm_outputs if output and (name := output.get("model_name"))]
+        return {**super()._combine_llm_outputs(llm_outputs), **({"model_name": models[0]} if models else {})}
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with langchain_errors():
+            return super()._generate(messages, stop, run_manager, **kwargs)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with langchain_errors():
+            return await super()._agenerate(messages, stop, run_manager, **kwargs)
+
+    # Streaming
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk | None:
+        choice = chunk["choices"][0] if chunk.get("choices") else {}
+        if choice and not base_generation_info and is_text(chunk, choice):
+            text_chunk = _TEXT_CHUNKS.get(self.output_version) or self._make_text_chunk()
+            return copy_text_chunk(text_chunk, choice["delta"])
+        if choice and choice["delta"].get("role"):
+            choice["delta"]["role"] = "assistant"  # `vllm serve --response-role` may name it otherwise
+        converted = super()._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, base_generation_info)
+        return converted and complete_chunk(converted, chunk, choice, usage_follows=bool(self.stream_usage))
+
+    def _make_text_chunk(self) -> ChatGenerationChunk:
+        converted = super()._convert_chunk_to_generation_chunk(TEXT_CHUNK, AIMessageChunk, None)
+        chunk = complete_chunk(
+            cast(ChatGenerationChunk, converted), TEXT_CHUNK, TEXT_CHUNK["choices"][0], usage_follows=False
+        )
+        return _TEXT_CHUNKS.setdefault(self.output_version, chunk)
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        with langchain_errors():
+            yield from super()._stream(*args, **kwargs)
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+        with langchain_errors():
+            async for chunk in super()._astream(*args, **kwargs):
+                yield chunk
+
+    def _stream_chat_model_events(
+        self, messages: list[BaseMessage], *, run_manager: CallbackManagerForLLMRun, **kwargs: Any
+    ) -> Iterator[Any]:
+        return protocol_events(self._stream(messages, run_manager=run_manager, **kwargs), run_manager)
+
+    def _astream_chat_model_events(
+        self, messages: list[BaseMessage], *, run_manager: AsyncCallbackManagerForLLMRun, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        return aprotocol_events(self._astream(messages, run_manager=run_manager, **kwargs), run_manager)
 
     # Bindings
 
-    def bind(self, **kwargs: Any) -> BoundChatVLLM:
-        """Bind parameters; they hold for every call, and for ``bind_tools`` and ``with_structured_output``."""
+    def bind(self, **kwargs: Any) -> BoundChatVLLM:  # type: ignore[override]  # LangChain's is private
+        """Bind parameters for every call, also of what ``bind_tools`` and ``with_structured_output`` return."""
         return BoundChatVLLM(bound=self, kwargs=kwargs, config={})
 
     def bind_tools(
@@ -202,28 +372,25 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  #
         parallel_tool_calls: bool | None = None,
         response_format: Any = None,
         **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Bind tools, as LangChain's base class does.
+    ) -> BoundChatVLLM:
+        """Bind tools.
 
         Args:
             tools: Functions, classes, schemas or LangChain tools.
             tool_choice: A tool's name, ``"auto"``, ``"none"``, ``"any"`` / ``"required"`` / True, or a dict.
-            strict: Have vLLM enforce the tools' schemas. Default: when ``tool_choice`` forces a call; without
-                it vLLM only enforces the envelope (https://github.com/vllm-project/vllm/issues/49661).
+            strict: Have vLLM enforce the tools' schemas. Default: when ``tool_choice`` forces a call; without strict
+                it enforces the envelope only (https://github.com/vllm-project/vllm/issues/49661).
             parallel_tool_calls: False for at most one call.
-            response_format: A schema for replies that are no tool call.
+            response_format: A class or JSON schema for replies that are not tool calls, or vLLM's own form.
             kwargs: Parameters to bind.
         """
-        forced = bool(tool_choice) and tool_choice not in ("auto", "none")
         bound: Any = super().bind_tools(
-            tools,
-            tool_choice=tool_choice,
-            strict=True if strict is None and forced else strict,
-            parallel_tool_calls=parallel_tool_calls,
-            response_format=response_format,
-            **kwargs,
+            convert_tools(tools, strict), tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls, **kwargs
         )
-        return self.bind(**bound.kwargs)
+        form = {"response_format": convert_response_format(response_format)} if response_format else {}
+        return self.bind(**bound.kwargs, **form)  # not LangChain's conversion, which rewrites schemas as well
+
+    # Structured output
 
     @overload
     def with_structured_output(
@@ -267,25 +434,98 @@ class ChatVLLM(ChatRequests, ServedModel, ChatReplies):  # type: ignore[misc]  #
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Replies as objects of ``schema``, which vLLM enforces while it generates.
+        """Return a runnable whose replies are objects of ``schema``, which vLLM enforces while it generates.
 
-        Streams yield growing dicts for TypedDict classes and JSON schemas, pieces of text for grammars and
-        structural tags, and one whole object for all others.
+        Streams yield growing dicts for TypedDict classes and JSON schemas, pieces of text for grammars and structural
+        tags, and one complete object for all others.
 
         Args:
-            schema: A Pydantic class (replies are its instances), a TypedDict class or a JSON schema (dicts); an
-                Enum class (its members), a ``Literal`` or a list of choices (one of them); a compiled regex, or
-                what ``method`` says (text).
+            schema: A Pydantic class (replies are its instances), a TypedDict class or a JSON schema (dicts), an Enum
+                class (its members), a ``Literal`` or a list of choices (one of them), a compiled regex (str), or as
+                ``method`` requires (str).
             method: ``json_schema``, the default for classes and dicts; ``function_calling`` forces a strict tool
-                call; ``json_mode`` only asks for some JSON. vLLM's own: ``choice``, the default for choices;
+                call; ``json_mode`` requests any JSON object. vLLM's own: ``choice``, the default for choices;
                 ``regex``; ``grammar``, in EBNF; ``structural_tag``, as a dict or its JSON.
             include_raw: Return ``{"raw", "parsed", "parsing_error"}`` instead of raising parse errors.
-            strict: For ``function_calling``: enforce the schema, default True.
-            kwargs: Parameters to bind, and ``tools`` to offer beside the schema. A reply that calls one of these
-                is None; ``include_raw=True`` has the call.
+            strict: For ``function_calling``: enforce the schema; default True.
+            kwargs: Parameters to bind, and ``tools`` to offer beside the schema. A reply that calls one of these is
+                parsed to ``None``; ``include_raw=True`` returns the call.
 
         Raises:
-            TruncatedOutput: The token limit cut the reply; its text is in ``.partial``.
+            TruncatedOutput: The token limit truncated the reply; its text is in ``.partial``.
             ConstraintNotEnforced: The server ignored the schema.
         """
         return structured_output(self, schema, method=method, include_raw=include_raw, strict=strict, **kwargs)
+
+    # Server info
+
+    @classmethod
+    def from_server(cls, base_url: str | None = None, **arguments: Any) -> Self:
+        """Return a ``ChatVLLM`` with ``model`` and ``profile`` set to what the server reports.
+
+        Middleware that summarizes at a fraction of the context length requires the profile. The constructor sends
+        no request.
+
+        Args:
+            base_url: As for the constructor.
+            arguments: The constructor's other arguments; ``model`` may name a LoRA adapter.
+
+        Raises:
+            ModelNotServed: The server does not serve ``model``, or serves several and none is named.
+        """
+        llm = cls(base_url=base_url, **arguments)
+        with langchain_errors():
+            llm.model_name = llm.model_name or llm.root_client.vllm.served_model()
+            return llm._with_profile(llm._server.context_length())
+
+    @classmethod
+    async def afrom_server(cls, base_url: str | None = None, **arguments: Any) -> Self:
+        """Async version of ``from_server``."""
+        llm = cls(base_url=base_url, **arguments)
+        with langchain_errors():
+            llm.model_name = llm.model_name or await llm.root_async_client.vllm.served_model()
+            return llm._with_profile(await llm._server.acontext_length())
+
+    def _with_profile(self, context_length: int | None) -> Self:
+        served = ModelProfile(name=self.model_name, **({"max_input_tokens": context_length} if context_length else {}))
+        self.profile = ModelProfile(**{**_PROFILE, **served, **(self.profile or {})})
+        return self
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return _PROFILE.copy()
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the model's token ids of a text, without those that the chat template adds; cached."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        with langchain_errors():
+            return self._tokenizer(add_special_tokens=False).encode(text)
+
+    def get_num_tokens_from_messages(
+        self,
+        messages: Sequence[BaseMessage],
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
+        **parameters: Any,
+    ) -> int:
+        """Return the number of tokens of messages in the model's chat template: the input tokens of a reply's usage.
+
+        Args:
+            messages: The conversation.
+            tools: Tools offered with it.
+            parameters: As for a call; ``chat_template_kwargs`` and others change the count.
+        """
+        with langchain_errors():
+            payload = self._get_request_payload(list(messages), **parameters)
+            rendering = {name: payload[name] for name in TokenizeParams.model_fields if name in payload}
+            tokenizer = self._tokenizer(add_special_tokens=False)
+            return tokenizer.count_messages(payload["messages"], convert_tools(tools or (), None), **rendering)
+
+
+def _without_tool_calls(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return a reply as LangChain can read it.
+
+    It fails on tool calls whose arguments are not an object, and on roles that ``vllm serve --response-role`` renames.
+    """
+    changes = {"tool_calls": None, "role": "assistant"}
+    choices = [{**choice, "message": {**choice["message"], **changes}} for choice in reply["choices"]]
+    return {**reply, "choices": choices}

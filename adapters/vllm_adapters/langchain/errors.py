@@ -1,7 +1,7 @@
-"""vLLM's failures as LangChain's own errors too: each class here is both.
+"""The errors of this package that are LangChain's own as well.
 
-Middleware and fallbacks that catch ``ContextOverflowError`` or look at ``is_retryable`` work with vLLM through
-these; code that catches ``vllm_adapters.errors`` or openai's classes goes on working.
+Middleware and fallbacks that catch ``ContextOverflowError`` or read ``is_retryable`` work with vLLM through these
+classes. Code that catches ``vllm_adapters.errors`` or openai's classes keeps working.
 """
 
 from __future__ import annotations
@@ -14,88 +14,119 @@ from langchain_core import exceptions as lc
 
 from vllm_adapters import errors as e
 
+__all__ = [
+    "AuthenticationFailed",
+    "ContextLengthExceeded",
+    "FeatureNotEnabled",
+    "IncompleteStream",
+    "InvalidRequest",
+    "InvalidResponse",
+    "ModelNotServed",
+    "PermissionDenied",
+    "RateLimited",
+    "ServerFailed",
+    "ServerNotReady",
+    "ServerTimeout",
+    "ServerUnreachable",
+    "UnknownParameter",
+    "UnsupportedParameter",
+    "WrongAddress",
+]
+
 
 class ServerUnreachable(e.ServerUnreachable, lc.ModelConnectionError):
-    """See ``vllm_adapters.errors``."""
+    """No connection could be made, or it closed before the response."""
 
 
 class IncompleteStream(e.IncompleteStream, lc.ModelConnectionError):
-    """See ``vllm_adapters.errors``."""
+    """A stream ended before the reply was complete; ``.partial`` is the text that had arrived."""
 
 
 class ServerTimeout(e.ServerTimeout, lc.ModelTimeoutError):
-    """See ``vllm_adapters.errors``."""
+    """A time limit expired; ``.kind`` tells which."""
 
 
 class ServerNotReady(e.ServerNotReady, lc.ModelAPIError):
-    """See ``vllm_adapters.errors``."""
+    """The server responded with 503: it is loading the model, scaling or shutting down."""
 
 
 class ServerFailed(e.ServerFailed, lc.ModelAPIError):
-    """See ``vllm_adapters.errors``."""
+    """The server responded with 5xx, failed in the middle of a stream, or aborted the reply."""
 
 
 class InvalidResponse(e.InvalidResponse, lc.ModelAPIError):
-    """See ``vllm_adapters.errors``."""
+    """The server responded with 200 and a malformed body."""
 
 
 class WrongAddress(e.WrongAddress, lc.ModelNotFoundError):
-    """See ``vllm_adapters.errors``."""
+    """The server does not have the route: the base URL is wrong, or the served model has another task."""
 
 
 class ModelNotServed(e.ModelNotServed, lc.ModelNotFoundError):
-    """See ``vllm_adapters.errors``."""
+    """The server does not serve a model of this name; ``.served`` lists those it serves."""
 
 
 class AuthenticationFailed(e.AuthenticationFailed, lc.ModelAuthenticationError):
-    """See ``vllm_adapters.errors``."""
+    """The server rejected the API key."""
 
 
 class PermissionDenied(e.PermissionDenied, lc.ModelPermissionDeniedError):
-    """See ``vllm_adapters.errors``."""
+    """The server, or a gateway in front of it, responded with 403."""
 
 
 class RateLimited(e.RateLimited, lc.ModelRateLimitError):
-    """See ``vllm_adapters.errors``."""
+    """The server, or a gateway in front of it, responded with 429."""
 
 
 class InvalidRequest(e.InvalidRequest, lc.ModelInvalidRequestError):
-    """See ``vllm_adapters.errors``."""
+    """The server rejected the request, or it was rejected before it was sent; ``.param`` names the parameter."""
 
 
 class ContextLengthExceeded(e.ContextLengthExceeded, lc.ContextOverflowError):
-    """See ``vllm_adapters.errors``."""
+    """Prompt, or prompt and output together, exceed the model's context."""
 
 
 class UnknownParameter(e.UnknownParameter, lc.ModelInvalidRequestError):
-    """See ``vllm_adapters.errors``."""
+    """No version of vLLM has a parameter of this name. Refused before sending."""
 
 
 class UnsupportedParameter(e.UnsupportedParameter, lc.ModelInvalidRequestError):
-    """See ``vllm_adapters.errors``."""
+    """The connected server's version does not have this parameter. Refused before sending."""
 
 
 class FeatureNotEnabled(e.FeatureNotEnabled, lc.ModelInvalidRequestError):
-    """See ``vllm_adapters.errors``."""
+    """The server was started without this feature; ``.flags`` are to be added to ``vllm serve``."""
 
 
-_BOTH: dict[type[e.VLLMError], type[e.VLLMError]] = {
-    base: cls
-    for cls in tuple(globals().values())
-    if isinstance(cls, type) and issubclass(cls, e.VLLMError) and cls.__module__ == __name__
-    for base in cls.__bases__
-    if issubclass(base, e.VLLMError)
+_CLASSES: dict[type[e.VLLMError], type[e.VLLMError]] = {
+    e.ServerUnreachable: ServerUnreachable,
+    e.IncompleteStream: IncompleteStream,
+    e.ServerTimeout: ServerTimeout,
+    e.ServerNotReady: ServerNotReady,
+    e.ServerFailed: ServerFailed,
+    e.InvalidResponse: InvalidResponse,
+    e.WrongAddress: WrongAddress,
+    e.ModelNotServed: ModelNotServed,
+    e.AuthenticationFailed: AuthenticationFailed,
+    e.PermissionDenied: PermissionDenied,
+    e.RateLimited: RateLimited,
+    e.InvalidRequest: InvalidRequest,
+    e.ContextLengthExceeded: ContextLengthExceeded,
+    e.UnknownParameter: UnknownParameter,
+    e.UnsupportedParameter: UnsupportedParameter,
+    e.FeatureNotEnabled: FeatureNotEnabled,
 }
+"""The class of this module for each error that LangChain has a class for."""
 
 
 @contextmanager
 def langchain_errors() -> Iterator[None]:
-    """Raise vLLM's failures as the classes of this module, also where the base class has wrapped them."""
+    """Raise the errors of this package as the classes of this module, also where LangChain's code has wrapped them."""
     try:
         yield
-    except (openai.OpenAIError, lc.LangChainException) as error:
-        ours = error if isinstance(error, e.VLLMError) else error.__cause__
-        if not isinstance(ours, e.VLLMError):
+    except (openai.OpenAIError, lc.LangChainException) as failure:
+        error = failure if isinstance(failure, e.VLLMError) else failure.__cause__
+        if not isinstance(error, e.VLLMError):
             raise
-        both = _BOTH.get(type(ours))
-        raise (ours.recast(both) if both else ours) from ours.__cause__
+        cls = _CLASSES.get(type(error))
+        raise (error.recast(cls) if cls else error) from error.__cause__

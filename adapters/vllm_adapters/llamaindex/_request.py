@@ -1,27 +1,82 @@
-"""One request and what reads its reply, sent in four ways: whole or streamed, sync or async."""
+"""Requests of a ``VLLM``: their parameters, and how they are sent."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import Field
 
 from vllm_adapters._client.raw_completions import RawCompletions
+from vllm_adapters._request.body import request_body, set_fields
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
+from vllm_adapters.llamaindex._messages import Reply
+from vllm_adapters.params import ChatParams
 
 R = TypeVar("R")
-S = TypeVar("S")
-R_co = TypeVar("R_co", covariant=True)
 
 
-class Reader(Protocol[R_co]):
-    """Reads one reply."""
+class LLMParams(ChatParams):
+    """The parameters of OpenAI's API that vLLM has too, and vLLM's own."""
 
-    def whole(self, reply: Mapping[str, Any], /) -> R_co:
-        """A reply that was not streamed."""
+    temperature: float | None = Field(
+        default=None, ge=0, description="0 is greedy; default: the model's own (generation_config.json), else 1."
+    )
+    max_tokens: int | None = Field(default=None, gt=0, description="Maximum tokens to generate; default: what fits.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Sample from this share of the probability.")
+    seed: int | None = Field(default=None, description="Make sampling repeatable.")
+    stop: str | list[str] | None = Field(default=None, description="Strings that end the reply.")
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2, description="Avoid frequent tokens.")
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2, description="Avoid tokens that have occurred.")
+    logit_bias: dict[str, float] | None = Field(default=None, description="Token id to bias, -100 to 100.")
+    user: str | None = Field(default=None, description="Name of the end user; vLLM makes no use of it.")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+        default=None, description="How long to think, for chat templates that support it."
+    )
+    modalities: list[str] | None = Field(default=None, description="OpenAI-only: vLLM refuses it.")
 
-    def chunk(self, chunk: Mapping[str, Any], /) -> R_co:
-        """The reply so far, after one more chunk of its stream."""
+
+def request_parameters(
+    llm: Any, endpoint: Literal["chat", "completions"], call: Mapping[str, Any], *, stream: bool
+) -> dict[str, Any]:
+    """Return the body of a request without its messages or prompt.
+
+    Args:
+        llm: A ``VLLM``, whose fields the call overrides.
+        endpoint: The endpoint that the request is for.
+        call: Parameters of one call.
+        stream: Whether the reply is streamed.
+
+    Raises:
+        InvalidRequest: A value is of the wrong type, out of bounds, or cannot be streamed.
+    """
+    fields = {"stream": stream, **set_fields(llm, LLMParams)}
+    if stream:
+        fields["stream_options"] = {"include_usage": True}
+    if llm.logprobs:
+        fields["logprobs"] = True
+    if llm.audio_config:
+        fields["audio"] = llm.audio_config
+    extra = {"extra_body": llm.extra_body} if llm.extra_body else None
+    levels = filter(None, (fields, llm.additional_kwargs, extra, call))
+    body = {"model": llm.model, **request_body(*levels, endpoint=endpoint), "stream": stream}
+    if not stream:
+        body.pop("stream_options", None)
+    if isinstance(body.get("logprobs"), bool):
+        _convert_logprobs(body, endpoint, llm.top_logprobs)
+    return body
+
+
+def _convert_logprobs(body: dict[str, Any], endpoint: str, default: int) -> None:
+    """Convert LlamaIndex's flag and number to what the endpoint takes: completions has the number alone."""
+    number = body.pop("top_logprobs", default)
+    if endpoint == "completions":
+        wanted = body.pop("logprobs")
+        if wanted:
+            body["logprobs"] = number
+    elif body["logprobs"]:
+        body["top_logprobs"] = number
 
 
 @dataclass(frozen=True)
@@ -29,53 +84,35 @@ class Request(Generic[R]):
     """One request.
 
     Args:
-        path: ``/chat/completions`` or ``/completions``.
-        body: Parameters, messages or prompt.
-        reader: Makes what reads its reply.
+        path: ``"/chat/completions"`` or ``"/completions"``.
+        body: Parameters, and messages or prompt.
+        reply: Makes the builder of its responses.
     """
 
     path: str
     body: dict[str, Any]
-    reader: Callable[[], Reader[R]]
+    reply: Callable[[], Reply[R]]
 
-    def then(self, convert: Callable[[R], S]) -> Request[S]:
-        """The same, with each response converted."""
-        return Request(self.path, self.body, lambda: _Converted(self.reader(), convert))
+    def send(self, client: VLLMClient) -> R:
+        """Return the response."""
+        response = RawCompletions(client, path=self.path).create(**self.body)
+        return self.reply().complete(response)
 
+    async def asend(self, client: AsyncVLLMClient) -> R:
+        """Async version of ``send``."""
+        response = await RawCompletions(client, path=self.path).create(**self.body)
+        return self.reply().complete(response)
 
-@dataclass(frozen=True)
-class _Converted(Generic[R, S]):
-    reader: Reader[R]
-    convert: Callable[[R], S]
+    def stream(self, client: VLLMClient) -> Generator[R, None, None]:
+        """Yield the reply so far at each chunk; the request is sent when the first is taken."""
+        reply = self.reply()
+        with RawCompletions(client, path=self.path).create(**self.body) as chunks:
+            for chunk in chunks:
+                yield reply.add(chunk)
 
-    def whole(self, reply: Mapping[str, Any], /) -> S:
-        return self.convert(self.reader.whole(reply))
-
-    def chunk(self, chunk: Mapping[str, Any], /) -> S:
-        return self.convert(self.reader.chunk(chunk))
-
-
-def send(client: VLLMClient, request: Request[R]) -> R:
-    """Send it, and read the reply."""
-    return request.reader().whole(RawCompletions(client, path=request.path).create(**request.body))
-
-
-async def asend(client: AsyncVLLMClient, request: Request[R]) -> R:
-    """``send``, to await."""
-    return request.reader().whole(await RawCompletions(client, path=request.path).create(**request.body))
-
-
-def stream(client: VLLMClient, request: Request[R]) -> Generator[R, None, None]:
-    """Send it, and read the reply chunk by chunk; leaving early closes the connection."""
-    reader = request.reader()
-    with RawCompletions(client, path=request.path).create(**request.body) as chunks:
-        for chunk in chunks:
-            yield reader.chunk(chunk)
-
-
-async def astream(client: AsyncVLLMClient, request: Request[R]) -> AsyncGenerator[R, None]:
-    """``stream``, to await."""
-    reader = request.reader()
-    async with await RawCompletions(client, path=request.path).create(**request.body) as chunks:
-        async for chunk in chunks:
-            yield reader.chunk(chunk)
+    async def astream(self, client: AsyncVLLMClient) -> AsyncGenerator[R, None]:
+        """Async version of ``stream``."""
+        reply = self.reply()
+        async with await RawCompletions(client, path=self.path).create(**self.body) as chunks:
+            async for chunk in chunks:
+                yield reply.add(chunk)

@@ -1,4 +1,4 @@
-"""``VLLMEmbedding``: LlamaIndex's embedding model on vLLM."""
+"""``VLLMEmbedding``: LlamaIndex's embedding model for vLLM."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, Field
 
+from vllm_adapters._request.body import set_fields
 from vllm_adapters.embedder import Embedder
 from vllm_adapters.llamaindex._connection import Connection
-from vllm_adapters.params import EmbeddingParams, wire
-from vllm_adapters.server import VLLMServer
+from vllm_adapters.params import EmbeddingParams
 from vllm_adapters.types import Embedded
 
 dispatcher = get_dispatcher(__name__)
@@ -31,12 +31,12 @@ _COLLECTION = "embeddings"
 
 
 class EmbeddingUsageEvent(BaseEvent):
-    """What some texts cost, as the server counted it.
+    """The token usage of one call, as the server counted it.
 
     Args:
         model_name: Served model name.
-        texts: How many texts.
-        prompt_tokens: Their tokens.
+        texts: Number of texts.
+        prompt_tokens: Tokens of the texts.
     """
 
     model_config = ConfigDict(protected_namespaces=("pydantic_model_",))
@@ -51,7 +51,7 @@ class EmbeddingUsageEvent(BaseEvent):
 
 
 class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
-    """LlamaIndex's embedding model for a vLLM server: texts as they are, vectors in order, one for each.
+    """LlamaIndex's embedding model for a vLLM server: texts are sent unchanged, and each gets its vector, in order.
 
     >>> from vllm_adapters.llamaindex import VLLMEmbedding
     >>> embed_model = VLLMEmbedding(api_base="http://localhost:8000")  # vllm serve an embedding model
@@ -60,49 +60,48 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
     >>> len(embed_model.get_text_embedding_batch(["one", "two", "three"]))
     3
 
-    Every parameter of vLLM is given flat, under vLLM's own name, such as ``truncate_prompt_tokens=-1`` for texts
-    longer than the model takes. What the server counted is told to listeners as ``EmbeddingUsageEvent``.
+    Pass any parameter of vLLM flat, under vLLM's own name, such as ``truncate_prompt_tokens=-1`` for texts that are
+    longer than the model's context. The server's token counts are emitted as ``EmbeddingUsageEvent``.
 
     Args:
-        model_name: Served model name, also as ``model``; default: the one base model that the server serves.
+        model_name: Served model name, also as ``model``; default: the one base model that is served.
         api_base: The server, as for ``VLLMClient``; also as ``base_url``. ``OPENAI_*`` is never read.
-        embeddings_cache: A store that keeps vectors, by model, parameters and role; found as ``cache``.
-        fields: See the fields of the class: connection, instructions, vLLM's parameters.
+        embeddings_cache: A store that keeps vectors by model, parameters and role; available as ``cache``.
+        fields: The fields of the class: connection, instructions, vLLM's parameters.
 
     Raises:
-        UnknownParameter: A ``TypeError``: no such argument.
-        ContextLengthExceeded: A text is too long, from calls.
-        VLLMError: From calls, on every failure; also the openai error that is usual for it.
+        UnknownParameter: A ``TypeError``: there is no such argument.
+        ContextLengthExceeded: From calls: a text is too long.
+        VLLMError: From calls, on every failure; it is also the openai error that is usual for it.
     """
 
     _endpoint: ClassVar[str] = "embeddings"
+    _model_field: ClassVar[str] = "model_name"
 
     model_name: str = Field(default="", description="Served model name; default: the one base model that is served.")
     embed_batch_size: int = Field(default=64, gt=0, le=2048, description="Texts in one request.")
-    num_workers: int = Field(default=8, ge=1, description="Requests under way at once.")
-    query_instruction: str = Field(default="", description="Goes before each query, as it is.")
-    text_instruction: str = Field(default="", description="Goes before each text, as it is.")
-    dimensions: int | None = Field(
-        default=None, ge=1, description="Length of the vectors, of models trained to be cut (Matryoshka)."
-    )
+    num_workers: int = Field(default=8, ge=1, description="Concurrent requests.")
+    query_instruction: str = Field(default="", description="Prefix of each query, unchanged.")
+    text_instruction: str = Field(default="", description="Prefix of each text, unchanged.")
+    dimensions: int | None = Field(default=None, ge=1, description="Dimensions of a Matryoshka model's vectors.")
     cache: BaseKVStore | None = Field(default=None, exclude=True, description="Keeps vectors.")
 
-    if not TYPE_CHECKING:  # type checkers make it from the fields
+    if not TYPE_CHECKING:  # type checkers derive it from the fields
 
         def __init__(self, model_name: str = "", *, model: str = "", **fields: Any) -> None:
-            fields = self._checked({"model_name": model_name or model, **fields})
+            self._reject_arguments(fields)
             if (store := fields.pop("embeddings_cache", None)) is not None:
-                # LlamaIndex's own use of it asks by text alone: a query would get a document's vector.
+                # LlamaIndex looks it up by text alone: a query would get a document's vector.
                 fields["cache"] = store
-            super().__init__(**fields)
-            self._connect(self.model_name)
+            super().__init__(model_name=model_name or model, **fields)
+            self._connect()
 
     @classmethod
     def class_name(cls) -> str:
         """``"VLLMEmbedding"``, for serialization."""
         return "VLLMEmbedding"
 
-    # One text, or those of one call
+    # LlamaIndex's hooks: one text, or those of one batch
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self._embed("query", [query])[0]
@@ -122,27 +121,33 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
     async def _aget_text_embeddings(self, texts: list[str]) -> Vectors:
         return await self._aembed("text", texts)
 
-    # Many texts: LlamaIndex's own loop sends batch after batch, and all at once when it is async.
+    # Many texts. The base class sends one batch after the other, or all at once when it is async.
 
     def get_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **kwargs: Any) -> Vectors:
-        """The vectors of any number of texts, in order; ``num_workers`` requests of ``embed_batch_size`` at once."""
-        if self.rate_limiter is not None:  # which counts batches
+        """Return the vectors of any number of texts, in order.
+
+        Args:
+            texts: Sent in requests of ``embed_batch_size`` texts, ``num_workers`` of them concurrently.
+            show_progress: Show a progress bar on standard error.
+            kwargs: Not used.
+        """
+        if self.rate_limiter is not None:  # it counts batches
             return super().get_text_embedding_batch(texts, show_progress, **kwargs)
-        with self._told(texts) as vectors:
+        with self._events(texts) as vectors:
             vectors += self._embed("text", texts, show_progress)
         return vectors
 
     async def aget_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **kwargs: Any) -> Vectors:
-        """``get_text_embedding_batch``, to await."""
+        """Async version of ``get_text_embedding_batch``."""
         if self.rate_limiter is not None:
             return await super().aget_text_embedding_batch(texts, show_progress, **kwargs)
-        with self._told(texts) as vectors:
+        with self._events(texts) as vectors:
             vectors += await self._aembed("text", texts, show_progress)
         return vectors
 
     @contextmanager
-    def _told(self, texts: Sequence[str]) -> Iterator[Vectors]:
-        """LlamaIndex's events around the vectors that are put into the list."""
+    def _events(self, texts: Sequence[str]) -> Iterator[Vectors]:
+        """Emit LlamaIndex's events around the block, which fills the list with the vectors."""
         payload = self.to_payload()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
         with self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload}) as event:
@@ -155,76 +160,72 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
 
     def _embed(self, role: str, texts: Sequence[str], show_progress: bool = False) -> Vectors:
         if self.cache is None:
-            return self._read(
-                texts, self._embedder.embed(self._instructed(role, texts), progress=_title(show_progress))
-            )
-        keys = self._keys(self._asked.model or self._asked.client.served_model(), role, texts)
-        known = _Known([self.cache.get(key, _COLLECTION) for key in keys], texts)
-        if known.missing:
-            asked = self._instructed(role, known.missing)
-            found = self._read(known.missing, self._embedder.embed(asked, progress=_title(show_progress)))
-            for place, value in known.take(found):
-                self.cache.put(keys[place], value, _COLLECTION)
-        return known.vectors
+            inputs = self._with_instruction(role, texts)
+            return self._vectors(texts, self._embedder.embed(inputs, progress=_title(show_progress)))
+        keys = self._cache_keys(self._served.model or self._served.client.vllm.served_model(), role, texts)
+        cached = _CachedVectors([self.cache.get(key, _COLLECTION) for key in keys], texts)
+        if cached.missing:
+            inputs = self._with_instruction(role, cached.missing)
+            vectors = self._vectors(cached.missing, self._embedder.embed(inputs, progress=_title(show_progress)))
+            for index, value in cached.fill(vectors):
+                self.cache.put(keys[index], value, _COLLECTION)
+        return cached.vectors
 
     async def _aembed(self, role: str, texts: Sequence[str], show_progress: bool = False) -> Vectors:
         if self.cache is None:
-            asked = self._instructed(role, texts)
-            return self._read(texts, await self._embedder.aembed(asked, progress=_title(show_progress)))
-        keys = self._keys(self._asked.model or await self._asked.async_client.served_model(), role, texts)
-        known = _Known([await self.cache.aget(key, _COLLECTION) for key in keys], texts)
-        if known.missing:
-            asked = self._instructed(role, known.missing)
-            found = self._read(known.missing, await self._embedder.aembed(asked, progress=_title(show_progress)))
-            for place, value in known.take(found):
-                await self.cache.aput(keys[place], value, _COLLECTION)
-        return known.vectors
-
-    @property
-    def _asked(self) -> VLLMServer:
-        return self._serving(self.model_name)
+            inputs = self._with_instruction(role, texts)
+            return self._vectors(texts, await self._embedder.aembed(inputs, progress=_title(show_progress)))
+        keys = self._cache_keys(self._served.model or await self._served.async_client.vllm.served_model(), role, texts)
+        cached = _CachedVectors([await self.cache.aget(key, _COLLECTION) for key in keys], texts)
+        if cached.missing:
+            inputs = self._with_instruction(role, cached.missing)
+            vectors = self._vectors(cached.missing, await self._embedder.aembed(inputs, progress=_title(show_progress)))
+            for index, value in cached.fill(vectors):
+                await self.cache.aput(keys[index], value, _COLLECTION)
+        return cached.vectors
 
     @property
     def _embedder(self) -> Embedder:
-        return Embedder(self._asked, self.embed_batch_size, self.num_workers, self._parameters)
+        return Embedder(self._served, self.embed_batch_size, self.num_workers, self._parameters)
 
     @property
     def _parameters(self) -> dict[str, Any]:
-        named = {"dimensions": self.dimensions} if self.dimensions is not None else {}
-        return {**wire(self, EmbeddingParams), **named}
+        dimensions = {"dimensions": self.dimensions} if self.dimensions is not None else {}
+        return {**set_fields(self, EmbeddingParams), **dimensions}
 
-    def _instructed(self, role: str, texts: Sequence[str]) -> list[str]:
+    def _with_instruction(self, role: str, texts: Sequence[str]) -> list[str]:
         instruction = self.query_instruction if role == "query" else self.text_instruction
         return [instruction + text for text in texts]
 
-    def _read(self, texts: Sequence[str], found: Embedded) -> Vectors:
-        model = self._asked.model or self._asked.client.facts.model or ""
-        dispatcher.event(EmbeddingUsageEvent(model_name=model, texts=len(texts), prompt_tokens=found.prompt_tokens))
-        vectors: Vectors = found.vectors.tolist()
+    def _vectors(self, texts: Sequence[str], embedded: Embedded) -> Vectors:
+        """Return the vectors as lists, and emit the usage."""
+        name = self._served.model_name
+        dispatcher.event(EmbeddingUsageEvent(model_name=name, texts=len(texts), prompt_tokens=embedded.prompt_tokens))
+        vectors: Vectors = embedded.vectors.tolist()
         return vectors
 
-    def _keys(self, model: str, role: str, texts: Sequence[str]) -> list[str]:
-        """Names for vectors in the cache: the same only where the vector is."""
-        asked = [self._asked.base_url, model, role, self._parameters]
+    def _cache_keys(self, model: str, role: str, texts: Sequence[str]) -> list[str]:
+        """Return the texts' keys in the cache: equal where the vectors are."""
+        common = [self._served.base_url, model, role, self._parameters]
         return [
-            hashlib.sha256(json.dumps([*asked, text], sort_keys=True).encode()).hexdigest()
-            for text in self._instructed(role, texts)
+            hashlib.sha256(json.dumps([*common, text], sort_keys=True).encode()).hexdigest()
+            for text in self._with_instruction(role, texts)
         ]
 
 
-class _Known:
-    """What a cache has of some texts, and what it lacks."""
+class _CachedVectors:
+    """The vectors of some texts, as far as they are in a cache."""
 
     def __init__(self, cached: Sequence[Mapping[str, Any] | None], texts: Sequence[str]) -> None:
         self.vectors: Vectors = [next(iter(value.values())) if value else [] for value in cached]
-        self._places = [place for place, value in enumerate(cached) if not value]
-        self.missing = [texts[place] for place in self._places]
+        self._missing = [index for index, value in enumerate(cached) if not value]
+        self.missing = [texts[index] for index in self._missing]
 
-    def take(self, found: Vectors) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Put vectors in their places; yields each as the value that LlamaIndex's caches keep."""
-        for place, vector in zip(self._places, found, strict=True):
-            self.vectors[place] = vector
-            yield place, {str(uuid.uuid4()): vector}
+    def fill(self, vectors: Vectors) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Fill in the missing vectors; yield the index of each, and the value to store in LlamaIndex's form."""
+        for index, vector in zip(self._missing, vectors, strict=True):
+            self.vectors[index] = vector
+            yield index, {str(uuid.uuid4()): vector}
 
 
 def _title(show_progress: bool) -> str | None:

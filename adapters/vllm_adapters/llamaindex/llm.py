@@ -1,9 +1,9 @@
-"""``VLLM``: LlamaIndex's LLM on vLLM."""
+"""``VLLM``: LlamaIndex's LLM for vLLM."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from llama_index.core.base.llms.generic_utils import prompt_to_messages
 from llama_index.core.base.llms.types import (
@@ -15,25 +15,39 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
+    MessageRole,
 )
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
+from llama_index.core.instrumentation.events.llm import LLMStructuredPredictEndEvent
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.types import PydanticProgramMode
 from llama_index.llms.openai import OpenAI
-from pydantic import Field, PrivateAttr, field_serializer
+from llama_index.llms.openai_like import OpenAILike
+from pydantic import BaseModel, Field, PrivateAttr, field_serializer
 
+from vllm_adapters._response.structured import truncation_error
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.llamaindex._connection import Connection
-from vllm_adapters.llamaindex._messages import refuse_media, to_wire
-from vllm_adapters.llamaindex._request import Request, asend, astream, send, stream
-from vllm_adapters.llamaindex._structured import StructuredPredict
-from vllm_adapters.llamaindex.bodies import OpenAIParams, body_of
-from vllm_adapters.llamaindex.responses import ChatReply, CompletionReply, as_chat, as_completion
-from vllm_adapters.params import ChatParams
+from vllm_adapters.llamaindex._messages import (
+    ChatReply,
+    CompletionReply,
+    messages_to_json,
+    reject_media,
+    tool_selections,
+)
+from vllm_adapters.llamaindex._request import LLMParams, Request, request_parameters
+from vllm_adapters.llamaindex._structured import ObjectRequest, dispatcher, emit_start, tool_of, without_tool_options
 from vllm_adapters.server import VLLMServer
-from vllm_adapters.types import context_length
+
+if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
+
+M = TypeVar("M", bound=BaseModel)
 
 
-class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ignore[misc]  # None is "not sent"
+class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None means "not sent"
     """LlamaIndex's LLM for a vLLM server, with everything that vLLM adds to OpenAI's API.
 
     >>> from vllm_adapters.llamaindex import VLLM
@@ -43,61 +57,59 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
     >>> llm.complete("Yes or no?", structured_outputs={"choice": ["yes", "no"]}).text
     'no'
 
-    Every parameter of vLLM is given flat, under vLLM's own name: here and per call. The call beats the
-    constructor, for ``max_tokens`` and ``stop`` too; ``chat_template_kwargs``, ``extra_body`` and other dicts
-    merge deeply. A name that no vLLM version has is refused; one that the connected server's version does not
-    have is translated or refused.
+    Pass any parameter of vLLM flat, under vLLM's own name, to the constructor or per call. The call overrides the
+    constructor, also for ``max_tokens`` and ``stop``; ``chat_template_kwargs``, ``extra_body`` and other dicts are
+    merged deeply. A name that no vLLM version has is refused; one that the connected server's version does not have
+    is translated or refused.
 
-    Responses have ``finish_reason``, ``stop_reason`` and the counts of tokens in ``additional_kwargs``, thinking
-    as a ``ThinkingBlock`` (in streams as ``additional_kwargs["thinking_delta"]`` too, of ``complete`` as
-    ``additional_kwargs["thinking"]``), and the server's reply in ``raw``, a dict. A broken tool call is found in
-    the message's ``additional_kwargs["invalid_tool_calls"]``, and is an error where it would be run.
+    Responses have ``finish_reason``, ``stop_reason`` and token counts in ``additional_kwargs``, thinking as a
+    ``ThinkingBlock`` (in streams also as ``additional_kwargs["thinking_delta"]``, from ``complete`` as
+    ``additional_kwargs["thinking"]``), and the server's reply in ``raw``, a dict. An invalid tool call is in the
+    message's ``additional_kwargs["invalid_tool_calls"]``, and raises where it would be run.
 
     Tool calls need ``vllm serve --enable-auto-tool-choice --tool-call-parser ...``, reasoning needs
-    ``--reasoning-parser ...``; errors name the flag that is missing.
+    ``--reasoning-parser ...``; errors name the missing flag.
 
     Args:
-        model: Served model name, a LoRA adapter's too; default: the one base model that the server serves.
+        model: Served model name, also of a LoRA adapter; default: the one base model that is served.
         api_base: The server, as for ``VLLMClient``; also as ``base_url``. ``OPENAI_*`` is never read.
-        fields: See the fields of the class: connection, OpenAI's parameters, vLLM's parameters.
+        fields: The fields of the class: connection, OpenAI's parameters, vLLM's parameters.
 
     Raises:
-        UnknownParameter: A ``TypeError``: no such argument.
-        VLLMError: From calls, on every failure; also the openai error that is usual for it.
+        UnknownParameter: A ``TypeError``: there is no such argument.
+        VLLMError: From calls, on every failure; it is also the openai error that is usual for it.
     """
 
     _endpoint: ClassVar[str] = "chat"
 
     model: str = Field(default="", description="Served model name; default: the one base model that is served.")
-    context_window: int | None = Field(  # type: ignore[assignment]  # None: the server's
-        default=None, gt=0, description="Tokens for prompt and reply; default: what the server says, asked when needed."
+    context_window: int | None = Field(  # type: ignore[assignment]
+        default=None, gt=0, description="Tokens of prompt and reply; default: looked up when it is needed."
     )
-    is_chat_model: bool = Field(default=True, description="False: `/v1/completions`, with no chat template.")
+    is_chat_model: bool = Field(default=True, description="False: `/v1/completions`, without a chat template.")
     is_function_calling_model: bool = Field(default=True, description="The server is started with a tool parser.")
-    should_use_structured_outputs: bool = Field(default=True, description="Ask for objects by JSON schema.")
-    strict: bool = Field(default=True, description="Have vLLM enforce the schemas of tools.")
+    should_use_structured_outputs: bool = Field(default=True, description="Request objects by their JSON schema.")
+    strict: bool = Field(default=True, description="Let vLLM enforce the schemas of tools.")
     extra_body: dict[str, Any] = Field(default_factory=dict, description="Further fields of every request.")
     replay_reasoning: bool = Field(
-        default=False, description="Send thinking back with the messages it belongs to, for models that want it."
+        default=False, description="Send the thinking of earlier messages, for models that need it."
     )
 
-    _served_windows: dict[str, int] = PrivateAttr(default_factory=dict)
+    _context_lengths: dict[str, int] = PrivateAttr(default_factory=dict)
 
-    if not TYPE_CHECKING:  # type checkers make it from the fields
+    if not TYPE_CHECKING:  # type checkers derive it from the fields
 
         def __init__(self, model: str = "", **fields: Any) -> None:
-            fields = self._checked({"model": model, **fields})
-            if (server := fields.get("server")) is not None:
-                fields["model"] = model or server.model or ""
+            self._reject_arguments(fields)
             fields["additional_kwargs"] = fields.get("additional_kwargs") or {}
-            # Past OpenAI's constructor, which fills in from the environment's OPENAI_* and by OpenAI's model names.
-            super(OpenAI, self).__init__(**fields)
+            # Skips OpenAI's constructor, which reads OPENAI_* and changes settings by OpenAI's model names.
+            super(OpenAI, self).__init__(model=model, **fields)
             self._client = self._aclient = self._http_client = self._async_http_client = None
-            self._connect(self.model)
+            self._connect()
 
     @classmethod
     def from_server(cls, server: VLLMServer | str | None = None, **fields: Any) -> Self:
-        """A ``VLLM`` that knows its model's name and context length: the server is asked now.
+        """Return a ``VLLM`` with its model's name and context length, which are looked up now.
 
         Args:
             server: A ``VLLMServer``, or an address as for ``base_url``.
@@ -109,15 +121,15 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
         """
         where: dict[str, Any] = {"server": server} if isinstance(server, VLLMServer) else {"api_base": server}
         llm = cls(**where, **fields)
-        llm.model = llm.model or llm._server.client.served_model()
-        llm.context_window = llm.context_window or llm._ask_window()
+        llm.model = llm.model or llm._server.client.vllm.served_model()
+        llm.context_window = llm.context_window or llm._look_up_context_length()
         return llm
 
     @field_serializer("tokenizer")
-    def _name_of(self, tokenizer: Any) -> str | None:
-        return tokenizer if isinstance(tokenizer, str) else None  # an object cannot be written down
+    def _serialize_tokenizer(self, tokenizer: Any) -> str | None:
+        return tokenizer if isinstance(tokenizer, str) else None  # an object cannot be serialized
 
-    # Who it is
+    # Identity and metadata
 
     @classmethod
     def class_name(cls) -> str:
@@ -126,25 +138,29 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex wants to know of a model; the server is asked for the context length when it is read."""
-        return _Metadata.of(
-            self._ask_window,
-            context_window=self.context_window or self._served_windows.get(self.model),
-            num_output=self.max_tokens or -1,
-            is_chat_model=self.is_chat_model,
-            is_function_calling_model=self.is_function_calling_model,
-            model_name=self.model or self._server.client.facts.model or "",
-        )
+        """Metadata for LlamaIndex; the context length is looked up when it is first read."""
+        return _LazyMetadata.of(self.to_payload(), self._look_up_context_length)
 
     def to_payload(self) -> dict[str, Any]:
-        """What observers of events get to see; nothing is asked for it."""
-        return {"class_name": self.class_name(), **vars(self.metadata)}
+        """Return the payload of instrumentation events: the metadata, as far as it is known without a request."""
+        payload = {
+            "class_name": "VLLM",
+            "num_output": self.max_tokens or -1,
+            "is_chat_model": self.is_chat_model,
+            "is_function_calling_model": self.is_function_calling_model,
+            "model_name": self.model or self._server.model_name,
+            "system_role": MessageRole.SYSTEM,
+        }
+        if context_window := self.context_window or self._context_lengths.get(self.model):
+            payload["context_window"] = context_window
+        return payload
 
-    def _ask_window(self) -> int:
-        if self.model not in self._served_windows:  # copies may name another one
-            length = context_length(self._server.models(), self.model, self._server.base_url)
-            self._served_windows[self.model] = length or DEFAULT_CONTEXT_WINDOW
-        return self._served_windows[self.model]
+    def _look_up_context_length(self) -> int:
+        if self.model not in self._context_lengths:  # copies can name another model
+            self._context_lengths[self.model] = self._served.context_length() or DEFAULT_CONTEXT_WINDOW
+        return self._context_lengths[self.model]
+
+    # The base class must not make clients of its own, which would connect to api.openai.com.
 
     def _get_client(self) -> VLLMClient:
         return self._server.client
@@ -155,100 +171,293 @@ class VLLM(ChatParams, OpenAIParams, Connection, StructuredPredict):  # type: ig
     # Requests
 
     def _chat_request(
-        self, messages: Sequence[ChatMessage], given: dict[str, Any], *, stream: bool
+        self, messages: Sequence[ChatMessage], call: dict[str, Any], *, stream: bool = False
     ) -> Request[ChatResponse]:
-        if not given.pop("use_chat_completions", self.is_chat_model):
-            refuse_media(messages)
-            prompt = self.messages_to_prompt(messages)  # type: ignore[misc]  # None becomes LlamaIndex's own
-            return self._text_request(prompt, given, stream=stream).then(as_chat)
-        body = body_of(self, "chat", given, stream=stream)
-        body["messages"] = to_wire(messages, replay_reasoning=self.replay_reasoning)
-        return Request("/chat/completions", body, ChatReply)
-
-    def _text_request(self, prompt: str, given: Mapping[str, Any], *, stream: bool) -> Request[CompletionResponse]:
-        body = {**body_of(self, "completions", given, stream=stream), "prompt": prompt}
-        if "max_tokens" not in body:
-            self._update_max_tokens(body, prompt)
-        return Request("/completions", body, CompletionReply)
+        """Return the request for a reply to messages; it goes to either endpoint."""
+        if call.pop("use_chat_completions", self.is_chat_model):
+            return Request("/chat/completions", self._chat_body(messages, call, stream), ChatReply)
+        reject_media(messages)
+        prompt = self.messages_to_prompt(messages)  # type: ignore[misc]  # the constructor sets it
+        return Request("/completions", self._completion_body(prompt, call, stream), ChatReply)
 
     def _completion_request(
-        self, prompt: str, formatted: bool, given: dict[str, Any], *, stream: bool
+        self, prompt: str, formatted: bool, call: dict[str, Any], *, stream: bool = False
     ) -> Request[CompletionResponse]:
+        """Return the request for a reply to a prompt; it goes to either endpoint."""
         if not formatted:
-            prompt = self.completion_to_prompt(prompt)  # type: ignore[misc]  # None becomes LlamaIndex's own
-        if given.pop("use_chat_completions", self.is_chat_model):
-            return self._chat_request(prompt_to_messages(prompt), given, stream=stream).then(as_completion)
-        return self._text_request(prompt, given, stream=stream)
+            prompt = self.completion_to_prompt(prompt)  # type: ignore[misc]  # the constructor sets it
+        if call.pop("use_chat_completions", self.is_chat_model):
+            body = self._chat_body(prompt_to_messages(prompt), call, stream)
+            return Request("/chat/completions", body, CompletionReply)
+        return Request("/completions", self._completion_body(prompt, call, stream), CompletionReply)
 
-    # The eight ways to ask. They call nothing of the base class's that would emit LlamaIndex's events again.
+    def _chat_body(self, messages: Sequence[ChatMessage], call: Mapping[str, Any], stream: bool) -> dict[str, Any]:
+        body = request_parameters(self, "chat", call, stream=stream)
+        body["messages"] = messages_to_json(messages, replay_reasoning=self.replay_reasoning)
+        return body
+
+    def _completion_body(self, prompt: str, call: Mapping[str, Any], stream: bool) -> dict[str, Any]:
+        body = request_parameters(self, "completions", call, stream=stream)
+        body["prompt"] = prompt
+        if "max_tokens" not in body:
+            self._update_max_tokens(body, prompt)
+        return body
+
+    # Chat and completion. These methods call none of the base class's, which would emit LlamaIndex's events again.
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Answer messages; ``kwargs`` are parameters of this call, and ``tools``."""
-        return send(self._get_client(), self._chat_request(messages, kwargs, stream=False))
+        """Return the reply to messages.
+
+        Args:
+            messages: The conversation.
+            kwargs: Parameters of this call; also ``tools``.
+        """
+        return self._chat_request(messages, kwargs).send(self._server.client)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """``chat``, to await."""
-        return await asend(self._get_aclient(), self._chat_request(messages, kwargs, stream=False))
+        """Async version of ``chat``."""
+        return await self._chat_request(messages, kwargs).asend(self._server.async_client)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """``chat``, piece by piece: each response is the reply so far.
+        """Yield the reply so far at each chunk; arguments are those of ``chat``.
 
         Raises:
             IncompleteStream: The stream ended before the reply.
         """
-        return stream(self._get_client(), self._chat_request(messages, kwargs, stream=True))
+        return self._chat_request(messages, kwargs, stream=True).stream(self._server.client)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """``stream_chat``, to await."""
-        return astream(self._get_aclient(), self._chat_request(messages, kwargs, stream=True))
+        """Async version of ``stream_chat``."""
+        return self._chat_request(messages, kwargs, stream=True).astream(self._server.async_client)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Answer a prompt, as one user message unless ``is_chat_model=False``."""
-        return send(self._get_client(), self._completion_request(prompt, formatted, kwargs, stream=False))
+        """Return the reply to a prompt, which is sent as one user message unless ``is_chat_model=False``.
+
+        Args:
+            prompt: The prompt.
+            formatted: Whether ``completion_to_prompt`` has been applied to it.
+            kwargs: Parameters of this call.
+        """
+        return self._completion_request(prompt, formatted, kwargs).send(self._server.client)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """``complete``, to await."""
-        return await asend(self._get_aclient(), self._completion_request(prompt, formatted, kwargs, stream=False))
+        """Async version of ``complete``."""
+        return await self._completion_request(prompt, formatted, kwargs).asend(self._server.async_client)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """``complete``, piece by piece: each response is the reply so far.
+        """Yield the reply so far at each chunk; arguments are those of ``complete``.
 
         Raises:
             IncompleteStream: The stream ended before the reply.
         """
-        return stream(self._get_client(), self._completion_request(prompt, formatted, kwargs, stream=True))
+        return self._completion_request(prompt, formatted, kwargs, stream=True).stream(self._server.client)
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        """``stream_complete``, to await."""
-        return astream(self._get_aclient(), self._completion_request(prompt, formatted, kwargs, stream=True))
+        """Async version of ``stream_complete``."""
+        return self._completion_request(prompt, formatted, kwargs, stream=True).astream(self._server.async_client)
+
+    # Tools
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: str | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        prepared = super()._prepare_chat_with_tools(
+            tools,
+            user_msg=user_msg,
+            chat_history=list(chat_history or ()),  # the base class appends to it
+            verbose=verbose,
+            allow_parallel_tool_calls=allow_parallel_tool_calls,
+            tool_required=tool_required,
+            tool_choice=tool_choice,
+            strict=strict,
+            **kwargs,
+        )
+        if tools:  # whichever of OpenAI's models has the same name
+            prepared["parallel_tool_calls"] = allow_parallel_tool_calls
+        return prepared
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """Return the tool calls of a response; while it streams, those that are complete.
+
+        Args:
+            response: The response.
+            error_on_no_tool_call: Raise if there is none.
+            kwargs: Not used.
+
+        Raises:
+            TruncatedOutput: The token limit truncated a call, or the reply before any.
+            InvalidResponse: The arguments of a call are not a JSON object.
+            ValueError: There is none.
+        """
+        selections = tool_selections(response)
+        if not selections and error_on_no_tool_call:
+            text = response.message.content or ""
+            raise truncation_error(response.additional_kwargs.get("finish_reason"), text) or ValueError(
+                f"The reply does not contain a tool call: {text[:200]!r}. "
+                "Pass tool_required=True to force one, or error_on_no_tool_call=False."
+            )
+        return selections
+
+    # Structured prediction. `as_structured_llm` and LlamaIndex's programs are built on these four methods.
+
+    def _object_request(
+        self, output_cls: type[BaseModel], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None, prompt_args: Any
+    ) -> ObjectRequest | None:
+        """Return the request for an object: by JSON schema, or as a forced tool call.
+
+        Returns:
+            ``None`` if ``pydantic_program_mode`` names one of LlamaIndex's own programs.
+        """
+        default = self.pydantic_program_mode == PydanticProgramMode.DEFAULT
+        by_schema = default and self.should_use_structured_outputs
+        by_tool_call = self.pydantic_program_mode == PydanticProgramMode.FUNCTION
+        if not (by_schema or by_tool_call or (default and self.is_function_calling_model)):
+            return None
+        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+        parameters = without_tool_options(llm_kwargs)
+        if by_schema:
+            arguments = {"messages": messages, **parameters, "response_format": output_cls}
+        else:
+            arguments = self._prepare_chat_with_tools(
+                [tool_of(output_cls)], chat_history=messages, tool_required=True, **parameters
+            )
+        return ObjectRequest(output_cls, arguments, by_tool_call=not by_schema)
+
+    def structured_predict(
+        self,
+        output_cls: type[M],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> M:
+        """Return an object of ``output_cls``, whose schema vLLM enforces while it generates.
+
+        ``pydantic_program_mode`` chooses how it is requested: ``DEFAULT`` by JSON schema, ``FUNCTION`` as a forced
+        tool call, others by LlamaIndex's own programs.
+
+        Args:
+            output_cls: A Pydantic class.
+            prompt: The prompt; the system prompt goes before it.
+            llm_kwargs: Parameters of this call.
+            prompt_args: Values of the prompt's variables.
+
+        Raises:
+            TruncatedOutput: The token limit truncated the object.
+            ConstraintNotEnforced: The server ignored the schema.
+        """
+        request = self._object_request(output_cls, prompt, llm_kwargs, prompt_args)
+        if request is None:
+            # Skips OpenAI's method, which forces a tool choice on programs without tools. The prompt is copied
+            # because programs attach their parser to it.
+            by_program: M = super(OpenAI, self).structured_predict(
+                output_cls, prompt.model_copy(), llm_kwargs=llm_kwargs, **prompt_args
+            )
+            return by_program
+        emit_start(output_cls, prompt, prompt_args)
+        output: M = request.parse(self.chat(**request.arguments))
+        dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+        return output
+
+    async def astructured_predict(
+        self,
+        output_cls: type[M],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> M:
+        """Async version of ``structured_predict``."""
+        request = self._object_request(output_cls, prompt, llm_kwargs, prompt_args)
+        if request is None:
+            by_program: M = await super(OpenAI, self).astructured_predict(
+                output_cls, prompt.model_copy(), llm_kwargs=llm_kwargs, **prompt_args
+            )
+            return by_program
+        emit_start(output_cls, prompt, prompt_args)
+        output: M = request.parse(await self.achat(**request.arguments))
+        dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+        return output
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Any, None, None]:
+        request = self._object_request(output_cls, prompt, llm_kwargs, prompt_args)
+        if request is None:
+            yield from super(OpenAI, self)._structured_stream_call(
+                output_cls, prompt.model_copy(), llm_kwargs, **prompt_args
+            )
+            return
+        partial, response = None, ChatResponse(message=ChatMessage())
+        for response in self.stream_chat(**request.arguments):
+            if response.additional_kwargs.get("finish_reason") is None:
+                partial = request.parse_partial(response, partial)
+                yield partial
+        yield request.parse(response)
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Any, None]:
+        request = self._object_request(output_cls, prompt, llm_kwargs, prompt_args)
+        if request is None:
+            return await super(OpenAI, self)._structured_astream_call(
+                output_cls, prompt.model_copy(), llm_kwargs, **prompt_args
+            )
+
+        async def objects() -> AsyncGenerator[Any, None]:
+            partial, response = None, ChatResponse(message=ChatMessage())
+            async for response in await self.astream_chat(**request.arguments):
+                if response.additional_kwargs.get("finish_reason") is None:
+                    partial = request.parse_partial(response, partial)
+                    yield partial
+            yield request.parse(response)
+
+        return objects()
 
 
-class _Metadata(LLMMetadata):
-    """Metadata whose context length is asked for when somebody reads it.
+class _LazyMetadata(LLMMetadata):
+    """Metadata whose context length is looked up when it is read.
 
-    LlamaIndex looks at metadata at every turn, also inside a running event loop, and mostly at other fields.
+    LlamaIndex reads metadata often, also inside a running event loop, and mostly other fields.
     """
 
-    _ask: Callable[[], int] = PrivateAttr()
+    _look_up: Callable[[], int] = PrivateAttr()
 
     @classmethod
-    def of(cls, ask: Callable[[], int], *, context_window: int | None, **known: Any) -> _Metadata:
-        made = cls(context_window=context_window or 0, **known)
-        made._ask = ask
-        if context_window is None:
-            del made.__dict__["context_window"]
-        return made
+    def of(cls, payload: dict[str, Any], look_up: Callable[[], int]) -> _LazyMetadata:
+        metadata = cls(**{name: value for name, value in payload.items() if name != "class_name"})
+        metadata._look_up = look_up
+        if "context_window" not in payload:
+            del metadata.__dict__["context_window"]
+        return metadata
 
     def __getattr__(self, name: str) -> Any:
         if name == "context_window":
-            self.__dict__[name] = self._ask()
+            self.__dict__[name] = self._look_up()
             return self.__dict__[name]
         return super().__getattr__(name)  # type: ignore[misc]  # Pydantic's, for private attributes

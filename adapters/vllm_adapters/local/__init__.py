@@ -1,6 +1,6 @@
-"""A real vLLM on this machine, CPU only, with small models: to try things, to test, for CI.
+"""A real vLLM server on this machine's CPU, with small models, for trying things out, tests and CI.
 
-`LocalVLLM` is the way in; `vllm-adapters serve` does the same from a terminal.
+``LocalVLLM`` runs it from Python; ``vllm-adapters serve`` runs it from a terminal.
 """
 
 from __future__ import annotations

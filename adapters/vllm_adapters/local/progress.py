@@ -1,4 +1,4 @@
-"""Tells the user, on standard error, what takes so long."""
+"""Progress of slow steps on standard error."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.status import Status
 
+__all__ = ["Progress"]
+
 
 class Progress:
-    """Lines that stay, and on a terminal one live line under them.
+    """Print permanent lines, and on a terminal one live line below them.
 
     Args:
-        quiet: Say nothing at all.
+        quiet: Print nothing.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self._status: Status | None = None
-        self._doing = ""
-        self._since = 0.0
+        self._title = ""
+        self._start = 0.0
 
-    def say(self, line: str) -> None:
-        """Prints a line that stays."""
+    def print(self, line: str) -> None:
+        """Print a permanent line."""
         if self.quiet:
             return
         from rich.console import Console
@@ -34,8 +36,8 @@ class Progress:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def step(self, doing: str) -> Iterator[None]:
-        """A live line with a clock while the block runs; where there is no terminal, the line once."""
+    def step(self, title: str) -> Iterator[None]:
+        """Show a live line with the elapsed time while the block runs. Without a terminal, print the title once."""
         if self.quiet:
             yield
             return
@@ -43,21 +45,21 @@ class Progress:
 
         console = Console(stderr=True)
         if not console.is_terminal:
-            self.say(f"{doing} ...")
+            self.print(f"{title} ...")
             yield
             return
-        self._doing, self._since = doing, time.monotonic()
-        with console.status(doing) as self._status:
+        self._title, self._start = title, time.monotonic()
+        with console.status(title) as self._status:
             try:
                 yield
             finally:
                 self._status = None
 
-    def now(self, detail: str) -> None:
-        """Changes the live line."""
+    def update(self, detail: str) -> None:
+        """Show a detail in the live line."""
         if self._status is not None:
             from rich.markup import escape
 
-            head = f"{self._doing} ({time.monotonic() - self._since:.0f} s)"
-            room = max(0, self._status.console.width - len(head) - 5)  # a line that wraps leaves traces behind
-            self._status.update(f"{escape(head)} [dim]{escape(detail[:room])}[/dim]")
+            head = f"{self._title} ({time.monotonic() - self._start:.0f} s)"
+            width = max(0, self._status.console.width - len(head) - 5)  # a wrapped line would not be erased
+            self._status.update(f"{escape(head)} [dim]{escape(detail[:width])}[/dim]")

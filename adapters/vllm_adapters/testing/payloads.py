@@ -1,4 +1,4 @@
-"""Bodies in the shapes that vLLM 0.32 puts on the wire, for servers that stand in for it in tests."""
+"""Response bodies in the shapes that vLLM 0.32 sends, for servers that stand in for it in tests."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ __all__ = [
     "embeddings",
     "error",
     "models",
+    "ranking",
+    "relevance",
     "rerank",
     "score",
     "tokenized",
@@ -29,7 +31,7 @@ __all__ = [
 
 MODEL = "stub"
 FINGERPRINT = "vllm-0.32.0-stub"
-_CREATED = 1_790_000_000  # any moment does: nothing reads it, and a constant keeps runs alike
+_CREATED = 1_790_000_000  # any timestamp works: nothing reads it, and a constant keeps runs identical
 _ids = itertools.count(1)
 
 
@@ -48,12 +50,12 @@ def _usage(prompt: int, completed: int) -> dict[str, Any]:
 
 
 def error(message: str, *, code: int = 400, type: str = "BadRequestError", param: str | None = None) -> dict[str, Any]:
-    """The error object of 0.10.1 and later, as in a body or in a stream event."""
+    """Return the error object of vLLM 0.10.1 and later, as in a body or in a stream event."""
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
 def models(*served: str | dict[str, Any], max_model_len: int = 4096) -> dict[str, Any]:
-    """``GET /v1/models``: names become base-model cards, dicts are taken as cards."""
+    """Return the body of ``GET /v1/models``; names become cards of base models, dicts are used unchanged."""
     cards: list[dict[str, Any]] = []
     for card in served or (MODEL,):
         if isinstance(card, dict):
@@ -75,7 +77,13 @@ def models(*served: str | dict[str, Any], max_model_len: int = 4096) -> dict[str
 
 
 def tool_call(name: str, arguments: str, *, index: int | None = None) -> dict[str, Any]:
-    """One tool call; ``arguments`` is raw text, since models may write anything. ``index`` is for deltas."""
+    """Return one tool call.
+
+    Args:
+        name: Name of the function.
+        arguments: The arguments as raw text, which need not be valid JSON.
+        index: Index of the tool call, for deltas of a stream.
+    """
     call: dict[str, Any] = {
         "id": _id("chatcmpl-tool"),
         "type": "function",
@@ -93,15 +101,15 @@ def chat(
     model: str = MODEL,
     legacy_reasoning: bool = False,
 ) -> dict[str, Any]:
-    """A whole chat completion.
+    """Return a complete chat completion.
 
     Args:
-        content: the answer.
-        reasoning: the thoughts, under ``reasoning``, or ``reasoning_content`` with ``legacy_reasoning``.
-        tool_calls: see `tool_call`; left out when empty, as vLLM does.
-        finish_reason: ``stop``, ``length``, ``tool_calls``, ``abort``, ``repetition``, ``error`` or None.
-        model: the name the server gives itself.
-        legacy_reasoning: the field name of 0.15 and older.
+        content: The answer.
+        reasoning: The reasoning, in the field ``reasoning``.
+        tool_calls: See ``tool_call``; the field is left out when empty, as vLLM does.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, ``abort``, ``repetition``, ``error`` or ``None``.
+        model: The model's name.
+        legacy_reasoning: Use the field ``reasoning_content``, as vLLM 0.15 and older.
     """
     message: dict[str, Any] = {
         "role": "assistant",
@@ -149,12 +157,20 @@ def chunk(
     model: str = MODEL,
     id: str = "chatcmpl-stream",
 ) -> dict[str, Any]:
-    """One ``chat.completion.chunk``; ``delta=None`` makes the one without choices, for the usage."""
+    """Return one ``chat.completion.chunk``.
+
+    Args:
+        delta: The delta; ``None`` for a chunk without choices, such as the one with the usage.
+        finish_reason: The finish reason.
+        usage: The usage; left out if ``None``.
+        model: The model's name.
+        id: The completion's id.
+    """
     choices: list[dict[str, Any]] = []
     if delta is not None:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason, "token_ids": None}
         choices.append(choice if finish_reason is None else {**choice, "stop_reason": None})
-    made: dict[str, Any] = {
+    body: dict[str, Any] = {
         "id": id,
         "object": "chat.completion.chunk",
         "created": _CREATED,
@@ -162,10 +178,10 @@ def chunk(
         "choices": choices,
     }
     if usage is not None:
-        made["usage"] = usage
+        body["usage"] = usage
     if usage is not None or finish_reason is not None:
-        made["system_fingerprint"] = FINGERPRINT  # the last chunk has it, no other
-    return made
+        body["system_fingerprint"] = FINGERPRINT  # only the last chunk has it
+    return body
 
 
 def chat_chunks(
@@ -178,16 +194,16 @@ def chat_chunks(
     model: str = MODEL,
     legacy_reasoning: bool = False,
 ) -> list[dict[str, Any]]:
-    """The chunks of a streamed chat completion, role first; without the closing ``[DONE]``.
+    """Return the chunks of a streamed chat completion, role first, without ``[DONE]``.
 
     Args:
-        content: the answer; a string is cut into words, any other iterable gives one chunk per item.
-        reasoning: thoughts, one chunk, before the answer.
-        tool_calls: each as two chunks, as vLLM does: id, index and name, then the arguments.
-        finish_reason: on the last chunk with a choice; None leaves that chunk out.
-        usage: add the closing chunk that has usage and no choices.
-        model: the name the server gives itself.
-        legacy_reasoning: the field name of 0.15 and older.
+        content: The answer. A string is split into words; any other iterable gives one chunk per item.
+        reasoning: The reasoning: one chunk before the answer.
+        tool_calls: See ``tool_call``. Each becomes two chunks, as vLLM does: id, index and name, then the arguments.
+        finish_reason: Finish reason of the last chunk with a choice; ``None`` leaves that chunk out.
+        usage: Append the chunk that has usage and no choices.
+        model: The model's name.
+        legacy_reasoning: Use the field ``reasoning_content``, as vLLM 0.15 and older.
     """
     id = _id("chatcmpl")
     pieces = _words(content) if isinstance(content, str) else list(content or ())
@@ -209,7 +225,7 @@ def chat_chunks(
 
 
 def completion(*texts: str, finish_reason: str | None = "stop", model: str = MODEL) -> dict[str, Any]:
-    """A whole text completion, one choice per text."""
+    """Return a complete text completion, one choice per text."""
     return {
         "id": _id("cmpl"),
         "object": "text_completion",
@@ -228,13 +244,13 @@ def completion(*texts: str, finish_reason: str | None = "stop", model: str = MOD
 def completion_chunks(
     *texts: str, finish_reason: str | None = "stop", usage: bool = False, model: str = MODEL
 ) -> list[dict[str, Any]]:
-    """The chunks of a streamed text completion, one choice per text; without the closing ``[DONE]``."""
+    """Return the chunks of a streamed text completion, one choice per text, without ``[DONE]``."""
     frame = {"id": _id("cmpl"), "object": "text_completion", "created": _CREATED, "model": model}
     chunks: list[dict[str, Any]] = []
     for index, text in enumerate(texts):
         words = _words(text)
-        for place, word in enumerate(words, start=1):
-            reason = finish_reason if place == len(words) else None
+        for number, word in enumerate(words, start=1):
+            reason = finish_reason if number == len(words) else None
             chunks.append({**frame, "choices": [_text_choice(index, word, reason)]})
     if usage:
         chunks.append({**frame, "choices": [], "usage": _usage(7, len(chunks))})
@@ -243,18 +259,24 @@ def completion_chunks(
 
 
 def vector(text: str, dims: int = 8) -> list[float]:
-    """A vector that depends on the text alone, exact in 32 bits, so that both encodings give the same."""
+    """Return a vector that depends on the text alone; it is exact in 32 bits, so both encodings give the same."""
     digest = hashlib.sha256(text.encode()).digest()
     return [digest[i % len(digest)] / 256 - 0.5 for i in range(dims)]
 
 
 def base64_vector(values: Sequence[float]) -> str:
-    """The ``encoding_format: base64`` form: little-endian 32-bit floats."""
+    """Encode a vector as ``encoding_format: base64`` does: little-endian 32-bit floats."""
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode("ascii")
 
 
 def embeddings(vectors: Iterable[Any], *, indices: Sequence[int] | None = None, model: str = MODEL) -> dict[str, Any]:
-    """``/v1/embeddings``: ``vectors`` go out as they are (lists, base64, None), numbered by ``indices``."""
+    """Return the body of ``/v1/embeddings``.
+
+    Args:
+        vectors: Lists of numbers, base64 texts or ``None``; sent unchanged.
+        indices: The ``index`` of each vector. Default: 0, 1, 2, ...
+        model: The model's name.
+    """
     rows = list(vectors)
     numbers = range(len(rows)) if indices is None else indices
     return {
@@ -270,8 +292,25 @@ def embeddings(vectors: Iterable[Any], *, indices: Sequence[int] | None = None, 
     }
 
 
+def relevance(text: str) -> float:
+    """Return the score that a healthy server gives a document; it depends on the text alone."""
+    return vector(text, 1)[0] + 0.5
+
+
+def ranking(documents: Sequence[str], *, top_n: int | None = None) -> list[tuple[int, float]]:
+    """Return the (index, score) pairs of a healthy server's ranking, best first."""
+    scored = [(index, relevance(document)) for index, document in enumerate(documents)]
+    return sorted(scored, key=lambda pair: -pair[1])[: top_n or len(scored)]
+
+
 def rerank(documents: Sequence[str], ranking: Iterable[tuple[int, float]], *, model: str = MODEL) -> dict[str, Any]:
-    """``/rerank``: ``ranking`` is (index, score) as sent; an index that does not exist gets no text."""
+    """Return the body of ``/rerank``.
+
+    Args:
+        documents: The documents of the request.
+        ranking: (index, score) pairs; a result with an index out of range has an empty text.
+        model: The model's name.
+    """
     results = [
         {
             "index": index,
@@ -288,19 +327,19 @@ def rerank(documents: Sequence[str], ranking: Iterable[tuple[int, float]], *, mo
 
 
 def score(scores: Iterable[float], *, model: str = MODEL) -> dict[str, Any]:
-    """``/score``."""
+    """Return the body of ``/score``."""
     data = [{"index": i, "object": "score", "score": value} for i, value in enumerate(scores)]
     return {**_list("score", len(data), model), "data": data}
 
 
 def classification(labels: Iterable[str], *, model: str = MODEL) -> dict[str, Any]:
-    """``/classify``, with two classes."""
+    """Return the body of ``/classify``, with two classes."""
     data = [{"index": i, "label": label, "probs": [0.75, 0.25], "num_classes": 2} for i, label in enumerate(labels)]
     return {**_list("classify", len(data), model), "data": data}
 
 
 def tokenized(text: str, *, max_model_len: int = 4096) -> dict[str, Any]:
-    """``/tokenize``: one token per word."""
+    """Return the body of ``/tokenize``, with one token per word."""
     words = text.split()
     tokens = [sum(word.encode()) for word in words]
     return {"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens, "token_strs": None}
@@ -332,4 +371,4 @@ def _text_choice(index: int, text: str, finish_reason: str | None) -> dict[str, 
 
 def _words(text: str) -> list[str]:
     words = text.split(" ")
-    return [word if place == 0 else f" {word}" for place, word in enumerate(words)]
+    return [word if index == 0 else f" {word}" for index, word in enumerate(words)]

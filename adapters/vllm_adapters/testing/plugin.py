@@ -1,4 +1,4 @@
-"""pytest plugin: one test, two lives. Recorded by default, against a real vLLM with ``--live``.
+"""The pytest plugin: one test, replayed from its cassette by default, and against a real vLLM with ``--live``.
 
 A test that talks to a server is written once::
 
@@ -8,15 +8,16 @@ A test that talks to a server is written once::
         assert llm.invoke("Hello").text
         assert sent.last.json["top_k"] == 1
 
-By default it replays ``cassettes/.../test_sends_top_k.yaml``: the network is blocked, a request that was not
-recorded fails the test, and so does an answer that was not asked for. With ``--live`` the same test talks to
-a real vLLM; with ``--live --record`` that conversation becomes the new cassette, if the test passes.
+By default it replays ``cassettes/.../test_sends_top_k.yaml``. The network is blocked; a request that was not recorded
+fails the test, and so does a recorded request that is not sent. With ``--live`` the same test talks to a real vLLM.
+With ``--live --record`` a test that passes also writes its cassette.
 
-What no cassette can show, such as what a break does to the server, is marked
-``@pytest.mark.vllm("tiny", recorded=False)``: nothing stands between it and the server, and it is skipped by default.
+What no cassette can show, such as the effect of a cancelled request on the server, is marked
+``@pytest.mark.vllm("tiny", recorded=False)``. Such a test talks to the server directly and is skipped by default.
 
-A test may have several servers, ``@pytest.mark.vllm("tiny", "minilm")``: ``vllm_urls["minilm"]`` is the address
-of each. The first is also ``vllm_url``; what goes to another is found under ``sent.to("/minilm/v1/embeddings")``.
+A test may have several servers: with ``@pytest.mark.vllm("tiny", "minilm")``, ``vllm_urls["minilm"]`` is the address of
+the second. ``vllm_url`` is the address of the first; requests to another are found under
+``sent.to("/minilm/v1/embeddings")``.
 """
 
 from __future__ import annotations
@@ -35,82 +36,81 @@ from pytest_recording import network
 from vllm_adapters._pytest import CASSETTES
 from vllm_adapters.errors import VLLMError
 from vllm_adapters.server import VLLMServer
-from vllm_adapters.testing.cassette import recorded_versions, replay_url
+from vllm_adapters.testing.cassettes import CassetteStore, recorded_versions, replay_url
 from vllm_adapters.testing.fault_server import FaultServer
-from vllm_adapters.testing.library import Library
+from vllm_adapters.testing.recorder import CassettePlayer, use_cassette
 from vllm_adapters.testing.sent import Sent
-from vllm_adapters.testing.servers import Kind, NoServer, Servers
-from vllm_adapters.testing.tape import Tape, open_tape
+from vllm_adapters.testing.servers import ServerNotAvailable, Servers, ServerSpec
 
-_UNIX_SOCKETS = [r"/", r"\x00"]  # not the network; multiprocessing needs them
+_UNIX_SOCKETS = [r"/", r"\x00"]  # allowed: they are not the network, and multiprocessing needs them
 _FRAMEWORKS = ("langchain-core", "langchain-openai", "llama-index-core", "haystack-ai")
 
 
 @dataclass
-class _Run:
-    """This session: which life it lives and what it found."""
+class _State:
+    """The plugin's state in one pytest session."""
 
     live: bool
     record: bool
-    library: Library
+    store: CassetteStore
     servers: Servers
     orphans: list[Path] = field(default_factory=list)
 
 
-_RUN = pytest.StashKey[_Run]()
-_ORPHANS = "vllm_orphans"
-_TAPE = pytest.StashKey[Tape]()
+_STATE = pytest.StashKey[_State]()
+_PLAYER = pytest.StashKey[CassettePlayer]()
 _PASSED = pytest.StashKey[bool]()
+_ORPHANS = "vllm_orphans"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--live``, ``--record`` and the ini options."""
+    """Add ``--live``, ``--record`` and the ini option."""
     group = parser.getgroup("vllm", "vLLM: recorded or live")
     group.addoption("--live", action="store_true", dest="vllm_live", help="Talk to a real vLLM, not to cassettes.")
     group.addoption(
         "--record",
         action="store_true",
         dest="vllm_record",
-        help="With --live: write the cassettes of the tests that pass, and remove those without a test.",
+        help="With --live: write the cassettes of the tests that pass, and remove cassettes without a test.",
     )
     parser.addini(*CASSETTES, default="")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker; remember the environment before any test changes it."""
+    """Register the marker, and copy the environment before a test changes it."""
     config.addinivalue_line(
         "markers",
-        'vllm(*models, **options): talks to a vLLM that serves this model, default "tiny", or to one for each '
-        "model; options go to the first's LocalVLLM. recorded=False: live only.",
+        'vllm(*models, **options): talks to a vLLM server that serves this model (default: "tiny"), or to one server '
+        "per model. Options are those of the first server's LocalVLLM. recorded=False: live only.",
     )
     live, record = config.getoption("vllm_live"), config.getoption("vllm_record")
     if record and not live:
-        raise pytest.UsageError("--record needs --live: cassettes are recorded from a real vLLM only")
+        raise pytest.UsageError("--record requires --live: cassettes are recorded from a real vLLM.")
     tests = [config.rootpath / path for path in config.getini("testpaths")]
-    folder = config.getini(CASSETTES[0]) or "cassettes"
-    root = config.rootpath / folder
-    library = Library(root, [*tests, root.parent, config.rootpath])
-    config.stash[_RUN] = _Run(live, record, library, Servers(os.environ))
+    root = config.rootpath / (config.getini(CASSETTES[0]) or "cassettes")
+    store = CassetteStore(root, [*tests, root.parent, config.rootpath])
+    config.stash[_STATE] = _State(live, record, store, Servers(os.environ))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop what is still running, also after an interrupted session."""
-    if _RUN in config.stash:
-        config.stash[_RUN].servers.close()
+    """Stop all servers, also after an interrupted session."""
+    if _STATE in config.stash:
+        config.stash[_STATE].servers.close()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """What the recorded and the live numbers depend on."""
-    run = config.stash[_RUN]
+    """Report the mode, the recorded vLLM versions, and the versions of the SDK and the frameworks."""
+    state = config.stash[_STATE]
     openai = _version("openai")
     transport = "httpx2" if openai.split(".")[0] == "3" else "httpx"
     frameworks = ", ".join(f"{name} {_version(name)}" for name in _FRAMEWORKS)
-    recorded = recorded_versions(run.library.root)
-    counts = ", ".join(f"{count} of vLLM {v}" for v, count in sorted(recorded.items())) or "none"
-    life = "recorded"
-    if run.live:
-        life = f"live, {run.servers.given(Kind()) or 'local vLLM'}" + (", recording" if run.record else "")
-    return [f"vllm: {life}; cassettes: {counts}", f"openai {openai} ({transport}); {frameworks}"]
+    recorded = recorded_versions(state.store.root)
+    counts = ", ".join(f"{count} from vLLM {v}" for v, count in sorted(recorded.items())) or "none"
+    mode = "replay"
+    if state.live:
+        mode = f"live, {state.servers.configured_url(ServerSpec()) or 'local vLLM'}"
+        mode += ", recording" if state.record else ""
+    return [f"vllm: {mode}; cassettes: {counts}", f"openai {openai} ({transport}); {frameworks}"]
 
 
 def _version(distribution: str) -> str:
@@ -120,103 +120,104 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _shown(path: Path, config: pytest.Config) -> str:
-    """A cassette's path for readers; the folder of the cassettes may lie elsewhere."""
+def _display_path(path: Path, config: pytest.Config) -> str:
+    """Return ``path`` relative to the project, if it is inside of it."""
     return (path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path).as_posix()
 
 
-def _kinds(item: pytest.Item) -> tuple[Kind, ...]:
+def _specs(item: pytest.Item) -> tuple[ServerSpec, ...]:
+    """Return the servers of a test; none without the marker."""
     marker = item.get_closest_marker("vllm")
     if marker is None:
         return ()
     options = {name: value for name, value in marker.kwargs.items() if name != "recorded"}
     first, *others = marker.args or (options.pop("model", "tiny"),)
-    return Kind(first, options), *(Kind(model) for model in others)
+    return ServerSpec(first, options), *(ServerSpec(model) for model in others)
 
 
-def _recorded(item: pytest.Item) -> bool:
-    """Whether the test has a life on a cassette."""
+def _is_recorded(item: pytest.Item) -> bool:
+    """Return whether the test has a cassette."""
     marker = item.get_closest_marker("vllm")
     return marker is None or bool(marker.kwargs.get("recorded", True))
 
 
-def _mounts(kinds: tuple[Kind, ...]) -> list[str]:
-    """Where a cassette has each server: the first at the root, the others under their models' names."""
-    return ["", *(f"/{kind.model}" for kind in kinds[1:])]
+def _mounts(specs: tuple[ServerSpec, ...]) -> list[str]:
+    """Return the path prefixes of a test's servers in its cassette: the first has none, the others their model."""
+    return ["", *(f"/{spec.model}" for spec in specs[1:])]
 
 
-def _owners(library: Library, items: list[pytest.Item]) -> dict[Path, str]:
-    """The cassettes of these tests, and whose each is."""
+def _owners(store: CassetteStore, items: list[pytest.Item]) -> dict[Path, str]:
+    """Return the test id by cassette."""
     owners: dict[Path, str] = {}
     for item in items:
-        owner = owners.setdefault(library.path(item), item.nodeid)
+        owner = owners.setdefault(store.path(item), item.nodeid)
         if owner != item.nodeid:
             raise pytest.UsageError(
-                f"{owner} and {item.nodeid} would have the same cassette: names of files cannot tell them apart. "
-                "Give one another id=..."
+                f"{owner} and {item.nodeid} have the same cassette, because their names differ only in characters that "
+                "file names cannot contain. Give one of them another id=..."
             )
     return owners
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Find cassettes without a test; in live runs bring the tests of one server together."""
-    run = config.stash[_RUN]
+    """Find cassettes without a test; in live runs, group the tests of one server."""
+    state = config.stash[_STATE]
     partial = any("::" in arg for arg in config.args) or config.getoption("lf", False)
-    owners = _owners(run.library, [item for item in items if _kinds(item) and _recorded(item)])
+    owners = _owners(state.store, [item for item in items if _specs(item) and _is_recorded(item)])
     if not partial:
-        run.orphans = run.library.orphans(owners, {item.path for item in items})
+        state.orphans = state.store.orphans(owners, {item.path for item in items})
     for item in items:
-        if _kinds(item):
-            # pytest-recording would put a second cassette around tests that bring its marker along.
+        if _specs(item):
+            # pytest-recording would add a second cassette to a test that also has its marker.
             item.own_markers = [marker for marker in item.own_markers if marker.name != "vcr"]
-    if run.live:
-        order: dict[tuple[Kind, ...], int] = {(): -1}
-        items.sort(key=lambda item: order.setdefault(_kinds(item), len(order)))
+    if state.live:
+        order: dict[tuple[ServerSpec, ...], int] = {(): -1}
+        items.sort(key=lambda item: order.setdefault(_specs(item), len(order)))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Block the network around a replayed test and its fixtures; stop a live server after its last test."""
-    run, kinds = item.config.stash[_RUN], _kinds(item)
-    if not kinds:
+    state, specs = item.config.stash[_STATE], _specs(item)
+    if not specs:
         return (yield)
-    with nullcontext() if run.live else network.blocking_context(allowed_hosts=_UNIX_SOCKETS):
+    with nullcontext() if state.live else network.blocking_context(allowed_hosts=_UNIX_SOCKETS):
         result = yield
-    if run.live:
-        wanted = _kinds(nextitem) if nextitem else ()
-        for kind in kinds:
-            if kind not in wanted:
-                run.servers.retire(kind)
+    if state.live:
+        next_specs = _specs(nextitem) if nextitem else ()
+        for spec in specs:
+            if spec not in next_specs:
+                state.servers.stop(spec)
     return result
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail the test for what its tape saw, whatever the code under test made of it."""
-    tape = item.stash.get(_TAPE, None)
+    """Fail the test for a request without a response, even if the code under test caught the exception."""
+    player = item.stash.get(_PLAYER, None)
     try:
         result = yield
     except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
-        if tape is not None and str(error) not in tape.unmatched:
-            _fail_for(tape, error)
+        if player is not None and str(error) not in player.unmatched:
+            _fail_if_unmatched(player, error)
         raise
     finally:
-        if tape is not None:
-            tape.over, tape.reported = True, len(tape.unmatched)
-    if tape is not None:
-        _fail_for(tape)
-        if left := tape.unplayed():
-            lines = "\n  ".join([f"recorded in {tape.name}, but not sent:", *left])
+        if player is not None:
+            player.test_ended, player.reported = True, len(player.unmatched)
+    if player is not None:
+        _fail_if_unmatched(player)
+        if unplayed := player.unplayed():
+            lines = "\n  ".join([f"recorded in {player.name}, but not sent:", *unplayed])
             raise pytest.fail.Exception(lines, pytrace=False)
     return result
 
 
-def _fail_for(tape: Tape, error: BaseException | None = None) -> None:
-    """Fail for the requests that found no answer, if there were any; repeats (retries) are told once."""
-    if tape.unmatched:
-        after = [f"the test then ended with {type(error).__name__}: {error}"] if error else []
-        message = "\n\n".join([*dict.fromkeys(tape.unmatched), *after])
+def _fail_if_unmatched(player: CassettePlayer, error: BaseException | None = None) -> None:
+    """Fail for the requests without a response; each message is shown once, also after retries."""
+    if player.unmatched:
+        after = [f"the test then failed with {type(error).__name__}: {error}"] if error else []
+        message = "\n\n".join([*dict.fromkeys(player.unmatched), *after])
         raise pytest.fail.Exception(message, pytrace=False) from error
 
 
@@ -224,12 +225,12 @@ def _fail_for(tape: Tape, error: BaseException | None = None) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note whether the test did what it should; a conversation that differs is never an expected failure."""
+    """Keep whether the test passed; a request without a response is never an expected failure."""
     report = yield
-    tape = item.stash.get(_TAPE, None)
-    if tape is None:
+    player = item.stash.get(_PLAYER, None)
+    if player is None:
         return report
-    if tape.unmatched and call.excinfo is not None and report.outcome == "skipped":
+    if player.unmatched and call.excinfo is not None and report.outcome == "skipped":
         report.outcome = "failed"
         if hasattr(report, "wasxfail"):
             del report.wasxfail
@@ -239,43 +240,42 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(autouse=True)
-def _vllm_life(request: pytest.FixtureRequest) -> Iterator[Mapping[str, str]]:
-    """Open the tape of a marked test and point the environment at its (first) server."""
+def _vllm_connection(request: pytest.FixtureRequest) -> Iterator[Mapping[str, str]]:
+    """Open the cassette of a marked test and set the environment to its first server; the addresses by model."""
     item: pytest.Item = request.node
-    kinds = _kinds(item)
-    if not kinds:
+    specs = _specs(item)
+    if not specs:
         yield {}
         return
-    run, mounts = item.config.stash[_RUN], _mounts(kinds)
-    if not (run.live or _recorded(item)):
-        pytest.skip("no cassette can show this: --live")
+    state, mounts = item.config.stash[_STATE], _mounts(specs)
+    if not (state.live or _is_recorded(item)):
+        pytest.skip("live only (recorded=False): run with --live")
     try:
-        found = [run.servers.origin(kind) for kind in kinds] if run.live else []
-    except NoServer as error:
+        servers = [state.servers.origin(spec) for spec in specs] if state.live else []
+    except ServerNotAvailable as error:
         pytest.skip(str(error))
     except VLLMError as error:
         pytest.fail(str(error), pytrace=False)
-    origins = [replace(origin, mount=mount) for origin, mount in zip(found, mounts, strict=False)]
-    path = run.library.path(item)
-    name = _shown(path, item.config)
+    origins = [replace(origin, mount=mount) for origin, mount in zip(servers, mounts, strict=False)]
+    path = state.store.path(item)
     addresses = [origin.url for origin in origins] or [replay_url(mount) for mount in mounts]
-    urls = dict(zip((kind.model for kind in kinds), addresses, strict=True))
-    key = run.servers.api_key(kinds[0]) if run.live else None
-    if not _recorded(item):
+    urls = dict(zip((spec.model for spec in specs), addresses, strict=True))
+    key = state.servers.api_key(specs[0]) if state.live else None
+    if not _is_recorded(item):
         with _environment(addresses[0], key):
             yield urls
         return
-    with _environment(urls[kinds[0].model], key), open_tape(path, name, origins) as tape:
-        item.stash[_TAPE] = tape
+    with _environment(addresses[0], key), use_cassette(path, _display_path(path, item.config), origins) as player:
+        item.stash[_PLAYER] = player
         yield urls
-    if tape.over and (late := tape.unmatched[tape.reported :]):
+    if player.test_ended and (late := player.unmatched[player.reported :]):
         raise pytest.fail.Exception("\n\n".join(late), pytrace=False)
-    if run.record and item.stash.get(_PASSED, False):
-        tape.write(path)
+    if state.record and item.stash.get(_PASSED, False):
+        player.write(path)
 
 
 def _environment(url: str, key: str | None) -> ExitStack:
-    """Only this test's server is to be found in the environment: no other address, no other key."""
+    """Set the environment to one server; remove other addresses and keys."""
     stack = ExitStack()
     patch = stack.enter_context(pytest.MonkeyPatch.context())
     for name in [name for name in os.environ if name.startswith(("OPENAI_", "VLLM_API_KEY"))]:
@@ -287,78 +287,78 @@ def _environment(url: str, key: str | None) -> ExitStack:
 
 
 @pytest.fixture
-def vllm_urls(_vllm_life: Mapping[str, str]) -> Mapping[str, str]:
-    """The base URL, ending in ``/v1``, of each of this test's servers, by its model."""
-    if not _vllm_life:
+def vllm_urls(_vllm_connection: Mapping[str, str]) -> Mapping[str, str]:
+    """The base URLs, ending in ``/v1``, of the test's servers, by model."""
+    if not _vllm_connection:
         pytest.fail("vllm_url and vllm_urls need @pytest.mark.vllm", pytrace=False)
-    return _vllm_life
+    return _vllm_connection
 
 
 @pytest.fixture
 def vllm_url(vllm_urls: Mapping[str, str]) -> str:
-    """The base URL of this test's vLLM, ending in ``/v1``; of several, the first."""
+    """The base URL, ending in ``/v1``, of the test's first server."""
     return next(iter(vllm_urls.values()))
 
 
 @pytest.fixture
 def vllm_server(request: pytest.FixtureRequest, vllm_url: str) -> Iterator[VLLMServer]:
-    """This test's vLLM; of several, the first. The adapters take it as ``server=``."""
-    key = _kinds(request.node)[0].options.get("api_key")
+    """The test's first server, for the ``server=`` parameter of the adapters."""
+    key = _specs(request.node)[0].options.get("api_key")
     with VLLMServer(vllm_url, api_key=key) as server:
         yield server
 
 
 @pytest.fixture
-def sent(request: pytest.FixtureRequest, _vllm_life: Mapping[str, str]) -> Sent:
-    """What this test sent to its vLLM so far."""
-    if not _vllm_life:
+def sent(request: pytest.FixtureRequest, _vllm_connection: Mapping[str, str]) -> Sent:
+    """The requests that the test has sent so far."""
+    if not _vllm_connection:
         pytest.fail("sent needs @pytest.mark.vllm", pytrace=False)
-    if _TAPE not in request.node.stash:
-        pytest.fail("sent needs a test with a cassette: not recorded=False", pytrace=False)
-    tape: Tape = request.node.stash[_TAPE]
-    return tape.sent
+    if _PLAYER not in request.node.stash:
+        pytest.fail("sent needs a test with a cassette, not recorded=False", pytrace=False)
+    player: CassettePlayer = request.node.stash[_PLAYER]
+    return player.sent
 
 
 @pytest.fixture
 def make_fault_server() -> Iterator[Callable[..., FaultServer]]:
-    """Starts a `FaultServer` with the given options; stopped when the test ends."""
+    """A function that starts a ``FaultServer`` with the given options; it is stopped after the test."""
     with ExitStack() as running:
         yield lambda **options: running.enter_context(FaultServer(**options))
 
 
 @pytest.fixture
 def fault_server(make_fault_server: Callable[..., FaultServer]) -> FaultServer:
-    """A healthy `FaultServer`, to be told how to fail."""
+    """A healthy ``FaultServer``, ready for a fault."""
     return make_fault_server()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Name the cassettes that no test owns."""
-    run = config.stash[_RUN]
-    if run.orphans:
+    """List the cassettes without a test."""
+    state = config.stash[_STATE]
+    if state.orphans:
         terminalreporter.section("cassettes without a test")
-        for path in run.orphans:
-            done = "removed" if run.record else "remove it, or let pytest --live --record do so"
-            terminalreporter.line(f"{_shown(path, config)}: {done}")
+        for path in state.orphans:
+            action = "removed" if state.record else "remove it, or run pytest --live --record"
+            terminalreporter.line(f"{_display_path(path, config)}: {action}")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Hear from a worker of pytest-xdist, which collected the tests, what it found; all of them find the same."""
-    run = node.config.stash[_RUN]
-    run.orphans = [Path(path) for path in getattr(node, "workeroutput", {}).get(_ORPHANS, run.orphans)]
+    """Get the cassettes without a test from a worker of pytest-xdist; all workers find the same."""
+    state = node.config.stash[_STATE]
+    state.orphans = [Path(path) for path in getattr(node, "workeroutput", {}).get(_ORPHANS, state.orphans)]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A cassette that no test owns fails the run; a recording run removes it."""
-    run = session.config.stash[_RUN]
+    """Fail a run with cassettes without a test; remove them in a recording run."""
+    state = session.config.stash[_STATE]
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput[_ORPHANS] = list(map(str, run.orphans))
-    if not run.orphans or session.config.option.collectonly:
+        session.config.workeroutput[_ORPHANS] = list(map(str, state.orphans))
+    if not state.orphans or session.config.option.collectonly:
         return
-    if run.record:
-        for path in run.orphans:
-            path.unlink(missing_ok=True)  # by another worker of pytest-xdist
+    if state.record:
+        for path in state.orphans:
+            path.unlink(missing_ok=True)  # another worker of pytest-xdist may have removed it
     elif exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

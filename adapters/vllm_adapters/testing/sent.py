@@ -1,4 +1,4 @@
-"""What a test sent to its server, in order: the same object whether the test was replayed or live."""
+"""The requests that a test sent to its server, in order; the same in replayed and live runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Sent", "SentRequest"]
 
 @dataclass(frozen=True)
 class SentRequest:
-    """One request, as it left the code under test.
+    """One request, as the code under test sent it.
 
     Attributes:
         method: ``GET``, ``POST``, ...
-        path: path and query, as on a server mounted at the root: ``/v1/chat/completions``.
-        headers: names in lower case; not in the ``repr``, since one of them holds the key.
-        body: the bytes of the body, ``b""`` when there was none.
+        path: Path and query, relative to the root of the server: ``/v1/chat/completions``.
+        headers: Headers, with names in lower case. They are left out of the ``repr``, since they include the API key.
+        body: The body as bytes; ``b""`` if there is none.
     """
 
     method: str
@@ -28,16 +28,16 @@ class SentRequest:
 
     @property
     def json(self) -> Any:
-        """The body, parsed.
+        """The parsed body.
 
         Raises:
-            ValueError: the body is not JSON.
+            ValueError: The body is not JSON.
         """
         return json.loads(self.body)
 
 
 class Sent(Sequence[SentRequest]):
-    """The requests of one test, oldest first; it grows while the test runs."""
+    """The requests of one test so far, oldest first."""
 
     def __init__(self) -> None:
         self._requests: list[SentRequest] = []
@@ -67,16 +67,16 @@ class Sent(Sequence[SentRequest]):
         """The newest request.
 
         Raises:
-            AssertionError: nothing was sent.
+            AssertionError: No request was sent.
         """
         if not self._requests:
-            raise AssertionError("nothing was sent to the server")
+            raise AssertionError("No request was sent to the server")
         return self._requests[-1]
 
     def to(self, path: str) -> list[SentRequest]:
-        """The requests to ``path`` (query not counted), oldest first."""
+        """Return the requests to ``path``, with any query, oldest first."""
         return [request for request in self if request.path.partition("?")[0] == path]
 
     def bodies(self, path: str) -> list[dict[str, Any]]:
-        """The JSON bodies sent to ``path``, oldest first."""
+        """Return the JSON bodies of the requests to ``path``, oldest first."""
         return [request.json for request in self.to(path)]

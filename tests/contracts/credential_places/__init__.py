@@ -1,1 +1,1 @@
-"""Where a key could be found, and what is found there: see ``test_keys.py``."""
+"""The places in which credentials could be exposed, and their contents: see ``test_credentials.py``."""

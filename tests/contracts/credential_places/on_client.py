@@ -1,4 +1,4 @@
-"""The core's objects."""
+"""The objects of the core."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from credential_places.common import (
     HEADERS,
     KEY,
-    OF_OBJECTS,
+    OBJECT_PLACES,
     SETTINGS,
     TOKEN,
-    Found,
-    of_failures,
-    of_objects,
-    of_refusals,
+    Places,
+    constructor_error_places,
+    error_places,
+    object_places,
 )
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters.embedder import Embedder
@@ -23,28 +23,28 @@ from vllm_adapters.tokenizer import VLLMTokenizer
 HELLO: dict[str, Any] = {"model": "stub", "messages": [{"role": "user", "content": "x"}]}
 
 
-def look(server: FaultServer) -> Found:
-    """Every place."""
-    given = {"api_key": KEY, "default_headers": HEADERS, **SETTINGS}
-    client, at = VLLMClient(server.url, **given), VLLMServer(server.url, **given)
-    parts = {
+def places(server: FaultServer) -> Places:
+    """Yield every place."""
+    settings = {"api_key": KEY, "default_headers": HEADERS, **SETTINGS}
+    client, own_server = VLLMClient(server.url, **settings), VLLMServer(server.url, **settings)
+    objects = {
         "VLLMClient": client,
-        "AsyncVLLMClient": AsyncVLLMClient(server.url, **given),
-        "VLLMServer": at,
-        "Embedder": Embedder(at),
-        "VLLMTokenizer": VLLMTokenizer(at),
+        "AsyncVLLMClient": AsyncVLLMClient(server.url, **settings),
+        "VLLMServer": own_server,
+        "Embedder": Embedder(own_server),
+        "VLLMTokenizer": VLLMTokenizer(own_server),
         "a copy with options": client.with_options(timeout=3),
-        "ServerFacts": client.facts,
+        "ServerInfo": client.vllm.info,
     }
-    yield from of_objects(parts, {**OF_OBJECTS, "fields": lambda part: repr(vars(part))})
+    yield from object_places(objects, {**OBJECT_PLACES, "fields": lambda part: repr(vars(part))})
 
-    def ask(streamed: bool) -> None:
+    def request(streamed: bool) -> None:
         reply = client.chat.completions.create(**HELLO, stream=streamed)
         if streamed:
             list(reply)
 
     client.chat.completions.create(**HELLO, extra_headers={"X-Other": TOKEN})
-    ask(False)
-    ask(True)
-    yield from of_failures(server, ask)
-    yield from of_refusals((VLLMClient, AsyncVLLMClient, VLLMServer), {"base_url": server.url})
+    request(False)
+    request(True)
+    yield from error_places(server, request)
+    yield from constructor_error_places((VLLMClient, AsyncVLLMClient, VLLMServer), {"base_url": server.url})

@@ -1,4 +1,4 @@
-"""LangChain's classes: also in dumps, cache keys, callbacks, traces and pickled chains."""
+"""The classes of LangChain, also in dumps, cache keys, callbacks, traces and pickled chains."""
 
 from __future__ import annotations
 
@@ -14,20 +14,29 @@ from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langsmith import Client
 
-from credential_places.common import HEADERS, KEY, OF_OBJECTS, SETTINGS, Found, of_failures, of_objects, of_refusals
+from credential_places.common import (
+    HEADERS,
+    KEY,
+    OBJECT_PLACES,
+    SETTINGS,
+    Places,
+    constructor_error_places,
+    error_places,
+    object_places,
+)
 from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
 from vllm_adapters.testing import FaultServer
 from vllm_adapters.testing.faults import json_reply
 
-OF_PARTS = {
-    **OF_OBJECTS,
+CLASS_PLACES = {
+    **OBJECT_PLACES,
     "dumps": dumps,
     "dumpd": dumpd,
     "model_dump": lambda part: part.model_dump(),
     "model_dump_json": lambda part: part.model_dump_json(),
     "fields": lambda part: repr(vars(part)),
 }
-OF_MODELS = {
+MODEL_PLACES = {
     "to_json": lambda part: part.to_json(),
     "asdict": lambda part: part.asdict(),
     "identifying params": lambda part: part._identifying_params,
@@ -39,38 +48,38 @@ OF_MODELS = {
 }
 
 
-class _Hears(BaseCallbackHandler):
-    """Keeps everything that callbacks are told: serialized objects, invocation parameters, metadata, errors."""
+class _Recorder(BaseCallbackHandler):
+    """Keeps everything that callbacks receive: serialized objects, invocation parameters, metadata, errors."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.received: list[str] = []
 
     def __getattribute__(self, name: str) -> Any:
         if not name.startswith("on_"):
             return super().__getattribute__(name)
-        return lambda *args, **kwargs: self.told.append(repr((args, kwargs)))
+        return lambda *args, **kwargs: self.received.append(repr((args, kwargs)))
 
 
-def look(server: FaultServer) -> Found:
-    """Every place."""
-    given: dict[str, Any] = {"base_url": server.url, "api_key": KEY, "default_headers": HEADERS, **SETTINGS}
+def places(server: FaultServer) -> Places:
+    """Yield every place."""
+    settings: dict[str, Any] = {"base_url": server.url, "api_key": KEY, "default_headers": HEADERS, **SETTINGS}
     cache = InMemoryCache()
-    chat, llm = ChatVLLM(**given, cache=cache), VLLM(**given, cache=cache)
-    embeddings, rerank = VLLMEmbeddings(**given), VLLMRerank(**given)
+    chat, llm = ChatVLLM(**settings, cache=cache), VLLM(**settings, cache=cache)
+    embeddings, rerank = VLLMEmbeddings(**settings), VLLMRerank(**settings)
     models = {"ChatVLLM": chat, "VLLM": llm}
-    parts = {**models, "VLLMEmbeddings": embeddings, "VLLMRerank": rerank}
-    yield from of_objects(parts, OF_PARTS)
-    yield from of_objects(models, OF_MODELS)
+    objects = {**models, "VLLMEmbeddings": embeddings, "VLLMRerank": rerank}
+    yield from object_places(objects, CLASS_PLACES)
+    yield from object_places(models, MODEL_PLACES)
     bound = {"a bound model": chat.bind(top_k=1), "a chain": chat.bind(top_k=1) | str, "a fallback": chat.with_retry()}
-    yield from of_objects(bound, {"repr": repr, "dumps": dumps, "rich's repr": OF_OBJECTS["rich's repr"]})
-    hears, runs = _Hears(), RunCollectorCallbackHandler()
+    yield from object_places(bound, {"repr": repr, "dumps": dumps, "rich's repr": OBJECT_PLACES["rich's repr"]})
+    recorder, runs = _Recorder(), RunCollectorCallbackHandler()
     langsmith = FaultServer()
     langsmith.start()
     langsmith.reply(json_reply({}))
     tracer = LangChainTracer(client=Client(langsmith.root, api_key="of-langsmith", auto_batch_tracing=False))
-    config: Any = {"callbacks": [hears, runs, tracer]}
+    config: Any = {"callbacks": [recorder, runs, tracer]}
 
-    def ask(streamed: bool) -> None:
+    def request(streamed: bool) -> None:
         if streamed:
             list(chat.stream("x", config))
         else:
@@ -83,10 +92,10 @@ def look(server: FaultServer) -> Found:
     rerank.compress_documents([Document("a")], "q")
     embeddings.embed_query("a")
     (chat | str).invoke("a chain", config)
-    yield from of_failures(server, ask)
+    yield from error_places(server, request)
     tracer.wait_for_futures()
     langsmith.stop()
-    yield "callbacks", "\n".join(hears.told)
+    yield "callbacks", "\n".join(recorder.received)
     yield (
         "collected runs",
         "\n".join(
@@ -94,9 +103,9 @@ def look(server: FaultServer) -> Found:
         ),
     )
     yield (
-        "what LangSmith is sent",
-        "\n".join(f"{sent.path} {sent.headers} {sent.body!r}" for sent in langsmith.requests),
+        "requests to LangSmith",
+        "\n".join(f"{received.path} {received.headers} {received.body!r}" for received in langsmith.requests),
     )
     yield "the cache", repr(cache._cache)
     yield "metadata of a reply", repr(chat.invoke("hello").response_metadata)
-    yield from of_refusals((ChatVLLM, VLLM, VLLMEmbeddings, VLLMRerank), {"base_url": server.url})
+    yield from constructor_error_places((ChatVLLM, VLLM, VLLMEmbeddings, VLLMRerank), {"base_url": server.url})

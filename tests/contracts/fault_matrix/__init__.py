@@ -1,1 +1,1 @@
-"""Every path of every room, on every fault: see ``make faults``."""
+"""Every path of every framework with every fault: see ``make faults``."""

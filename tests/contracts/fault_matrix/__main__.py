@@ -1,6 +1,6 @@
-"""Shows what every path makes of every fault: ``python -m fault_matrix [room or fault ...]``.
+"""Prints the outcome of every path with every fault: ``python -m fault_matrix [framework or fault ...]``.
 
-On a terminal that is too narrow for the errors' names, the cells hold their capitals, and a legend explains them.
+On a terminal that is too narrow for the names of the errors, the cells show their capitals, with a legend below.
 """
 
 from __future__ import annotations
@@ -17,131 +17,151 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from fault_matrix.grid import LIMIT, ROOMS, TRAPS, Cell, Count, Fault, Path, Room, count, run
+from fault_matrix.grid import (
+    FRAMEWORKS,
+    HOSTILE_ENVIRONMENT,
+    LIMIT,
+    Cell,
+    Count,
+    Fault,
+    Framework,
+    Path,
+    count_requests,
+    run_cells,
+)
+from fault_matrix.operations import SETTINGS
 from fault_matrix.rows import FAULTS
-from fault_matrix.scene import SETTINGS
 
 RETRIES = (0, 1, 3)
 
 
-def main(wanted: Sequence[str]) -> int:
-    """Print a table for each room; returns 1 if a cell is neither correct nor an error that is right for it.
+def main(selection: Sequence[str]) -> int:
+    """Print one table per framework.
 
     Args:
-        wanted: titles of rooms, parts of faults' names; default all.
+        selection: Titles of frameworks, parts of the names of faults; default all.
+
+    Returns:
+        The exit code: 1 if a cell is neither correct nor an error that is right for its fault.
     """
-    os.environ.update(TRAPS)
-    logging.disable(logging.ERROR)  # of broken tool calls and texts, which are meant to be
+    os.environ.update(HOSTILE_ENVIRONMENT)
+    logging.disable(logging.ERROR)  # broken tool calls and texts are expected here
     console = Console(width=None if sys.stdout.isatty() else 400)
-    began, tried, wrong, counts = time.monotonic(), 0, [], []
-    titles = {room.title for room in ROOMS}
-    words = set(wanted) - titles
+    began, total, failed, counts = time.monotonic(), 0, [], []
+    titles = {framework.title for framework in FRAMEWORKS}
+    words = set(selection) - titles
     faults = [fault for fault in FAULTS if not words or any(word in fault.name for word in words)]
-    _introduce(console)
-    for room in ROOMS:
-        if not room.there or (titles & set(wanted) and room.title not in wanted):
+    _print_introduction(console)
+    for framework in FRAMEWORKS:
+        if not framework.installed or (titles & set(selection) and framework.title not in selection):
             continue
-        total = sum(len(path.ways) for fault in faults for path in room.paths if fault.on(path.scene))
+        paths = framework.paths
+        size = sum(len(path.variants) for fault in faults for path in paths if fault.on(path.operation))
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(room.title, total=total)
-            cells = run(room.paths, faults, lambda p=progress, t=task: p.advance(t))
-        _show(room, faults, cells, console)
-        tried += total
+            task = progress.add_task(framework.title, total=size)
+            cells = run_cells(paths, faults, lambda p=progress, t=task: p.advance(t))
+        _print_table(framework, faults, cells, console)
+        total += size
         if not words:
-            with console.status(f"{room.title}: counting requests"):
-                counts += [(room.title, each) for retries in RETRIES for each in count(room.paths, retries)]
-        wrong += [(room.title, *place, cell) for place, ways in cells.items() for cell in ways if not cell.passed]
+            with console.status(f"{framework.title}: counting requests"):
+                counts += [(framework.title, each) for retries in RETRIES for each in count_requests(paths, retries)]
+        failed += [(framework.title, *place, cell) for place, each in cells.items() for cell in each if not cell.passed]
     if counts:
-        console.print(_counted(counts))
-    _explain(wrong, console)
-    off = [each for _, each in counts if not each.passed]
-    requests = f", {len(counts) - len(off)} of {len(counts)} counts of requests" if counts else ""
-    console.print(f"{tried - len(wrong)} of {tried} cells right{requests}, {time.monotonic() - began:.0f} s")
-    return 1 if wrong or off else 0
+        console.print(_count_table(counts))
+    _print_failures(failed, console)
+    wrong = [each for _, each in counts if not each.passed]
+    requests = f", {len(counts) - len(wrong)} of {len(counts)} request counts" if counts else ""
+    console.print(f"{total - len(failed)} of {total} cells passed{requests}, in {time.monotonic() - began:.0f} s")
+    return 1 if failed or wrong else 0
 
 
-def _introduce(console: Console) -> None:
+def _print_introduction(console: Console) -> None:
     limits = SETTINGS["timeout"]
     console.print(
-        "Every cell asks a server that fails so, sync and async, with "
-        f"{limits.connect:g} s to connect, {limits.idle:g} s of silence, {limits.total:g} s in all and "
-        f"{SETTINGS['max_retries']} retry. Right is the correct answer, where there can be one, or an error of "
-        f"vllm_adapters.errors that is right for the fault, within {LIMIT:g} s and the right number of requests. "
-        "Two outcomes in a cell are sync / async; an empty cell cannot happen.\n",
+        "Every cell sends a request to a server with the fault of its row, sync and async. The time limits are "
+        f"{limits.connect:g} s to connect, {limits.idle:g} s between two pieces of a response, and {limits.total:g} s "
+        f"in total; there is {SETTINGS['max_retries']} retry. A cell passes with the correct answer, if there can be "
+        "one, or with an error of vllm_adapters.errors that is right for the fault, "
+        f"within {LIMIT:g} s and with the right number of requests. Two outcomes in a cell are sync / async. "
+        "A cell is empty if the fault cannot occur.\n",
         highlight=False,
     )
 
 
-def _show(
-    room: Room, faults: Sequence[Fault], cells: Mapping[tuple[Fault, Path], list[Cell]], console: Console
+def _print_table(
+    framework: Framework,
+    faults: Sequence[Fault],
+    cells: Mapping[tuple[Fault, Path], list[Cell]],
+    console: Console,
 ) -> None:
-    table = _table(room, faults, cells, str)
+    table = _table(framework, faults, cells, str)
     if Console(width=1000).measure(table).maximum <= console.width:
         console.print(table)
         return
-    named: dict[str, str] = {}
-    console.print(_table(room, faults, cells, lambda text: _capitals(text, named)))
-    columns = [f"{place} {path.name}" for place, path in enumerate(room.paths, 1)]
+    legend: dict[str, str] = {}
+    console.print(_table(framework, faults, cells, lambda text: _abbreviate(text, legend)))
+    columns = [f"{number} {path.name}" for number, path in enumerate(framework.paths, 1)]
     console.print(", ".join(columns), highlight=False)
-    console.print(", ".join(f"{short} {name}" for short, name in sorted(named.items())), highlight=False)
+    console.print(", ".join(f"{short} {name}" for short, name in sorted(legend.items())), highlight=False)
 
 
 def _table(
-    room: Room,
+    framework: Framework,
     faults: Sequence[Fault],
     cells: Mapping[tuple[Fault, Path], list[Cell]],
-    say: Callable[[str], str],
+    format_text: Callable[[str], str],
 ) -> Table:
-    table = Table(title=room.title, title_justify="left", title_style="bold")
+    table = Table(title=framework.title, title_justify="left", title_style="bold")
     table.add_column("fault", no_wrap=True)
-    for place, path in enumerate(room.paths, 1):
-        table.add_column(path.name if say is str else str(place), no_wrap=True)
+    for number, path in enumerate(framework.paths, 1):
+        table.add_column(path.name if format_text is str else str(number), no_wrap=True)
     for fault in faults:
-        table.add_row(fault.name, *(_shown(cells.get((fault, path)), say) for path in room.paths))
+        table.add_row(fault.name, *(_format_cell(cells.get((fault, path)), format_text) for path in framework.paths))
     return table
 
 
-def _capitals(text: str, named: dict[str, str]) -> str:
-    """``SU`` for ``ServerUnreachable``; what is wrong stays as it is."""
+def _abbreviate(text: str, legend: dict[str, str]) -> str:
+    """Return ``SU`` for ``ServerUnreachable``; texts of failed cells stay unchanged."""
     if not re.fullmatch(r"[A-Z]\w+( \(\w+\))?", text):
         return "ok" if text == "correct" else text
     name = text.split(" ")[0]
     letters = "".join(letter for letter in name if letter.isupper())
-    short = letters if named.get(letters, name) == name else name[:3]
-    named[short] = name
+    short = letters if legend.get(letters, name) == name else name[:3]
+    legend[short] = name
     return short
 
 
-def _shown(ways: Sequence[Cell] | None, say: Callable[[str], str]) -> Text:
-    """A cell of the table: one text where sync and async agree."""
-    if ways is None:
+def _format_cell(variants: Sequence[Cell] | None, format_text: Callable[[str], str]) -> Text:
+    """Return a cell of the table; sync and async share one text if they agree."""
+    if variants is None:
         return Text("", "dim")
-    texts = list(dict.fromkeys(cell.text for cell in ways))
-    style = "bold red" if not all(cell.passed for cell in ways) else "green" if texts == ["correct"] else "cyan"
-    return Text(" / ".join(map(say, texts)), style)
+    texts = list(dict.fromkeys(cell.text for cell in variants))
+    style = "bold red" if not all(cell.passed for cell in variants) else "green" if texts == ["correct"] else "cyan"
+    return Text(" / ".join(map(format_text, texts)), style)
 
 
-def _counted(counts: Sequence[tuple[str, Count]]) -> Table:
-    table = Table(title="POSTs of one call", title_justify="left", title_style="bold")
+def _count_table(counts: Sequence[tuple[str, Count]]) -> Table:
+    table = Table(title="POST requests of one call", title_justify="left", title_style="bold")
     table.add_column("path", no_wrap=True)
     for retries in RETRIES:
-        table.add_column(f"500 for ever, max_retries={retries}", justify="right")
-    table.add_column(f"broken after a token, max_retries={RETRIES[-1]}", justify="right")
+        table.add_column(f"always 500, max_retries={retries}", justify="right")
+    table.add_column(f"stream broken after a token, max_retries={RETRIES[-1]}", justify="right")
     paths = dict.fromkeys((title, each.path) for title, each in counts)
     for title, path in paths:
-        mine = [each for room, each in counts if (room, each.path) == (title, path)]
-        failing = [sorted({each.failing for each in mine if each.retries == retries}) for retries in RETRIES]
-        begun = sorted({each.begun for each in mine if each.begun is not None})
-        style = "green" if all(each.passed for each in mine) else "bold red"
-        texts = [" / ".join(map(str, found)) for found in (*failing, begun)]
+        own = [each for framework, each in counts if (framework, each.path) == (title, path)]
+        failing = [sorted({each.failing for each in own if each.retries == retries}) for retries in RETRIES]
+        begun = sorted({each.begun for each in own if each.begun is not None})
+        style = "green" if all(each.passed for each in own) else "bold red"
+        texts = [" / ".join(map(str, numbers)) for numbers in (*failing, begun)]
         table.add_row(f"{title} {path.name}", *(Text(text, style) for text in texts))
     return table
 
 
-def _explain(wrong: Sequence[tuple[str, Fault, Path, Cell]], console: Console) -> None:
-    for title, fault, path, cell in wrong:
+def _print_failures(failed: Sequence[tuple[str, Fault, Path, Cell]], console: Console) -> None:
+    for title, fault, path, cell in failed:
         console.print(f"\n{title} {path.name}, {fault.name}: {cell.text}", style="bold", markup=False)
         console.print(cell.note, markup=False, highlight=False)
 
 
-sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""One cell: one path, on one fault. What came of it, and whether that may be."""
+"""Runs one path with one fault, and judges the outcome."""
 
 from __future__ import annotations
 
@@ -16,75 +16,78 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from fault_matrix.scene import KEY, SETTINGS, TEXTS, Answer, Scene, retrying
+from fault_matrix.operations import KEY, SETTINGS, TEXTS, Answer, Operation, with_retries
 from vllm_adapters import VLLMClient
 from vllm_adapters.errors import ContextLengthExceeded, InvalidRequest, VLLMError
-from vllm_adapters.testing import FaultServer, faults
-from vllm_adapters.testing.exchange import Behaviour
+from vllm_adapters.testing import Behaviour, FaultServer, faults
 
 LIMIT = 2 * SETTINGS["timeout"].total
-"""Seconds in which every cell must be over: twice the total limit that its client has."""
+"""Seconds in which every cell must be complete: twice the total time limit of its client."""
 
-TRAPS = {
+HOSTILE_ENVIRONMENT = {
     **dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:9"),
     **dict.fromkeys(("OPENAI_BASE_URL", "OPENAI_API_BASE"), "http://127.0.0.1:9/v1"),
     "OPENAI_API_KEY": "sk-not-for-this-server",
 }
-"""Every cell is tried with these in the environment; each would be the end of it."""
+"""Environment variables that every path must ignore; a path that reads one of them fails in every cell."""
 
-Ask = Callable[[], Answer | Awaitable[Answer]]
+Call = Callable[[], Answer | Awaitable[Answer]]
+Variant = Callable[[str], Call]
 
 
 @dataclass(frozen=True)
 class Path:
-    """One way for a user to ask a server.
+    """One method through which users send requests.
 
     Args:
-        name: the column's heading.
-        scene: what it asks for.
-        ways: how it is opened, sync and async: each takes the server's URL and returns a function, or a coroutine
-            function, that asks once.
-        halves: whether it looks for the text that was refused, in halves: five requests for three texts. It asks once
-            more first whether any text is refused: then that is all.
+        name: Heading of the column.
+        operation: What it requests.
+        variants: The sync and the async variant. Each takes the server's URL and returns a function, or a coroutine
+            function, that sends one request.
+        bisects: Whether it searches a rejected batch for the text that caused it, by halves. It then sends one more
+            request to find out whether any text is rejected, and five for three texts.
     """
 
     name: str
-    scene: Scene
-    ways: Sequence[Callable[[str], Ask]]
-    halves: bool = False
+    operation: Operation
+    variants: Sequence[Variant]
+    bisects: bool = False
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One way for a server to fail, and what may come of it.
+    """One failure of a server, and the outcomes that are right for it.
 
     Args:
-        name: the row's heading.
-        answers: the server's behaviour; of several, one for each request, and after that it is healthy.
-        errors: which errors are a right outcome.
-        right: the right answer, if there may be one.
-        on: which scenes it can happen to.
-        requests: how many POSTs the server must have seen; its clients try twice, but a stream that has begun once.
-        limit: which time limit must end it, ``"idle"`` or ``"total"``, if one must.
-        waits: whether it takes its time.
-        url: an address that is asked instead of the server's.
-        between: where given, the path asks twice, and this happens in between.
+        name: Heading of the row.
+        behaviour: Behaviour of the server. Several are used for one request each; then the server is healthy.
+        errors: Errors that are a right outcome.
+        right: The right answer, if there may be one.
+        on: Whether the fault can occur in an operation.
+        requests: Number of POST requests that the server must receive. Clients make two attempts, but only one after
+            a stream has begun.
+        limit: The time limit that must end the request: ``"idle"``, ``"total"``, or ``None``.
+        waits: Whether the fault takes time but no CPU.
+        heavy: Whether the fault takes so much CPU that it must run alone.
+        url: Address to use instead of the server's.
+        between: If set, the path sends two requests and this runs in between.
     """
 
     name: str
-    answers: Callable[[Scene], Behaviour | Sequence[Behaviour] | None]
+    behaviour: Callable[[Operation], Behaviour | Sequence[Behaviour] | None]
     errors: tuple[type[VLLMError], ...] = ()
-    right: Callable[[Scene], Answer] | None = None
-    on: Callable[[Scene], bool] = lambda scene: True
-    requests: int | Callable[[Scene], int] = 1
+    right: Callable[[Operation], Answer] | None = None
+    on: Callable[[Operation], bool] = lambda operation: True
+    requests: int | Callable[[Operation], int] = 1
     limit: str | None = None
     waits: bool = False
+    heavy: bool = False
     url: str | None = None
     between: Callable[[FaultServer], None] | None = None
 
 
 class Cell(NamedTuple):
-    """What came of it: ``correct``, the error's name, or what is wrong with it."""
+    """The outcome: ``correct``, the name of the error, or what is wrong with it."""
 
     text: str
     passed: bool
@@ -92,42 +95,42 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Room:
-    """A table: where its ``PATHS`` are, and what must be installed for them."""
+class Framework:
+    """One table: the module with its ``PATHS``, and the package that must be installed."""
 
     title: str
     module: str
     needs: str
 
     @property
-    def there(self) -> bool:
-        """Whether it can be tried here."""
+    def installed(self) -> bool:
+        """Whether the framework is installed."""
         return find_spec(self.needs) is not None
 
     @property
     def paths(self) -> Sequence[Path]:
-        """Its columns."""
-        found: Sequence[Path] = import_module(self.module).PATHS
-        return found
+        """The columns of the table."""
+        paths: Sequence[Path] = import_module(self.module).PATHS
+        return paths
 
 
-ROOMS = (
-    Room("client", "fault_matrix.on_client", "openai"),
-    Room("LangChain", "fault_matrix.on_langchain", "langchain_openai"),
-    Room("LlamaIndex", "fault_matrix.on_llamaindex", "llama_index"),
-    Room("Haystack", "fault_matrix.on_haystack", "haystack"),
+FRAMEWORKS = (
+    Framework("client", "fault_matrix.on_client", "openai"),
+    Framework("LangChain", "fault_matrix.on_langchain", "langchain_openai"),
+    Framework("LlamaIndex", "fault_matrix.on_llamaindex", "llama_index"),
+    Framework("Haystack", "fault_matrix.on_haystack", "haystack"),
 )
 
 
 @dataclass
-class _Watch:
-    """Stops a server whose client is still there when the time is over, so that nothing hangs for ever."""
+class _Watchdog:
+    """Stops a server whose client is still connected after ``LIMIT`` seconds, so that no cell hangs."""
 
     server: FaultServer
-    late: bool = False
+    expired: bool = False
     _timer: threading.Timer = field(init=False)
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _Watchdog:
         self._timer = threading.Timer(LIMIT, self._stop)
         self._timer.start()
         return self
@@ -137,93 +140,100 @@ class _Watch:
         self._timer.join()
 
     def _stop(self) -> None:
-        self.late = True
+        self.expired = True
         self.server.stop()
 
 
-def attempt(path: Path, way: Callable[[str], Ask], fault: Fault) -> Cell:
-    """Ask a server that fails."""
+def run_cell(path: Path, variant: Variant, fault: Fault) -> Cell:
+    """Send a request of ``path`` to a server with ``fault``."""
     with FaultServer(api_key=KEY) as server:
-        behaviour = fault.answers(path.scene)
+        behaviour = fault.behaviour(path.operation)
         if isinstance(behaviour, Sequence):
-            for route, method in server.served.routes.items():
+            for route, method in server.config.routes.items():
                 server.script(route, behaviour if method == "POST" else ())
         elif behaviour is not None:
             server.reply(behaviour)
         url = fault.url or server.url
         began = time.monotonic()
         outcome: Answer | Exception
-        with _Watch(server) as watch:
+        with _Watchdog(server) as watchdog:
             try:
-                outcome = _ask(way(url), server, fault.between)
+                outcome = _run(variant(url), server, fault.between)
             except Exception as error:  # judged below, whatever it is
                 outcome = error
-        cell = _judged(outcome, path.scene, fault)
-        if watch.late or time.monotonic() - began > LIMIT:
-            return Cell("HANG", False, f"not over after {LIMIT:g} s; then {cell.text}")
-        asked = len(server.posts())
-        expected = fault.requests(path.scene) if callable(fault.requests) else fault.requests
-        if path.halves and ContextLengthExceeded in fault.errors:
+        cell = _judge(outcome, path.operation, fault)
+        if watchdog.expired or time.monotonic() - began > LIMIT:
+            return Cell("HANG", False, f"not complete after {LIMIT:g} s; then {cell.text}")
+        count = len(server.posts())
+        expected = fault.requests(path.operation) if callable(fault.requests) else fault.requests
+        if path.bisects and ContextLengthExceeded in fault.errors:
             expected = 2 * len(TEXTS) - 1
-        elif path.halves and InvalidRequest in fault.errors:
+        elif path.bisects and InvalidRequest in fault.errors:
             expected = 2
-        if cell.passed and asked != expected:
-            return Cell(f"{cell.text}, {asked} REQUESTS", False, f"{asked} requests, not {expected}")
+        if cell.passed and count != expected:
+            return Cell(f"{cell.text}, {count} REQUESTS", False, f"{count} requests instead of {expected}")
         return cell
 
 
-def _ask(ask: Ask, server: FaultServer, between: Callable[[FaultServer], None] | None) -> Answer:
-    if not inspect.iscoroutinefunction(ask):
-        answer = ask()
+def _run(call: Call, server: FaultServer, between: Callable[[FaultServer], None] | None) -> Answer:
+    if not inspect.iscoroutinefunction(call):
+        answer = call()
         if between is not None:
             between(server)
-            answer = ask()
+            answer = call()
         return answer  # type: ignore[return-value]
 
     async def run() -> Any:
-        answer = await ask()
+        answer = await call()
         if between is not None:
             between(server)
-            answer = await ask()
+            answer = await call()
         return answer
 
     return asyncio.run(run())  # type: ignore[no-any-return]
 
 
-def _judged(outcome: Answer | Exception, scene: Scene, fault: Fault) -> Cell:
+def _judge(outcome: Answer | Exception, operation: Operation, fault: Fault) -> Cell:
     if isinstance(outcome, Exception):
         name = type(outcome).__name__
-        story = "".join(traceback.format_exception(outcome))
-        if KEY in story + _attributes(outcome):
-            return Cell(f"KEY SHOWN by {name}", False, "the error shows the API key")
+        trace = "".join(traceback.format_exception(outcome))
+        if KEY in trace + _attributes(outcome):
+            return Cell(f"KEY EXPOSED by {name}", False, "the error contains the API key")
         if not isinstance(outcome, VLLMError):
-            return Cell(f"GENERIC {name}", False, story)
+            return Cell(f"FOREIGN ERROR {name}", False, trace)
         if not isinstance(outcome, fault.errors):
-            return Cell(f"WRONGLY {name}", False, story)
+            return Cell(f"WRONG ERROR {name}", False, trace)
         if fault.limit and getattr(outcome, "kind", None) != fault.limit:
-            return Cell(f"WRONG LIMIT: {getattr(outcome, 'kind', None)}", False, story)
+            return Cell(f"WRONG LIMIT {getattr(outcome, 'kind', None)}", False, trace)
         return Cell(f"{name} ({fault.limit})" if fault.limit else name, True)
     if fault.right is None:
-        return Cell("SILENT", False, f"an answer where none can be right: {outcome!r:.300}")
-    right = fault.right(scene)
+        return Cell("NO ERROR", False, f"an answer although none is right: {outcome!r:.300}")
+    right = fault.right(operation)
     if (outcome.value, outcome.broken) != (right.value, right.broken):
-        return Cell("WRONG", False, f"{outcome!r:.300}\n  not {right!r:.300}")
+        return Cell("WRONG ANSWER", False, f"{outcome!r:.300}\n  instead of {right!r:.300}")
     if outcome.finish not in (None, right.finish):
-        return Cell("WRONG", False, f"finish reason {outcome.finish!r}, not {right.finish!r}")
+        return Cell("WRONG ANSWER", False, f"finish reason {outcome.finish!r} instead of {right.finish!r}")
     return Cell("correct", True)
 
 
 def _attributes(error: BaseException | None) -> str:
-    """All that a tool finds that looks into an error, and into what it came from."""
+    """Return what a tool can find in an error and its causes: attributes, request headers, pickle."""
     if error is None:
         return ""
     headers = getattr(vars(error).get("request") or vars(error).get("_request"), "headers", {})
-    packed = pickle.dumps(error) if isinstance(error, VLLMError) else b""
-    return f"{vars(error)!r} {dict(headers)} {packed!r}" + _attributes(error.__cause__)
+    pickled = pickle.dumps(error) if isinstance(error, VLLMError) else b""
+    return f"{vars(error)!r} {dict(headers)} {pickled!r}" + _attributes(error.__cause__)
 
 
 class Count(NamedTuple):
-    """How many POSTs one call of a path made: under permanent 500s, and for a stream that broke after a token."""
+    """The number of POST requests of one call.
+
+    Attributes:
+        path: The path.
+        retries: ``max_retries`` of the client.
+        failing: Requests to a server that always responds with 500.
+        begun: Requests for a stream that breaks after a token; ``None`` if the path does not stream.
+    """
 
     path: Path
     retries: int
@@ -232,56 +242,63 @@ class Count(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether it is ``1 + max_retries``, and one once a token has come."""
+        """Whether it is ``1 + max_retries``, and 1 after a token."""
         return self.failing == 1 + self.retries and self.begun in (None, 1)
 
 
-def count(paths: Sequence[Path], retries: int) -> list[Count]:
-    """The POSTs of a call of each path, in each of its ways, with ``max_retries`` of so many."""
+def count_requests(paths: Sequence[Path], retries: int) -> list[Count]:
+    """Count the POST requests of each variant of each path with ``max_retries=retries``."""
 
-    def posts(way: Callable[[str], Ask], behaviour: Behaviour) -> int:
+    def posts(variant: Variant, behaviour: Behaviour) -> int:
         with FaultServer(api_key=KEY) as server:
             server.reply(behaviour)
             with suppress(VLLMError):
-                _ask(way(server.url), server, None)
-                raise AssertionError("it failed, and nothing was raised")
+                _run(variant(server.url), server, None)
+                raise AssertionError("the request failed, but no error was raised")
             return len(server.posts())
 
-    def of(path: Path, way: Callable[[str], Ask]) -> Count:
-        begun = faults.sse(*path.scene.events()[:3], end="reset") if path.scene.streamed else None
-        failing = posts(way, faults.error(500))
-        return Count(path, retries, failing, None if begun is None else posts(way, begun))
+    def count(path: Path, variant: Variant) -> Count:
+        broken = faults.sse(*path.operation.events()[:3], end="reset") if path.operation.streamed else None
+        failing = posts(variant, faults.error(500))
+        return Count(path, retries, failing, None if broken is None else posts(variant, broken))
 
-    with retrying(retries), ThreadPoolExecutor(40) as threads:
-        return [found.result() for found in [threads.submit(of, path, way) for path in paths for way in path.ways]]
+    with with_retries(retries), ThreadPoolExecutor(40) as threads:
+        futures = [threads.submit(count, path, variant) for path in paths for variant in path.variants]
+        return [future.result() for future in futures]
 
 
-def run(
+def run_cells(
     paths: Sequence[Path], faults: Sequence[Fault], done: Callable[[], object] = lambda: None
 ) -> Mapping[tuple[Fault, Path], list[Cell]]:
-    """Every fault on every path that it can happen to: a cell for each of the path's ways.
+    """Run every fault on every path in which it can occur; one cell per variant of the path.
 
     Args:
-        paths: columns.
-        faults: rows.
-        done: called after each cell.
+        paths: The columns.
+        faults: The rows.
+        done: Called after each cell.
     """
 
-    def cell(path: Path, way: Callable[[str], Ask], fault: Fault) -> Cell:
-        found = attempt(path, way, fault)
+    def run(path: Path, variant: Variant, fault: Fault) -> Cell:
+        cell = run_cell(path, variant, fault)
         done()
-        return found
+        return cell
+
+    def submit(executor: Callable[[Fault], ThreadPoolExecutor], rows: Sequence[Fault]) -> dict[Any, list[Any]]:
+        return {
+            (fault, path): [executor(fault).submit(run, path, variant, fault) for variant in path.variants]
+            for fault in rows
+            for path in paths
+            if fault.on(path.operation)
+        }
 
     _ = VLLMClient().chat.completions  # loads the certificates and the SDK's resources, which all clients share
-    # Many wait at once; those that work do so a few at a time, or they would miss their time limits.
+    light, heavy = ([fault for fault in faults if fault.heavy is kind] for kind in (False, True))
+    cells: dict[tuple[Fault, Path], list[Cell]] = {}
+    # Many cells wait at the same time. Only a few may use the CPU at the same time, or they miss their time limits.
     with ThreadPoolExecutor(40) as waiting, ThreadPoolExecutor(6) as working:
-        pending = {
-            (fault, path): [
-                (waiting if fault.waits or fault.requests != 1 else working).submit(cell, path, way, fault)
-                for way in path.ways
-            ]
-            for fault in faults
-            for path in paths
-            if fault.on(path.scene)
-        }
-        return {place: [future.result() for future in futures] for place, futures in pending.items()}
+        futures = submit(lambda fault: waiting if fault.waits or fault.requests != 1 else working, light)
+        cells |= {place: [future.result() for future in each] for place, each in futures.items()}
+    with ThreadPoolExecutor(1) as alone:
+        futures = submit(lambda fault: alone, heavy)
+        cells |= {place: [future.result() for future in each] for place, each in futures.items()}
+    return cells

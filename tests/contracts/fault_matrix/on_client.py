@@ -1,4 +1,4 @@
-"""The client's own paths: the SDK's methods on ``VLLMClient``, and ``VLLMServer``."""
+"""The paths of the client: the SDK's methods of ``VLLMClient``, and the methods of ``VLLMServer``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fault_matrix.grid import Path
-from fault_matrix.scene import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Scene
+from fault_matrix.operations import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters._response.tool_calls import ToolCallAccumulator, parse_tool_calls
 from vllm_adapters.types import ToolCall
@@ -17,28 +17,28 @@ CALL = {**SAY, "tools": [TOOL]}
 COMPLETE = {"model": "stub", "prompt": PROMPT}
 
 
-def of_calls(text: str, calls: list[ToolCall], finish: str | None) -> Answer:
-    """An answer of text or tool calls."""
+def text_or_calls(text: str, calls: list[ToolCall], finish: str | None) -> Answer:
+    """Return an answer of tool calls, or of text if there are none."""
     if not calls:
         return Answer(text, finish=finish)
-    whole = tuple((call.name, call.arguments) for call in calls if call.error is None)
-    return Answer(whole, tuple(call.text for call in calls if call.error is not None), finish)
+    valid = tuple((call.name, call.arguments) for call in calls if call.error is None)
+    return Answer(valid, tuple(call.raw_arguments for call in calls if call.error is not None), finish)
 
 
-def of_reply(reply: Any) -> Answer:
-    """What a reply says that was not streamed."""
+def read_reply(reply: Any) -> Answer:
+    """Return the answer in a reply."""
     choice = reply.choices[0]
     if not hasattr(choice, "message"):
         return Answer(choice.text, finish=choice.finish_reason)
-    return of_calls(
+    return text_or_calls(
         choice.message.content or "",
         parse_tool_calls(choice.message.tool_calls, choice.finish_reason),
         choice.finish_reason,
     )
 
 
-def of_chunks(chunks: Iterable[Any]) -> Answer:
-    """What the chunks of a stream say together."""
+def read_chunks(chunks: Iterable[Any]) -> Answer:
+    """Return the answer in the chunks of a stream."""
     text, calls, finish = "", ToolCallAccumulator(), None
     for choice in (choice for chunk in chunks for choice in chunk.choices):
         if hasattr(choice, "delta"):
@@ -47,7 +47,7 @@ def of_chunks(chunks: Iterable[Any]) -> Answer:
         else:
             text += choice.text
         finish = choice.finish_reason or finish
-    return of_calls(text, calls.read(finish), finish)
+    return text_or_calls(text, calls.parse(finish), finish)
 
 
 OBJECT = {**SAY, "response_format": City}
@@ -57,55 +57,54 @@ SCHEMA = {
 }
 
 
-def of_parsed(reply: Any) -> Answer:
-    """The object in a reply."""
+def read_parsed(reply: Any) -> Answer:
+    """Return the object in a reply."""
     return Answer(reply.choices[0].message.parsed.model_dump(), finish=reply.choices[0].finish_reason)
 
 
-def of_json(answer: Answer) -> Answer:
-    """An answer whose text is JSON, if it is whole."""
+def parse_json(answer: Answer) -> Answer:
+    """Return the answer with its text parsed as JSON, if it is complete."""
     return answer._replace(value=json.loads(answer.value)) if answer.finish == "stop" else answer
 
 
-def asks(name: str, scene: Scene, request: dict[str, Any]) -> Path:
-    """A path through ``create``, of chats or of plain completions."""
-
-    read = of_json if scene.task == "object" else lambda answer: answer
+def create(name: str, operation: Operation, request: dict[str, Any]) -> Path:
+    """Return a path through ``create`` of chat or text completions."""
+    read = parse_json if operation.task == "object" else lambda answer: answer
 
     def completions(client: Any) -> Any:
-        return client.completions if scene.task == "complete" else client.chat.completions
+        return client.completions if operation.task == "complete" else client.chat.completions
 
     def sync(url: str) -> Any:
-        to = completions(VLLMClient(url, **SETTINGS))
-        if scene.streamed:
-            return lambda: read(of_chunks(to.create(**request, stream=True)))
-        return lambda: of_reply(to.create(**request))
+        resource = completions(VLLMClient(url, **SETTINGS))
+        if operation.streamed:
+            return lambda: read(read_chunks(resource.create(**request, stream=True)))
+        return lambda: read_reply(resource.create(**request))
 
     def async_(url: str) -> Any:
-        to = completions(AsyncVLLMClient(url, **SETTINGS))
+        resource = completions(AsyncVLLMClient(url, **SETTINGS))
 
-        async def ask() -> Answer:
-            if scene.streamed:
-                return read(of_chunks([chunk async for chunk in await to.create(**request, stream=True)]))
-            return of_reply(await to.create(**request))
+        async def call() -> Answer:
+            if operation.streamed:
+                return read(read_chunks([chunk async for chunk in await resource.create(**request, stream=True)]))
+            return read_reply(await resource.create(**request))
 
-        return ask
+        return call
 
-    return Path(name, scene, (sync, async_))
+    return Path(name, operation, (sync, async_))
 
 
 def _parse(url: str) -> Any:
     client = VLLMClient(url, **SETTINGS)
-    return lambda: of_parsed(client.chat.completions.parse(**OBJECT))
+    return lambda: read_parsed(client.chat.completions.parse(**OBJECT))
 
 
 def _aparse(url: str) -> Any:
     client = AsyncVLLMClient(url, **SETTINGS)
 
-    async def ask() -> Answer:
-        return of_parsed(await client.chat.completions.parse(**OBJECT))
+    async def call() -> Answer:
+        return read_parsed(await client.chat.completions.parse(**OBJECT))
 
-    return ask
+    return call
 
 
 def _embeddings(url: str) -> Any:
@@ -116,73 +115,73 @@ def _embeddings(url: str) -> Any:
 def _aembeddings(url: str) -> Any:
     client = AsyncVLLMClient(url, **SETTINGS)
 
-    async def ask() -> Answer:
+    async def call() -> Answer:
         reply = await client.embeddings.create(model="stub", input=list(TEXTS))
         return Answer([row.embedding for row in reply.data])
 
-    return ask
+    return call
 
 
-def _streams(name: str, scene: Scene, request: dict[str, Any]) -> Path:
-    """A path through the SDK's helper that makes events and a completion of a stream."""
+def _streams(name: str, operation: Operation, request: dict[str, Any]) -> Path:
+    """Return a path through the SDK's ``stream`` helper."""
 
     def read(completion: Any) -> Answer:
-        return of_parsed(completion) if scene.task == "object" else of_reply(completion)
+        return read_parsed(completion) if operation.task == "object" else read_reply(completion)
 
     def sync(url: str) -> Any:
         client = VLLMClient(url, **SETTINGS)
 
-        def ask() -> Answer:
+        def call() -> Answer:
             with client.chat.completions.stream(**request) as stream:
                 return read(stream.until_done().current_completion_snapshot)
 
-        return ask
+        return call
 
     def async_(url: str) -> Any:
         client = AsyncVLLMClient(url, **SETTINGS)
 
-        async def ask() -> Answer:
+        async def call() -> Answer:
             async with client.chat.completions.stream(**request) as stream:
                 return read((await stream.until_done()).current_completion_snapshot)
 
-        return ask
+        return call
 
-    return Path(name, scene, (sync, async_))
+    return Path(name, operation, (sync, async_))
 
 
-def _server(method: str, scene: Scene, read: Callable[[Any], Any], *args: Any) -> Path:
-    """A method of ``VLLMServer`` and its twin with an ``a`` before its name."""
+def _server(method: str, operation: Operation, read: Callable[[Any], Any], *args: Any) -> Path:
+    """Return a path through a method of ``VLLMServer`` and its async version."""
 
     def sync(url: str) -> Any:
-        call = getattr(VLLMServer(url, model="stub", **SETTINGS), method)
-        return lambda: Answer(read(call(*args)))
+        bound = getattr(VLLMServer(url, model="stub", **SETTINGS), method)
+        return lambda: Answer(read(bound(*args)))
 
     def async_(url: str) -> Any:
-        call = getattr(VLLMServer(url, model="stub", **SETTINGS), f"a{method}")
+        bound = getattr(VLLMServer(url, model="stub", **SETTINGS), f"a{method}")
 
-        async def ask() -> Answer:
-            return Answer(read(await call(*args)))
+        async def call() -> Answer:
+            return Answer(read(await bound(*args)))
 
-        return ask
+        return call
 
-    return Path(f"server.{method}", scene, (sync, async_))
+    return Path(f"server.{method}", operation, (sync, async_))
 
 
 PATHS = (
-    asks("chat", Scene("say"), SAY),
-    asks("chat stream", Scene("say", True), SAY),
-    asks("tools", Scene("call"), CALL),
-    asks("tools stream", Scene("call", True), CALL),
-    Path("parse", Scene("object"), (_parse, _aparse)),
-    _streams("chat.stream()", Scene("say", True), SAY),
-    _streams("parse.stream()", Scene("object", True), OBJECT),
-    asks("json_schema stream", Scene("object", True), SCHEMA),
-    asks("completions", Scene("complete"), COMPLETE),
-    asks("completions stream", Scene("complete", True), COMPLETE),
-    Path("embeddings", Scene("embed"), (_embeddings, _aembeddings)),
-    _server("embed", Scene("embed"), lambda found: found.tolist(), TEXTS),
-    _server("rerank", Scene("rank"), lambda found: [(ranked.index, ranked.score) for ranked in found], "two", TEXTS),
-    _server("score", Scene("score"), list, "two", TEXTS),
-    _server("classify", Scene("classify"), lambda found: [(text.label, text.probs) for text in found], TEXTS),
-    _server("tokenize", Scene("tokenize"), lambda found: found.ids, PROMPT),
+    create("chat", Operation("say"), SAY),
+    create("chat stream", Operation("say", True), SAY),
+    create("tools", Operation("call"), CALL),
+    create("tools stream", Operation("call", True), CALL),
+    Path("parse", Operation("object"), (_parse, _aparse)),
+    _streams("chat.stream()", Operation("say", True), SAY),
+    _streams("parse.stream()", Operation("object", True), OBJECT),
+    create("json_schema stream", Operation("object", True), SCHEMA),
+    create("completions", Operation("complete"), COMPLETE),
+    create("completions stream", Operation("complete", True), COMPLETE),
+    Path("embeddings", Operation("embed"), (_embeddings, _aembeddings)),
+    _server("embed", Operation("embed"), lambda vectors: vectors.tolist(), TEXTS),
+    _server("rerank", Operation("rank"), lambda ranking: [(item.index, item.score) for item in ranking], "two", TEXTS),
+    _server("score", Operation("score"), list, "two", TEXTS),
+    _server("classify", Operation("classify"), lambda classes: [(item.label, item.probs) for item in classes], TEXTS),
+    _server("tokenize", Operation("tokenize"), lambda tokens: tokens.ids, PROMPT),
 )

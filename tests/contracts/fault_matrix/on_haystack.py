@@ -1,4 +1,4 @@
-"""Haystack's paths: the generator, both embedders, the ranker and the token counter."""
+"""The paths of Haystack: the generator, both embedders, the ranker and the token counter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from haystack.tools.tool import Tool
 from haystack.utils import Secret
 
 from fault_matrix.grid import Path
-from fault_matrix.scene import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Scene
+from fault_matrix.operations import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
 from vllm_adapters.errors import ContextLengthExceeded
 from vllm_adapters.haystack import (
     VLLMChatGenerator,
@@ -22,7 +22,7 @@ from vllm_adapters.haystack import (
 )
 
 
-def _connected() -> dict[str, Any]:
+def _connection() -> dict[str, Any]:
     return {
         "model": "stub",
         "api_key": Secret.from_token(SETTINGS["api_key"]),
@@ -31,7 +31,7 @@ def _connected() -> dict[str, Any]:
     }
 
 
-DOCUMENTS = [Document(content=text, meta={"place": place}) for place, text in enumerate(TEXTS)]
+DOCUMENTS = [Document(content=text, meta={"index": index}) for index, text in enumerate(TEXTS)]
 
 
 def delete_files(path: str) -> str:
@@ -43,8 +43,8 @@ _FUNCTION: dict[str, Any] = TOOL["function"]
 TOOLS = [Tool(_FUNCTION["name"], _FUNCTION["description"], _FUNCTION["parameters"], function=delete_files)]
 
 
-def _of_message(found: dict[str, Any]) -> Answer:
-    [message] = found["replies"]
+def _read_message(result: dict[str, Any]) -> Answer:
+    [message] = result["replies"]
     broken = tuple(call["arguments"] for call in message.meta.get("invalid_tool_calls", ()))
     finish = message.meta["finish_reason"]
     if not message.tool_calls and not broken:
@@ -52,62 +52,64 @@ def _of_message(found: dict[str, Any]) -> Answer:
     return Answer(tuple((call.tool_name, call.arguments) for call in message.tool_calls), broken, finish)
 
 
-def _of_object(found: dict[str, Any]) -> Answer:
-    [message] = found["replies"]
+def _read_object(result: dict[str, Any]) -> Answer:
+    [message] = result["replies"]
     return Answer(City.model_validate_json(message.text).model_dump(), finish=message.meta["finish_reason"])
 
 
-def _of_embedded(found: dict[str, Any]) -> Answer:
-    vectors = [document.embedding for document in found["documents"]]
-    told = found["meta"].get("failures", [])
-    if None in vectors and [failure["index"] for failure in told] == [at for at, v in enumerate(vectors) if v is None]:
-        # Where failures are kept rather than raised, this is how they are told: each text's own.
-        raise ContextLengthExceeded(told[0]["error"])
+def _read_embeddings(result: dict[str, Any]) -> Answer:
+    vectors = [document.embedding for document in result["documents"]]
+    failures = result["meta"].get("failures", [])
+    if None in vectors and [failure["index"] for failure in failures] == [
+        at for at, v in enumerate(vectors) if v is None
+    ]:
+        # raise_on_failure=False: errors are returned, one per text.
+        raise ContextLengthExceeded(failures[0]["error"])
     return Answer(vectors)
 
 
-def _of_vector(found: dict[str, Any]) -> Answer:
-    return Answer(found["embedding"])
+def _read_vector(result: dict[str, Any]) -> Answer:
+    return Answer(result["embedding"])
 
 
 def _count(url: str) -> Any:
-    counter = VLLMTokenCounter(api_base_url=url, **_connected())
-    new = iter(range(9))  # what was counted is not asked for again
-    return lambda: Answer(counter.count([ChatMessage.from_user(f"Say {next(new)}")]))
+    counter = VLLMTokenCounter(api_base_url=url, **_connection())
+    number = iter(range(9))  # a text that was counted is cached
+    return lambda: Answer(counter.count([ChatMessage.from_user(f"Say {next(number)}")]))
 
 
-def _of_ranked(found: dict[str, Any]) -> Answer:
-    return Answer([(document.meta["place"], document.score) for document in found["documents"]])
+def _read_ranking(result: dict[str, Any]) -> Answer:
+    return Answer([(document.meta["index"], document.score) for document in result["documents"]])
 
 
 def _ignore(chunk: Any) -> None:
-    """What a sync stream is called back with."""
+    """Sync streaming callback."""
 
 
 async def _aignore(chunk: Any) -> None:
-    """What an async stream is called back with."""
+    """Async streaming callback."""
 
 
 def _runs(
-    name: str, scene: Scene, cls: Any, read: Any, inputs: dict[str, Any], halves: bool = False, **options: Any
+    name: str, operation: Operation, cls: Any, read: Any, inputs: dict[str, Any], bisects: bool = False, **options: Any
 ) -> Path:
-    """A component's ``run`` and ``run_async``."""
+    """Return a path through a component's ``run`` and ``run_async``."""
 
     def sync(url: str) -> Any:
-        component = cls(api_base_url=url, **_connected(), **options)
-        more = {"streaming_callback": _ignore} if scene.streamed else {}
-        return lambda: read(component.run(**inputs, **more))
+        component = cls(api_base_url=url, **_connection(), **options)
+        callback = {"streaming_callback": _ignore} if operation.streamed else {}
+        return lambda: read(component.run(**inputs, **callback))
 
     def async_(url: str) -> Any:
-        component = cls(api_base_url=url, **_connected(), **options)
-        more = {"streaming_callback": _aignore} if scene.streamed else {}
+        component = cls(api_base_url=url, **_connection(), **options)
+        callback = {"streaming_callback": _aignore} if operation.streamed else {}
 
-        async def ask() -> Answer:
-            return read(await component.run_async(**inputs, **more))
+        async def call() -> Answer:
+            return read(await component.run_async(**inputs, **callback))
 
-        return ask
+        return call
 
-    return Path(name, scene, (sync, async_), halves)
+    return Path(name, operation, (sync, async_), bisects)
 
 
 SAY: dict[str, Any] = {"messages": PROMPT}
@@ -115,32 +117,32 @@ CALL = {**SAY, "tools": TOOLS}
 OBJECT = {**SAY, "generation_kwargs": {"response_format": City}}
 
 PATHS = (
-    _runs("VLLMChatGenerator", Scene("say"), VLLMChatGenerator, _of_message, SAY),
-    _runs("stream", Scene("say", True), VLLMChatGenerator, _of_message, SAY),
-    _runs("tools", Scene("call"), VLLMChatGenerator, _of_message, CALL),
-    _runs("tools stream", Scene("call", True), VLLMChatGenerator, _of_message, CALL),
-    _runs("response_format", Scene("object"), VLLMChatGenerator, _of_object, OBJECT),
-    _runs("response_format stream", Scene("object", True), VLLMChatGenerator, _of_object, OBJECT),
+    _runs("VLLMChatGenerator", Operation("say"), VLLMChatGenerator, _read_message, SAY),
+    _runs("stream", Operation("say", True), VLLMChatGenerator, _read_message, SAY),
+    _runs("tools", Operation("call"), VLLMChatGenerator, _read_message, CALL),
+    _runs("tools stream", Operation("call", True), VLLMChatGenerator, _read_message, CALL),
+    _runs("response_format", Operation("object"), VLLMChatGenerator, _read_object, OBJECT),
+    _runs("response_format stream", Operation("object", True), VLLMChatGenerator, _read_object, OBJECT),
     _runs(
         "VLLMDocumentEmbedder",
-        Scene("embed"),
+        Operation("embed"),
         VLLMDocumentEmbedder,
-        _of_embedded,
+        _read_embeddings,
         {"documents": DOCUMENTS},
         raise_on_failure=True,
         progress_bar=False,
     ),
     _runs(
-        "VLLMDocumentEmbedder, going on",
-        Scene("embed"),
+        "VLLMDocumentEmbedder (keep going)",
+        Operation("embed"),
         VLLMDocumentEmbedder,
-        _of_embedded,
+        _read_embeddings,
         {"documents": DOCUMENTS},
         raise_on_failure=False,
         progress_bar=False,
-        halves=True,
+        bisects=True,
     ),
-    _runs("VLLMTextEmbedder", Scene("embed one"), VLLMTextEmbedder, _of_vector, {"text": TEXTS[0]}),
-    _runs("VLLMRanker", Scene("rank"), VLLMRanker, _of_ranked, {"query": "two", "documents": DOCUMENTS}),
-    Path("VLLMTokenCounter", Scene("count"), (_count,)),
+    _runs("VLLMTextEmbedder", Operation("embed one"), VLLMTextEmbedder, _read_vector, {"text": TEXTS[0]}),
+    _runs("VLLMRanker", Operation("rank"), VLLMRanker, _read_ranking, {"query": "two", "documents": DOCUMENTS}),
+    Path("VLLMTokenCounter", Operation("count"), (_count,)),
 )

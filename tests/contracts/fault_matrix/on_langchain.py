@@ -1,4 +1,4 @@
-"""LangChain's paths: ``ChatVLLM``, ``VLLM``, ``VLLMEmbeddings`` and ``VLLMRerank``."""
+"""The paths of LangChain: ``ChatVLLM``, ``VLLM``, ``VLLMEmbeddings`` and ``VLLMRerank``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage
 
 from fault_matrix.grid import Path
-from fault_matrix.scene import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Scene
+from fault_matrix.operations import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
 from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
 
 DOCUMENTS = [Document(text, metadata={"index": index}) for index, text in enumerate(TEXTS)]
 
 
-def of_message(message: AIMessage) -> Answer:
-    """What a message says."""
+def read_message(message: AIMessage) -> Answer:
+    """Return the answer in a message."""
     finish = message.response_metadata.get("finish_reason")
     if not message.tool_calls and not message.invalid_tool_calls:
         return Answer(message.text, finish=finish)
-    whole = tuple((call["name"], call["args"]) for call in message.tool_calls)
-    return Answer(whole, tuple(call["args"] or "" for call in message.invalid_tool_calls), finish)
+    valid = tuple((call["name"], call["args"]) for call in message.tool_calls)
+    return Answer(valid, tuple(call["args"] or "" for call in message.invalid_tool_calls), finish)
 
 
 def _sum(chunks: list[Any]) -> Any:
@@ -31,24 +31,26 @@ def _sum(chunks: list[Any]) -> Any:
     return total
 
 
-def asks(scene: Scene, make: Callable[[str], Any], read: Callable[[Any], Answer], join: Any = _sum) -> tuple[Any, Any]:
-    """``invoke`` or ``stream`` of a runnable, and their async twins."""
+def runnable_variants(
+    operation: Operation, make: Callable[[str], Any], read: Callable[[Any], Answer], join: Any = _sum
+) -> tuple[Any, Any]:
+    """Return ``invoke`` or ``stream`` of a runnable, and its async version."""
 
     def sync(url: str) -> Any:
         runnable = make(url)
-        if scene.streamed:
+        if operation.streamed:
             return lambda: read(join(list(runnable.stream(PROMPT))))
         return lambda: read(runnable.invoke(PROMPT))
 
     def async_(url: str) -> Any:
         runnable = make(url)
 
-        async def ask() -> Answer:
-            if scene.streamed:
+        async def call() -> Answer:
+            if operation.streamed:
                 return read(join([chunk async for chunk in runnable.astream(PROMPT)]))
             return read(await runnable.ainvoke(PROMPT))
 
-        return ask
+        return call
 
     return sync, async_
 
@@ -69,8 +71,8 @@ def _structured(url: str) -> Any:
     return _chat(url).with_structured_output(City)
 
 
-def _of_object(found: Any) -> Answer:
-    return Answer(found.model_dump())
+def _read_object(city: Any) -> Answer:
+    return Answer(city.model_dump())
 
 
 def _embed(url: str) -> Any:
@@ -81,44 +83,44 @@ def _embed(url: str) -> Any:
 def _aembed(url: str) -> Any:
     embeddings = VLLMEmbeddings(base_url=url, model="stub", **SETTINGS)
 
-    async def ask() -> Answer:
+    async def call() -> Answer:
         return Answer(await embeddings.aembed_documents(list(TEXTS)))
 
-    return ask
+    return call
 
 
-def _ranked(documents: Any) -> Answer:
+def _read_ranking(documents: Any) -> Answer:
     return Answer([(document.metadata["index"], document.metadata["relevance_score"]) for document in documents])
 
 
 def _rerank(url: str) -> Any:
     rerank = VLLMRerank(base_url=url, model="stub", **SETTINGS)
-    return lambda: _ranked(rerank.compress_documents(DOCUMENTS, "two"))
+    return lambda: _read_ranking(rerank.compress_documents(DOCUMENTS, "two"))
 
 
 def _arerank(url: str) -> Any:
     rerank = VLLMRerank(base_url=url, model="stub", **SETTINGS)
 
-    async def ask() -> Answer:
-        return _ranked(await rerank.acompress_documents(DOCUMENTS, "two"))
+    async def call() -> Answer:
+        return _read_ranking(await rerank.acompress_documents(DOCUMENTS, "two"))
 
-    return ask
+    return call
 
 
-def _path(name: str, task: str, streamed: bool, *how: Any) -> Path:
-    scene = Scene(task, streamed)
-    return Path(name, scene, asks(scene, *how))
+def _path(name: str, task: str, streamed: bool, *arguments: Any) -> Path:
+    operation = Operation(task, streamed)
+    return Path(name, operation, runnable_variants(operation, *arguments))
 
 
 PATHS = (
-    _path("ChatVLLM.invoke", "say", False, _chat, of_message),
-    _path(".stream", "say", True, _chat, of_message),
-    _path("bind_tools .invoke", "call", False, _tools, of_message),
-    _path("bind_tools .stream", "call", True, _tools, of_message),
-    _path("with_structured_output .invoke", "object", False, _structured, _of_object),
-    _path("with_structured_output .stream", "object", True, _structured, _of_object, lambda chunks: chunks[-1]),
+    _path("ChatVLLM.invoke", "say", False, _chat, read_message),
+    _path(".stream", "say", True, _chat, read_message),
+    _path("bind_tools .invoke", "call", False, _tools, read_message),
+    _path("bind_tools .stream", "call", True, _tools, read_message),
+    _path("with_structured_output .invoke", "object", False, _structured, _read_object),
+    _path("with_structured_output .stream", "object", True, _structured, _read_object, lambda chunks: chunks[-1]),
     _path("VLLM.invoke", "complete", False, _llm, Answer),
     _path("VLLM.stream", "complete", True, _llm, Answer, "".join),
-    Path("VLLMEmbeddings", Scene("embed"), (_embed, _aembed)),
-    Path("VLLMRerank", Scene("rank"), (_rerank, _arerank)),
+    Path("VLLMEmbeddings", Operation("embed"), (_embed, _aembed)),
+    Path("VLLMRerank", Operation("rank"), (_rerank, _arerank)),
 )

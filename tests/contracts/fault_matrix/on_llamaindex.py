@@ -1,4 +1,4 @@
-"""LlamaIndex's paths: ``VLLM``, ``VLLMEmbedding`` and ``VLLMRerank``."""
+"""The paths of LlamaIndex: ``VLLM``, ``VLLMEmbedding`` and ``VLLMRerank``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import FunctionTool
 
 from fault_matrix.grid import Path
-from fault_matrix.scene import PROMPT, SETTINGS, TEXTS, Answer, City, Scene
+from fault_matrix.operations import PROMPT, SETTINGS, TEXTS, Answer, City, Operation
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
 
 
@@ -20,14 +20,14 @@ def delete_files(path: str) -> str:
 
 
 TOOLS = [FunctionTool.from_defaults(delete_files)]
-ASKED = PromptTemplate(PROMPT)
+TEMPLATE = PromptTemplate(PROMPT)
 
 
-def _of_text(response: Any) -> Answer:
+def _read_text(response: Any) -> Answer:
     return Answer(response.text, finish=response.additional_kwargs.get("finish_reason"))
 
 
-def _of_message(response: Any) -> Answer:
+def _read_message(response: Any) -> Answer:
     message, finish = response.message, response.additional_kwargs.get("finish_reason")
     blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     broken = tuple(call["arguments"] for call in message.additional_kwargs.get("invalid_tool_calls", ()))
@@ -36,41 +36,41 @@ def _of_message(response: Any) -> Answer:
     return Answer(tuple((block.tool_name, block.tool_kwargs) for block in blocks), broken, finish)
 
 
-def _of_object(found: Any) -> Answer:
-    return Answer(found.model_dump())
+def _read_object(city: Any) -> Answer:
+    return Answer(city.model_dump())
 
 
-# By itself LlamaIndex keeps the first call only.
+# By default LlamaIndex keeps only the first tool call.
 SEVERAL = {"allow_parallel_tool_calls": True}
 
 
-def _asks(
+def _method(
     name: str,
     task: str,
     streamed: bool,
     method: str,
     args: tuple[Any, ...],
     read: Any,
-    given: Any = None,
+    keywords: Any = None,
     **options: Any,
 ) -> Path:
-    """A method of ``VLLM`` and its twin with an ``a`` before its name; of a stream, the last response."""
-    given = given or {}
+    """Return a path through a method of ``VLLM`` and its async version; the answer is the last response of a stream."""
+    keywords = keywords or {}
 
     def sync(url: str) -> Any:
-        call = getattr(VLLM(api_base=url, model="stub", **SETTINGS, **options), method)
-        return lambda: read(list(call(*args, **given))[-1] if streamed else call(*args, **given))
+        bound = getattr(VLLM(api_base=url, model="stub", **SETTINGS, **options), method)
+        return lambda: read(list(bound(*args, **keywords))[-1] if streamed else bound(*args, **keywords))
 
     def async_(url: str) -> Any:
-        call = getattr(VLLM(api_base=url, model="stub", **SETTINGS, **options), f"a{method}")
+        bound = getattr(VLLM(api_base=url, model="stub", **SETTINGS, **options), f"a{method}")
 
-        async def ask() -> Answer:
-            found = await call(*args, **given)
-            return read([response async for response in found][-1] if streamed else found)
+        async def call() -> Answer:
+            result = await bound(*args, **keywords)
+            return read([response async for response in result][-1] if streamed else result)
 
-        return ask
+        return call
 
-    return Path(name, Scene(task, streamed), (sync, async_))
+    return Path(name, Operation(task, streamed), (sync, async_))
 
 
 def _embed(url: str) -> Any:
@@ -81,46 +81,46 @@ def _embed(url: str) -> Any:
 def _aembed(url: str) -> Any:
     model = VLLMEmbedding(api_base=url, model_name="stub", **SETTINGS)
 
-    async def ask() -> Answer:
+    async def call() -> Answer:
         return Answer(await model.aget_text_embedding_batch(list(TEXTS)))
 
-    return ask
+    return call
 
 
-NODES = [NodeWithScore(node=TextNode(text=text, id_=str(place))) for place, text in enumerate(TEXTS)]
+NODES = [NodeWithScore(node=TextNode(text=text, id_=str(index))) for index, text in enumerate(TEXTS)]
 
 
-def _ranked(nodes: Any) -> Answer:
+def _read_ranking(nodes: Any) -> Answer:
     return Answer([(int(node.node_id), node.score) for node in nodes])
 
 
 def _rerank(url: str) -> Any:
     rerank = VLLMRerank(api_base=url, model="stub", **SETTINGS)
-    return lambda: _ranked(rerank.postprocess_nodes(NODES, query_str="two"))
+    return lambda: _read_ranking(rerank.postprocess_nodes(NODES, query_str="two"))
 
 
 def _arerank(url: str) -> Any:
     rerank = VLLMRerank(api_base=url, model="stub", **SETTINGS)
 
-    async def ask() -> Answer:
-        return _ranked(await rerank.apostprocess_nodes(NODES, query_str="two"))
+    async def call() -> Answer:
+        return _read_ranking(await rerank.apostprocess_nodes(NODES, query_str="two"))
 
-    return ask
+    return call
 
 
 MESSAGES = [ChatMessage(role="user", content=PROMPT)]
 
 PATHS = (
-    _asks("VLLM.chat", "say", False, "chat", (MESSAGES,), _of_message),
-    _asks(".stream_chat", "say", True, "stream_chat", (MESSAGES,), _of_message),
-    _asks(".complete", "say", False, "complete", (PROMPT,), _of_text),
-    _asks(".stream_complete", "say", True, "stream_complete", (PROMPT,), _of_text),
-    _asks(".chat_with_tools", "call", False, "chat_with_tools", (TOOLS, PROMPT), _of_message, SEVERAL),
-    _asks(".stream_chat_with_tools", "call", True, "stream_chat_with_tools", (TOOLS, PROMPT), _of_message, SEVERAL),
-    _asks(".structured_predict", "object", False, "structured_predict", (City, ASKED), _of_object),
-    _asks(".stream_structured_predict", "object", True, "stream_structured_predict", (City, ASKED), _of_object),
-    _asks("completions", "complete", False, "complete", (PROMPT,), _of_text, is_chat_model=False),
-    _asks("completions stream", "complete", True, "stream_complete", (PROMPT,), _of_text, is_chat_model=False),
-    Path("VLLMEmbedding", Scene("embed"), (_embed, _aembed)),
-    Path("VLLMRerank", Scene("rank"), (_rerank, _arerank)),
+    _method("VLLM.chat", "say", False, "chat", (MESSAGES,), _read_message),
+    _method(".stream_chat", "say", True, "stream_chat", (MESSAGES,), _read_message),
+    _method(".complete", "say", False, "complete", (PROMPT,), _read_text),
+    _method(".stream_complete", "say", True, "stream_complete", (PROMPT,), _read_text),
+    _method(".chat_with_tools", "call", False, "chat_with_tools", (TOOLS, PROMPT), _read_message, SEVERAL),
+    _method(".stream_chat_with_tools", "call", True, "stream_chat_with_tools", (TOOLS, PROMPT), _read_message, SEVERAL),
+    _method(".structured_predict", "object", False, "structured_predict", (City, TEMPLATE), _read_object),
+    _method(".stream_structured_predict", "object", True, "stream_structured_predict", (City, TEMPLATE), _read_object),
+    _method("completions", "complete", False, "complete", (PROMPT,), _read_text, is_chat_model=False),
+    _method("completions stream", "complete", True, "stream_complete", (PROMPT,), _read_text, is_chat_model=False),
+    Path("VLLMEmbedding", Operation("embed"), (_embed, _aembed)),
+    Path("VLLMRerank", Operation("rank"), (_rerank, _arerank)),
 )

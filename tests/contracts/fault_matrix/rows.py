@@ -1,4 +1,4 @@
-"""The faults: how the server behaves, and what may come of it."""
+"""The faults: how the server behaves, and which outcomes are right."""
 
 from __future__ import annotations
 
@@ -9,149 +9,156 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fault_matrix.grid import Fault
-from fault_matrix.scene import CALLS, TEXTS, Answer, Scene
+from fault_matrix.operations import CALLS, TEXTS, Answer, Operation
 from vllm_adapters import errors as e
-from vllm_adapters.testing import FaultServer, faults, payloads
-from vllm_adapters.testing.exchange import Behaviour
-from vllm_adapters.testing.replies import healthy
+from vllm_adapters.testing import Behaviour, FaultServer, faults, payloads
 
-# Which scenes a fault can happen to.
+# Operations in which a fault can occur
 
 
-def streams(scene: Scene) -> bool:
-    return scene.streamed
+def streams(op: Operation) -> bool:
+    return op.streamed
 
 
-def bodies(scene: Scene) -> bool:
-    return not scene.streamed
+def bodies(op: Operation) -> bool:
+    return not op.streamed
 
 
-def generates(scene: Scene) -> bool:
-    return scene.generates
+def generates(op: Operation) -> bool:
+    return op.generates
 
 
-def only(*tasks: str) -> Callable[[Scene], bool]:
-    return lambda scene: scene.task in tasks
+def tasks(*names: str) -> Callable[[Operation], bool]:
+    return lambda op: op.task in names
 
 
-def chat_streams(scene: Scene) -> bool:
-    return scene.streamed and scene.task != "complete"
+def chat_streams(op: Operation) -> bool:
+    return op.streamed and op.task != "complete"
 
 
-calls, says, counts = only("call"), only("say", "complete"), only("tokenize", "count")
+tool_calls, texts, token_counts = tasks("call"), tasks("say", "complete"), tasks("tokenize", "count")
 
 
-def attempts(scene: Scene) -> int:
-    """A stream that has begun is not asked for again."""
-    return 1 if scene.streamed else 2
+def tool_call_streams(op: Operation) -> bool:
+    return op.streamed and op.task == "call"
 
 
-# What the right answer is.
+def attempts(op: Operation) -> int:
+    """Return the number of requests: a stream that has begun is not retried."""
+    return 1 if op.streamed else 2
 
 
-def right(scene: Scene) -> Answer:
-    return scene.right
+# Right answers
 
 
-def finished(reason: str) -> Callable[[Scene], Answer]:
-    return lambda scene: scene.right._replace(finish=reason)
+def right_answer(op: Operation) -> Answer:
+    return op.right
 
 
-def cut_calls(reason: str) -> Callable[[Scene], Answer]:
-    """The first call whole, the last marked as broken, its text kept."""
-    return lambda scene: Answer(CALLS[:1], (json.dumps(CALLS[1][1]),), reason)
+def finished(reason: str) -> Callable[[Operation], Answer]:
+    """The right answer with another finish reason."""
+    return lambda op: op.right._replace(finish=reason)
 
 
-# How the server behaves.
+def broken_call(reason: str) -> Callable[[Operation], Answer]:
+    """The first tool call is valid; the last one is marked as broken and keeps its text."""
+    return lambda op: Answer(CALLS[:1], (json.dumps(CALLS[1][1]),), reason)
 
 
-def always(behaviour: Behaviour) -> Callable[[Scene], Behaviour]:
-    return lambda scene: behaviour
+# Behaviours of the server
 
 
-def then_fine(*first: Behaviour) -> Callable[[Scene], Sequence[Behaviour]]:
-    return lambda scene: [*first, scene.whole]
+def always(behaviour: Behaviour) -> Callable[[Operation], Behaviour]:
+    return lambda op: behaviour
 
 
-def events(change: Callable[[list[Any]], list[Any]], **how: Any) -> Callable[[Scene], Behaviour]:
-    """The whole stream, changed."""
-    return lambda scene: faults.sse(*change(scene.events()), **how)
+def then_healthy(*first: Behaviour) -> Callable[[Operation], Sequence[Behaviour]]:
+    return lambda op: [*first, op.healthy]
 
 
-def _cut(at: bytes, past: int, how: Any = "close") -> Callable[[Scene], Behaviour]:
-    """Cut in the middle of something, although the headers promised more."""
-
-    def behave(scene: Scene) -> Behaviour:
-        if not scene.generates:
-            return faults.truncate(healthy, 60, how)
-        return faults.truncate(faults.reply(scene.data, 200, scene.content_type), scene.data.index(at) + past, how)
-
-    return behave
+def events(change: Callable[[list[Any]], list[Any]], **options: Any) -> Callable[[Operation], Behaviour]:
+    """The complete stream with changed events."""
+    return lambda op: faults.sse(*change(op.events()), **options)
 
 
-def _shortened(at: bytes, past: int) -> Callable[[Scene], Behaviour]:
-    """The same, but the headers agree: nothing shows on the transport."""
-
-    def behave(scene: Scene) -> Behaviour:
-        if not scene.generates:
-            return faults.shorten(healthy, 60)
-        return faults.reply(scene.data[: scene.data.index(at) + past], 200, scene.content_type)
-
-    return behave
+def status(code: int, text: str = "went wrong", **options: Any) -> Callable[[Operation], Behaviour]:
+    return always(faults.error(code, text, **options))
 
 
-def _dripping(scene: Scene) -> Behaviour:
-    """Something new all the time, but never enough of it."""
-    if scene.streamed:
-        return faults.sse(*scene.events()[:1] * 300, pause=0.1)
-    return _slowly(scene.whole)
+def _truncated(at: bytes, past: int, how: Any = "close") -> Callable[[Operation], Behaviour]:
+    """End the connection ``past`` bytes after the first ``at``, although the headers announced more."""
+
+    def behaviour(op: Operation) -> Behaviour:
+        if not op.generates:
+            return faults.truncate(faults.healthy, 60, how)
+        return faults.truncate(faults.reply(op.data, 200, op.content_type), op.data.index(at) + past, how)
+
+    return behaviour
 
 
-def _slowly(behaviour: Behaviour) -> Behaviour:
+def _shortened(at: bytes, past: int) -> Callable[[Operation], Behaviour]:
+    """Send the body until ``past`` bytes after the first ``at``; the headers agree, so the transport sees no error."""
+
+    def behaviour(op: Operation) -> Behaviour:
+        if not op.generates:
+            return faults.shorten(faults.healthy, 60)
+        return faults.reply(op.data[: op.data.index(at) + past], 200, op.content_type)
+
+    return behaviour
+
+
+def _endless(op: Operation) -> Behaviour:
+    """Send something new all the time without ever completing the response."""
+    if op.streamed:
+        return faults.sse(*op.events()[:1] * 300, pause=0.1)
+    return _slow_body(op.healthy)
+
+
+def _slow_body(behaviour: Behaviour) -> Behaviour:
     async def run(exchange: Any) -> None:
         head = exchange.head
 
-        async def then_slowly(*args: Any, **how: Any) -> None:
-            await head(*args, **how)
+        async def head_then_slow(*args: Any, **options: Any) -> None:
+            await head(*args, **options)
             exchange.pace = (1, 0.15)
 
-        exchange.head = then_slowly
+        exchange.head = head_then_slow
         await behaviour(exchange)
 
     return run
 
 
-def _slow_headers(scene: Scene) -> Behaviour:
-    return faults.split(scene.whole, 1, 0.1)
+def _slow_headers(op: Operation) -> Behaviour:
+    return faults.split(op.healthy, 1, 0.1)
 
 
-def _pings_at_last(scene: Scene) -> Behaviour:
-    """Comments as the gateways send them that keep a connection alive, whatever has become of the engine."""
-    return faults.sse(*scene.events()[:3], *[": ping"] * 300, pause=0.05)
+def _comments_after_chunks(op: Operation) -> Behaviour:
+    """Send comments as gateways do to keep a connection alive, whatever the state of the engine."""
+    return faults.sse(*op.events()[:3], *[": ping"] * 300, pause=0.05)
 
 
-def _dying(chunks: list[Any]) -> list[Any]:
+def _dying_engine(chunks: list[Any]) -> list[Any]:
     return [*chunks[:3], payloads.error("EngineCore died", code=500)]
 
 
-def _rows(change: Callable[[list[Any]], list[Any]]) -> Callable[[Scene], Behaviour]:
-    """Scores or classes, changed."""
+def _rows(change: Callable[[list[Any]], list[Any]]) -> Callable[[Operation], Behaviour]:
+    """Scores or classes with changed rows."""
 
-    def behave(scene: Scene) -> Behaviour:
-        scored = scene.task == "score"
-        body = payloads.score(scene.right.value) if scored else payloads.classification(["LABEL_0"] * len(TEXTS))
+    def behaviour(op: Operation) -> Behaviour:
+        scored = op.task == "score"
+        body = payloads.score(op.right.value) if scored else payloads.classification(["LABEL_0"] * len(TEXTS))
         return faults.json_reply({**body, "data": change(body["data"])})
 
-    return behave
+    return behaviour
 
 
-def _usage_only(chunks: list[Any]) -> list[Any]:
+def _usage_chunks(chunks: list[Any]) -> list[Any]:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     empty = {**chunks[0], "choices": [], "usage": usage}
     return [empty, chunks[0], empty, *chunks[1:], empty]
 
 
-def _roles_again(chunks: list[Any]) -> list[Any]:
+def _repeated_roles(chunks: list[Any]) -> list[Any]:
     return [
         {**chunk, "choices": [{**choice, "delta": {"role": "assistant", **choice["delta"]}}]}
         for chunk in chunks
@@ -159,228 +166,253 @@ def _roles_again(chunks: list[Any]) -> list[Any]:
     ]
 
 
-def _letter_by_letter(interleaved: bool) -> Callable[[Scene], Behaviour]:
-    def behave(scene: Scene) -> Behaviour:
-        heads, letters = [], []
-        for index, (name, given) in enumerate(CALLS):
-            call = payloads.tool_call(name, "", index=index)
-            heads.append({"tool_calls": [call]})
-            text = json.dumps(given, ensure_ascii=False)
-            letters.append([{"tool_calls": [{"index": index, "function": {"arguments": c}}]} for c in text])
-        first, second = letters
+def _single_characters(interleaved: bool) -> Callable[[Operation], Behaviour]:
+    """Two tool calls whose arguments are streamed one character per chunk."""
+
+    def behaviour(op: Operation) -> Behaviour:
+        heads, characters = [], []
+        for index, (name, arguments) in enumerate(CALLS):
+            heads.append({"tool_calls": [payloads.tool_call(name, "", index=index)]})
+            text = json.dumps(arguments, ensure_ascii=False)
+            characters.append([{"tool_calls": [{"index": index, "function": {"arguments": c}}]} for c in text])
+        first, second = characters
         if not interleaved:
             return faults.deltas(heads[0], *first, heads[1], *second, finish_reason="tool_calls")
         longest = max(len(first), len(second))
-        mixed = [part[at] for at in range(longest) for part in letters if at < len(part)]
+        mixed = [part[at] for at in range(longest) for part in characters if at < len(part)]
         return faults.deltas(*heads, *mixed, finish_reason="tool_calls")
 
-    return behave
+    return behaviour
 
 
-def _arguments(text: str) -> tuple[Callable[[Scene], Behaviour], Callable[[Scene], Answer]]:
-    """A second call with these arguments, and the answer that shows them as broken."""
+def _second_arguments(text: str) -> tuple[Callable[[Operation], Behaviour], Callable[[Operation], Answer]]:
+    """A second tool call with these arguments, and the answer in which it is marked as broken."""
     first = payloads.tool_call(CALLS[0][0], json.dumps(CALLS[0][1], ensure_ascii=False))
-    made = [first, payloads.tool_call("delete_files", text)]
-    return (lambda scene: scene.reply(tool_calls=made), lambda scene: Answer(CALLS[:1], (text,), "tool_calls"))
+    calls = [first, payloads.tool_call("delete_files", text)]
+    return (lambda op: op.reply(tool_calls=calls), lambda op: Answer(CALLS[:1], (text,), "tool_calls"))
 
 
-BIG = "x" * 10_000_000
-HALF = '{"city": "Zü'
-
-
-def _elsewhere(scene: Scene) -> Behaviour:
-    return faults.redirect("http://127.0.0.1:9/v1/anything")
-
-
-# Bound and never listening: whoever calls is refused, and nobody else gets the port.
-_NOBODY = socket.socket()
-_NOBODY.bind(("127.0.0.1", 0))
-_NOBODY_AT = f"http://127.0.0.1:{_NOBODY.getsockname()[1]}/v1"
-
-
-def _moved(scene: Scene) -> Behaviour:
-    async def run(exchange: Any) -> None:
-        moved = "moved" in exchange.request.path
-        await (scene.whole if moved else faults.redirect(f"{exchange.request.path}?moved=1"))(exchange)
-
-    return run
-
-
-OVERFLOW = "This model's maximum context length is 10 tokens. However, you requested 20 tokens."
-SAID = {"shape": "vllm", "param": "temperature"}
-Unreachable, Timeout, Incomplete = e.ServerUnreachable, e.ServerTimeout, e.IncompleteStream
-Invalid, Failed, NotReady = e.InvalidResponse, e.ServerFailed, e.ServerNotReady
-
-CONNECTIONS = (
-    Fault("nothing wrong", lambda scene: scene.whole, right=right),
-    Fault("nobody there", lambda scene: None, (Unreachable,), requests=0, url=_NOBODY_AT),
-    Fault("closed without a byte", always(faults.hang_up()), (Unreachable,), requests=2),
-    Fault("reset", always(faults.reset()), (Unreachable,), requests=2),
-    Fault("closed once, then fine", then_fine(faults.hang_up()), right=right, requests=2),
-    Fault("idle connection gone stale", lambda scene: faults.stale(scene.whole), right=right, requests=2, between=bool),
-    Fault("restarted between two calls", lambda s: s.whole, right=right, requests=2, between=FaultServer.restart),
-    Fault("redirect within the origin", _moved, right=right, requests=2),
-    Fault("redirect to another origin", _elsewhere, (e.WrongAddress,)),
-)
-
-WAITS = (
-    Fault("hang before headers", always(faults.hang()), (Timeout,), waits=True, requests=2),
-    Fault("hang in the middle", _cut(b'"', 40, "hang"), (Timeout,), waits=True, requests=attempts),
-    Fault("headers byte by byte", _slow_headers, (Timeout,), limit="total", waits=True),
-    Fault("drip of comments", always(faults.drip(0.05)), (Timeout,), limit="idle", waits=True, on=streams),
-    Fault("comments after 3 chunks", _pings_at_last, (Timeout,), limit="idle", waits=True, on=streams),
-    Fault("drip of spaces", always(faults.drip(0.05, sse=False)), (Timeout,), limit="total", waits=True, on=bodies),
-    Fault("slow drip, for ever", _dripping, (Timeout,), limit="total", waits=True),
-    Fault("slow, then fine", lambda scene: [faults.slow(1, scene.whole)], right=right, waits=True),
-)
-
-CUTS = (
-    Fault("cut: connection closed", _cut(b'"', 50), (Incomplete, Unreachable), requests=attempts),
-    Fault("cut: connection reset", _cut(b'"', 50, "reset"), (Incomplete, Unreachable), requests=attempts),
-    Fault("cut: stream ends cleanly", events(lambda c: c[:-1], end="clean"), (Incomplete,), on=streams),
-    Fault("cut: [DONE], no finish reason", events(lambda c: c[:-1]), (Incomplete,), on=streams),
-    Fault("cut: no event at all", events(lambda c: []), (Incomplete,), on=streams),
-    Fault("cut: truncated JSON or line", _shortened(b'"model"', 9), (Incomplete, Invalid)),
-    Fault(
-        "cut: inside a UTF-8 character",
-        _cut("ü".encode()[1:], 0),
-        (Incomplete, Unreachable),
-        requests=attempts,
-        on=calls,
-    ),
-    Fault("the same, ends cleanly", _shortened("ü".encode()[1:], 0), (Incomplete, Invalid), on=calls),
-    Fault("finish reason, no [DONE]", events(lambda c: c, end="clean"), right=right, on=streams),
-    Fault("error event first", always(faults.error_event("EngineCore died")), (Failed,), on=streams),
-    Fault("error event after 3 chunks", events(_dying), (Failed,), on=streams),
-    Fault("error event, a text", always(faults.error_event("dead", shape="string")), (Failed,), on=streams),
-)
-
-FINISHES = (
-    Fault("finish length", lambda s: s.reply("length"), right=finished("length"), on=says),
-    Fault("finish length in a call", lambda s: s.reply("length"), right=cut_calls("length"), on=calls),
-    Fault(
-        "finish length in an object",
-        lambda s: s.reply("length", content=HALF),
-        (e.TruncatedOutput,),
-        right=lambda s: Answer(HALF, finish="length"),
-        on=only("object"),
-    ),
-    Fault("finish repetition", lambda s: s.reply("repetition"), right=finished("repetition"), on=says),
-    Fault("finish repetition in a call", lambda s: s.reply("repetition"), right=cut_calls("repetition"), on=calls),
-    Fault("finish abort", lambda s: s.reply("abort"), (Failed,), on=generates),
-    Fault("finish error", lambda s: s.reply("error"), (Failed,), on=generates),
-)
-
-NO_ANSWERS = (
-    Fault("HTML, 200", always(faults.html()), (Invalid,)),
-    Fault("nothing, 200", always(faults.reply(b"")), (Invalid,)),
-    Fault("JSON of another shape", always(faults.json_reply({"hello": "world"})), (Invalid,)),
-    Fault("a JSON list", always(faults.json_reply([1, 2])), (Invalid,)),
-    Fault("an error, 200", always(faults.json_reply(payloads.error("no such thing", code=500))), (Failed,)),
-    Fault("no choices", lambda s: _no_choices(s), (Invalid, Incomplete), on=generates),
-    Fault("a number for the text", lambda s: _wrong_part(s, "content", 5), (Invalid,), on=generates),
-    Fault("a list for the finish reason", lambda s: _wrong_part(s, "finish_reason", [1]), (Invalid,), on=generates),
-    Fault("an object for the arguments", lambda s: _wrong_part(s, "arguments", {"path": "/"}), (Invalid,), on=calls),
-    Fault("null content", lambda s: s.reply(content=None), right=lambda s: Answer("", finish="stop"), on=only("say")),
-    Fault(
-        "the object breaks its schema",
-        lambda s: s.reply(content="Sure!"),
-        (e.ConstraintNotEnforced,),
-        on=only("object"),
-    ),
-)
-
-
-def _wrong_part(scene: Scene, name: str, value: object) -> Behaviour:
-    """In every choice, or in its call's function: ``content`` is what a completion calls ``text``."""
-    whole = scene.events() if scene.streamed else [scene.body()]
-    for choice in [choice for event in whole for choice in event["choices"]]:
+def _wrong_type(op: Operation, name: str, value: object) -> Behaviour:
+    """Replace a field in every choice or tool call; ``content`` is called ``text`` in a completion."""
+    parts = op.events() if op.streamed else [op.body()]
+    for choice in [choice for part in parts for choice in part["choices"]]:
         message = choice.get("delta") or choice.get("message") or {}
         holders = {
             "finish_reason": [choice],
-            "content": [choice if scene.task == "complete" else message],
+            "content": [choice if op.task == "complete" else message],
             "arguments": [call["function"] for call in message.get("tool_calls") or ()],
         }
         for holder in holders[name]:
             holder["text" if holder is choice and name == "content" else name] = value
-    return faults.sse(*whole) if scene.streamed else faults.json_reply(whole[0])
+    return faults.sse(*parts) if op.streamed else faults.json_reply(parts[0])
 
 
-def _no_choices(scene: Scene) -> Behaviour:
-    if scene.streamed:
-        return faults.sse(*[{**event, "choices": []} for event in scene.events()])
-    return faults.json_reply({**scene.body(), "choices": []})
+def _no_choices(op: Operation) -> Behaviour:
+    if op.streamed:
+        return faults.sse(*[{**event, "choices": []} for event in op.events()])
+    return faults.json_reply({**op.body(), "choices": []})
 
 
-def refused(status: int, text: str = "went wrong", **how: Any) -> Callable[[Scene], Behaviour]:
-    return always(faults.error(status, text, **how))
+def _other_origin(op: Operation) -> Behaviour:
+    return faults.redirect("http://127.0.0.1:9/v1/anything")
 
+
+def _same_origin(op: Operation) -> Behaviour:
+    async def run(exchange: Any) -> None:
+        redirected = "moved" in exchange.request.path
+        await (op.healthy if redirected else faults.redirect(f"{exchange.request.path}?moved=1"))(exchange)
+
+    return run
+
+
+# Bound but never listening: connections are refused, and no other process gets the port.
+_CLOSED = socket.socket()
+_CLOSED.bind(("127.0.0.1", 0))
+_CLOSED_URL = f"http://127.0.0.1:{_CLOSED.getsockname()[1]}/v1"
+
+BIG = "x" * 10_000_000
+HALF = '{"city": "Zü'
+OVERFLOW = "This model's maximum context length is 10 tokens. However, you requested 20 tokens."
+Unreachable, Timeout, Incomplete = e.ServerUnreachable, e.ServerTimeout, e.IncompleteStream
+Invalid, Failed, NotReady = e.InvalidResponse, e.ServerFailed, e.ServerNotReady
+
+CONNECTIONS = (
+    Fault("healthy", lambda op: op.healthy, right=right_answer),
+    Fault("connection refused", lambda op: None, (Unreachable,), requests=0, url=_CLOSED_URL),
+    Fault("closed without a response", always(faults.hang_up()), (Unreachable,), requests=2),
+    Fault("reset without a response", always(faults.reset()), (Unreachable,), requests=2),
+    Fault("closed once, then healthy", then_healthy(faults.hang_up()), right=right_answer, requests=2),
+    Fault("stale idle connection", lambda op: faults.stale(op.healthy), right=right_answer, requests=2, between=bool),
+    Fault(
+        "restart between two calls", lambda op: op.healthy, right=right_answer, requests=2, between=FaultServer.restart
+    ),
+    Fault("redirect to the same origin", _same_origin, right=right_answer, requests=2),
+    Fault("redirect to another origin", _other_origin, (e.WrongAddress,)),
+)
+
+TIMEOUTS = (
+    Fault("hang before the headers", always(faults.hang()), (Timeout,), waits=True, requests=2),
+    Fault("hang in the body", _truncated(b'"', 40, "hang"), (Timeout,), waits=True, requests=attempts),
+    Fault("slow headers", _slow_headers, (Timeout,), limit="total", waits=True),
+    Fault("endless comments", always(faults.drip(0.05)), (Timeout,), limit="idle", waits=True, on=streams),
+    Fault("endless comments after 3 chunks", _comments_after_chunks, (Timeout,), limit="idle", waits=True, on=streams),
+    Fault("endless spaces", always(faults.drip(0.05, sse=False)), (Timeout,), limit="total", waits=True, on=bodies),
+    Fault("endless body", _endless, (Timeout,), limit="total", waits=True),
+    Fault("slow, then healthy", lambda op: [faults.slow(1, op.healthy)], right=right_answer, waits=True),
+)
+
+TRUNCATED = (
+    Fault("truncated: closed", _truncated(b'"', 50), (Incomplete, Unreachable), requests=attempts),
+    Fault("truncated: reset", _truncated(b'"', 50, "reset"), (Incomplete, Unreachable), requests=attempts),
+    Fault("truncated: clean end of the stream", events(lambda c: c[:-1], end="clean"), (Incomplete,), on=streams),
+    Fault("truncated: [DONE] without finish reason", events(lambda c: c[:-1]), (Incomplete,), on=streams),
+    Fault("truncated: stream without events", events(lambda c: []), (Incomplete,), on=streams),
+    Fault("truncated: JSON or event, clean end", _shortened(b'"model"', 9), (Incomplete, Invalid)),
+    Fault(
+        "truncated: inside a character",
+        _truncated("ü".encode()[1:], 0),
+        (Incomplete, Unreachable),
+        requests=attempts,
+        on=tool_calls,
+    ),
+    Fault(
+        "truncated: inside a character, clean end",
+        _shortened("ü".encode()[1:], 0),
+        (Incomplete, Invalid),
+        on=tool_calls,
+    ),
+    Fault("finish reason without [DONE]", events(lambda c: c, end="clean"), right=right_answer, on=streams),
+    Fault("error event first", always(faults.error_event("EngineCore died")), (Failed,), on=streams),
+    Fault("error event after 3 chunks", events(_dying_engine), (Failed,), on=streams),
+    Fault("error event, string", always(faults.error_event("dead", shape="string")), (Failed,), on=streams),
+)
+
+FINISH_REASONS = (
+    Fault("finish reason length", lambda op: op.reply("length"), right=finished("length"), on=texts),
+    Fault("finish reason length, tool call", lambda op: op.reply("length"), right=broken_call("length"), on=tool_calls),
+    Fault(
+        "finish reason length, object",
+        lambda op: op.reply("length", content=HALF),
+        (e.TruncatedOutput,),
+        right=lambda op: Answer(HALF, finish="length"),
+        on=tasks("object"),
+    ),
+    Fault("finish reason repetition", lambda op: op.reply("repetition"), right=finished("repetition"), on=texts),
+    Fault(
+        "finish reason repetition, tool call",
+        lambda op: op.reply("repetition"),
+        right=broken_call("repetition"),
+        on=tool_calls,
+    ),
+    Fault("finish reason abort", lambda op: op.reply("abort"), (Failed,), on=generates),
+    Fault("finish reason error", lambda op: op.reply("error"), (Failed,), on=generates),
+)
+
+INVALID = (
+    Fault("200: HTML", always(faults.html()), (Invalid,)),
+    Fault("200: empty body", always(faults.reply(b"")), (Invalid,)),
+    Fault("200: another JSON object", always(faults.json_reply({"hello": "world"})), (Invalid,)),
+    Fault("200: JSON array", always(faults.json_reply([1, 2])), (Invalid,)),
+    Fault("200: error object", always(faults.json_reply(payloads.error("no such thing", code=500))), (Failed,)),
+    Fault("200: no choices", _no_choices, (Invalid, Incomplete), on=generates),
+    Fault("200: number as content", lambda op: _wrong_type(op, "content", 5), (Invalid,), on=generates),
+    Fault("200: array as finish reason", lambda op: _wrong_type(op, "finish_reason", [1]), (Invalid,), on=generates),
+    Fault(
+        "200: object as arguments", lambda op: _wrong_type(op, "arguments", {"path": "/"}), (Invalid,), on=tool_calls
+    ),
+    Fault(
+        "200: null content",
+        lambda op: op.reply(content=None),
+        right=lambda op: Answer("", finish="stop"),
+        on=tasks("say"),
+    ),
+    Fault(
+        "200: schema violated",
+        lambda op: op.reply(content="Sure!"),
+        (e.ConstraintNotEnforced,),
+        on=tasks("object"),
+    ),
+)
 
 STATUSES = (
-    Fault("400, 0.10.1 and later", refused(400, "bad", param="top_k"), (e.InvalidRequest,)),
-    Fault("400, 0.8 to 0.10.0", refused(400, "bad", shape="flat", param="top_k"), (e.InvalidRequest,)),
-    Fault("400, a text", refused(400, "bad", shape="string"), (e.InvalidRequest,)),
-    Fault("400, detail", refused(400, "bad", shape="detail"), (e.InvalidRequest,)),
-    Fault("400, context overflow", refused(400, OVERFLOW, param="input_tokens"), (e.ContextLengthExceeded,)),
-    Fault("400, context overflow, 0.8", refused(400, OVERFLOW, shape="flat"), (e.ContextLengthExceeded,)),
-    Fault("401, a text", refused(401, "Unauthorized", shape="string"), (e.AuthenticationFailed,)),
-    Fault("403", refused(403), (e.PermissionDenied,)),
-    Fault("404, no such route", refused(404, "Not Found", shape="detail"), (e.WrongAddress,)),
-    Fault("404, no such model", refused(404, "The model `m` does not exist.", param="model"), (e.ModelNotServed,)),
-    Fault("405", refused(405, "Method Not Allowed", shape="detail"), (e.WrongAddress,)),
-    Fault("422", refused(422, "unprocessable"), (e.InvalidRequest,)),
-    Fault("429, Retry-After 600", refused(429, retry_after=600), (e.RateLimited,)),
-    Fault("429, Retry-After 0.1, then fine", then_fine(faults.error(429, retry_after=0.1)), right=right, requests=2),
-    Fault("500, for ever", refused(500), (Failed,), requests=2),
-    Fault("500, then fine", then_fine(faults.error(500)), right=right, requests=2),
+    Fault("400, 0.10.1 and later", status(400, "bad", param="top_k"), (e.InvalidRequest,)),
+    Fault("400, 0.8 to 0.10.0", status(400, "bad", shape="flat", param="top_k"), (e.InvalidRequest,)),
+    Fault("400, string", status(400, "bad", shape="string"), (e.InvalidRequest,)),
+    Fault("400, detail", status(400, "bad", shape="detail"), (e.InvalidRequest,)),
+    Fault("400, context overflow", status(400, OVERFLOW, param="input_tokens"), (e.ContextLengthExceeded,)),
+    Fault("400, context overflow, 0.8", status(400, OVERFLOW, shape="flat"), (e.ContextLengthExceeded,)),
+    Fault("401, string", status(401, "Unauthorized", shape="string"), (e.AuthenticationFailed,)),
+    Fault("403", status(403), (e.PermissionDenied,)),
+    Fault("404, unknown route", status(404, "Not Found", shape="detail"), (e.WrongAddress,)),
+    Fault("404, unknown model", status(404, "The model `m` does not exist.", param="model"), (e.ModelNotServed,)),
+    Fault("405", status(405, "Method Not Allowed", shape="detail"), (e.WrongAddress,)),
+    Fault("422", status(422, "unprocessable"), (e.InvalidRequest,)),
+    Fault("429, Retry-After 600", status(429, retry_after=600), (e.RateLimited,)),
+    Fault(
+        "429, Retry-After 0.1, then healthy",
+        then_healthy(faults.error(429, retry_after=0.1)),
+        right=right_answer,
+        requests=2,
+    ),
+    Fault("500, always", status(500), (Failed,), requests=2),
+    Fault("500, then healthy", then_healthy(faults.error(500)), right=right_answer, requests=2),
     Fault("502, HTML", always(faults.html(502)), (Failed,), requests=2),
     Fault("503, HTML", always(faults.html(503)), (NotReady,), requests=2),
     Fault("503, loading", always(faults.loading()), (NotReady,), requests=2),
-    Fault("503, then fine", then_fine(faults.loading()), right=right, requests=2),
+    Fault("503, then healthy", then_healthy(faults.loading()), right=right_answer, requests=2),
     Fault("504, HTML", always(faults.html(504)), (Failed,), requests=2),
 )
 
 BYTES = (
-    Fault("every byte a packet", lambda scene: faults.split(scene.whole), right=right),
-    Fault("CRLF", events(lambda c: c, newline="\r\n"), right=right, on=streams),
+    Fault("one byte per packet", lambda op: faults.split(op.healthy), right=right_answer),
+    Fault("CRLF", events(lambda c: c, newline="\r\n"), right=right_answer, on=streams),
     Fault(
-        "CRLF, every byte a packet",
-        lambda s: faults.split(faults.sse(*s.events(), newline="\r\n")),
-        right=right,
+        "CRLF, one byte per packet",
+        lambda op: faults.split(faults.sse(*op.events(), newline="\r\n")),
+        right=right_answer,
         on=streams,
     ),
     Fault(
-        "comments, retry, id", events(lambda c: [": ping", "retry: 10\nid: 3", *c, ": bye"]), right=right, on=streams
+        "comments, retry, id",
+        events(lambda c: [": ping", "retry: 10\nid: 3", *c, ": bye"]),
+        right=right_answer,
+        on=streams,
     ),
-    Fault("usage-only chunks", events(_usage_only), right=right, on=streams),
-    Fault("role in every chunk", events(_roles_again), right=right, on=chat_streams),
-    Fault("10 MB", lambda s: s.reply(content=BIG), right=lambda s: Answer(BIG, finish="stop"), on=says),
+    Fault("chunks with usage only", events(_usage_chunks), right=right_answer, on=streams),
+    Fault("role in every chunk", events(_repeated_roles), right=right_answer, on=chat_streams),
+    Fault(
+        "10 MB",
+        lambda op: op.reply(content=BIG),
+        right=lambda op: Answer(BIG, finish="stop"),
+        heavy=True,
+        on=texts,
+    ),
 )
 
-TOOLS = (
-    Fault("arguments split everywhere", _letter_by_letter(False), right=right, on=lambda s: calls(s) and s.streamed),
-    Fault("interleaved calls", _letter_by_letter(True), right=right, on=lambda s: calls(s) and s.streamed),
+TOOL_CALLS = (
+    Fault("arguments by character", _single_characters(False), right=right_answer, on=tool_call_streams),
+    Fault("interleaved tool calls", _single_characters(True), right=right_answer, on=tool_call_streams),
     *(
-        Fault(f"arguments {name}", _arguments(text)[0], right=_arguments(text)[1], on=calls)
+        Fault(f"arguments: {name}", _second_arguments(text)[0], right=_second_arguments(text)[1], on=tool_calls)
         for name, text in {
-            "cut": '{"path": "/home/u',
+            "truncated": '{"path": "/home/u',
             "not JSON": "{path: /home/u}",
-            "no object": '["/home/u"]',
+            "array": '["/home/u"]',
             "null": "null",
         }.items()
     ),
 )
 
-ROWS = (
+POOLING = (
     *(
-        Fault(f"embeddings: {name}", always(faults.wrong_embeddings(name)), (Invalid,), on=only("embed"))
+        Fault(f"embeddings: {name}", always(faults.wrong_embeddings(name)), (Invalid,), on=tasks("embed"))
         for name in ("missing", "extra", "nan", "dims", "null")
     ),
-    Fault("embeddings: shuffled", always(faults.wrong_embeddings("shuffled")), right=right, on=only("embed")),
-    Fault("embedding: NaN", always(faults.wrong_embeddings("nan")), (Invalid,), on=only("embed one")),
-    Fault("scores: shuffled", _rows(lambda rows: rows[::-1]), right=right, on=only("score", "classify")),
+    Fault("embeddings: shuffled", always(faults.wrong_embeddings("shuffled")), right=right_answer, on=tasks("embed")),
+    Fault("embedding: nan", always(faults.wrong_embeddings("nan")), (Invalid,), on=tasks("embed one")),
+    Fault("scores: shuffled", _rows(lambda rows: rows[::-1]), right=right_answer, on=tasks("score", "classify")),
     *(
-        Fault(f"scores: {name}", _rows(change), (Invalid,), on=only("score", "classify"))
+        Fault(f"scores: {name}", _rows(change), (Invalid,), on=tasks("score", "classify"))
         for name, change in {
             "missing": lambda rows: rows[:-1],
             "extra": lambda rows: [*rows, {**rows[-1], "index": len(rows)}],
@@ -388,11 +420,21 @@ ROWS = (
             "nan": lambda rows: [{**rows[0], "score": math.nan, "probs": [math.nan]}, *rows[1:]],
         }.items()
     ),
-    Fault("tokens: null", always(faults.json_reply({"tokens": None, "max_model_len": 1})), (Invalid,), on=counts),
+    Fault("tokens: null", always(faults.json_reply({"tokens": None, "max_model_len": 1})), (Invalid,), on=token_counts),
     *(
-        Fault(f"rerank: {name}", always(faults.wrong_rerank(name)), (Invalid,), on=only("rank"))
+        Fault(f"rerank: {name}", always(faults.wrong_rerank(name)), (Invalid,), on=tasks("rank"))
         for name in ("short", "bad-index", "negative-index", "duplicate", "nan")
     ),
 )
 
-FAULTS = (*CONNECTIONS, *WAITS, *CUTS, *FINISHES, *NO_ANSWERS, *STATUSES, *BYTES, *TOOLS, *ROWS)
+FAULTS = (
+    *CONNECTIONS,
+    *TIMEOUTS,
+    *TRUNCATED,
+    *FINISH_REASONS,
+    *INVALID,
+    *STATUSES,
+    *BYTES,
+    *TOOL_CALLS,
+    *POOLING,
+)

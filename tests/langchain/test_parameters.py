@@ -1,0 +1,298 @@
+"""Parameters of constructor, bind and call: their precedence, their names, and what is rejected before sending."""
+
+import asyncio
+
+import langchain_core.exceptions as lc
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.output_parsers import StrOutputParser
+from pydantic import BaseModel, ValidationError
+
+from vllm_adapters import errors as e
+from vllm_adapters.langchain import VLLM, ChatVLLM
+
+CHAT = "/v1/chat/completions"
+CAPITAL = "What is the capital of Japan?"
+
+recorded = pytest.mark.vllm("tiny")
+
+
+class City(BaseModel):
+    """A city with a number."""
+
+    city: str
+    n: int
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@recorded
+def test_parameters_of_every_level(sent):
+    llm = ChatVLLM(top_k=5, min_p=0.1, temperature=0, chat_template_kwargs={"enable_thinking": False, "a": 1})
+    bound = llm.bind(top_k=3, chat_template_kwargs={"a": 2})
+    bound.invoke(CAPITAL, top_k=1, seed=1, chat_template_kwargs={"enable_thinking": True})
+    body = sent.last.json
+    assert (body["top_k"], body["min_p"], body["seed"]) == (1, 0.1, 1)
+    assert body["chat_template_kwargs"] == {"enable_thinking": True, "a": 2}
+
+
+@recorded
+def test_structured_outputs_per_call(llm, sent):
+    assert llm.invoke("Yes or no?", structured_outputs={"choice": ["yes", "no"]}).text in ("yes", "no")
+    assert llm.invoke("Yes or no?", guided_choice=["yes", "no"]).text in ("yes", "no")
+    assert [body["structured_outputs"] for body in sent.bodies(CHAT)] == [{"choice": ["yes", "no"]}] * 2
+
+
+# Stock ChatOpenAI: the call's extra_body replaces the constructor's.
+@recorded
+def test_extra_body_merges_into_structured_output(sent):
+    llm = ChatVLLM(temperature=0, extra_body={"top_k": 5, "chat_template_kwargs": {"enable_thinking": False}})
+    llm.with_structured_output(City, extra_body={"min_p": 0.1}).invoke("Give me Rome as json")
+    body = sent.last.json
+    assert (body["top_k"], body["min_p"]) == (5, 0.1)
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+# Stock ChatOpenAI: the same 400 as a class that no framework knows; two constraints in one dict are sent.
+@recorded
+def test_two_constraints_are_rejected(llm, sent):
+    with pytest.raises(lc.ModelInvalidRequestError, match="only use one kind"):
+        llm.with_structured_output(City).invoke(CAPITAL, structured_outputs={"choice": ["a", "b"]})
+    requests = len(sent.bodies(CHAT))
+    with pytest.raises(lc.ModelInvalidRequestError, match="one constraint"):
+        llm.invoke(CAPITAL, structured_outputs={"choice": ["a", "b"], "regex": "a"})
+    assert len(sent.bodies(CHAT)) == requests
+
+
+# Stock ChatOpenAI renames max_tokens, and errors name a parameter that nobody gave.
+@recorded
+def test_max_tokens_keeps_its_name(llm, sent):
+    assert llm.invoke("Count to 10", max_tokens=2).usage_metadata["output_tokens"] == 2
+    assert sent.last.json["max_tokens"] == 2
+    assert "max_completion_tokens" not in sent.last.json
+    with pytest.raises(lc.ContextOverflowError, match="max_tokens=100000") as caught:
+        llm.invoke("Hello", max_tokens=100000)
+    assert caught.value.param == "max_tokens"
+
+
+@recorded
+@pytest.mark.parametrize("side", [None, "left"])
+def test_prompt_is_truncated_on_request(sent, side):
+    llm = ChatVLLM(temperature=0, max_retries=0, max_tokens=40)
+    long = "word " * 3000
+    with pytest.raises(e.ContextLengthExceeded):
+        llm.invoke(long)
+    bound = llm.bind(truncate_prompt_tokens=100, **({"truncation_side": side} if side else {}))
+    assert bound.invoke(long, max_tokens=5).usage_metadata["input_tokens"] == 100
+    assert sent.last.json["truncate_prompt_tokens"] == 100
+
+
+@recorded
+def test_final_message_is_continued(sent):
+    llm = ChatVLLM(temperature=0, max_retries=0, max_tokens=40)
+    begun = [HumanMessage(CAPITAL), AIMessage("The capital of")]
+    message = llm.invoke(begun, continue_final_message=True, add_generation_prompt=False)
+    assert message.text == " Japan is Tokyo."
+    assert sent.last.json["continue_final_message"] is True
+    echoed = llm.invoke(begun, continue_final_message=True, add_generation_prompt=False, echo=True)
+    assert echoed.text == "The capital of Japan is Tokyo."
+
+
+# Precedence
+
+
+def test_call_beats_bind_beats_constructor(fault_server):
+    llm = ChatVLLM(
+        base_url=fault_server.url,
+        top_k=1,
+        min_p=0.1,
+        chat_template_kwargs={"enable_thinking": False, "deep": {"a": 1, "b": 1}},
+        extra_body={"repetition_penalty": 1.1},
+    )
+    bound = llm.bind(top_k=2, chat_template_kwargs={"deep": {"b": 2}}).bind(seed=7)
+    bound.invoke("hi", top_k=3, chat_template_kwargs={"deep": {"c": 3}}, extra_body={"min_tokens": 1})
+    body = fault_server.posts(CHAT)[0].json
+    assert {k: v for k, v in body.items() if k not in ("messages", "model", "stream")} == {
+        "top_k": 3,
+        "min_p": 0.1,
+        "seed": 7,
+        "repetition_penalty": 1.1,
+        "min_tokens": 1,
+        "chat_template_kwargs": {"enable_thinking": False, "deep": {"a": 1, "b": 2, "c": 3}},
+    }
+
+
+@pytest.mark.parametrize("cls", [ChatVLLM, VLLM])
+def test_call_beats_extra_body_of_the_constructor(fault_server, cls):
+    llm = cls(base_url=fault_server.url, extra_body={"temperature": 1, "top_k": 5})
+    llm.invoke("hi", temperature=0, top_k=1)
+    body = fault_server.requests[-1].json
+    assert (body["temperature"], body["top_k"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), [(ChatVLLM, "mm_processor_kwargs"), (VLLM, "vllm_xargs")], ids=["ChatVLLM", "VLLM"]
+)
+def test_model_kwargs_merge_with_fields_and_extra_body(fault_server, cls, name):
+    llm = cls(
+        base_url=fault_server.url,
+        **{name: {"a": 1}},
+        extra_body={"min_p": 0.1},
+        model_kwargs={name: {"b": 2}, "user": "me", "extra_body": {"top_k": 3}},
+    )
+    llm.invoke("hi")
+    body = fault_server.requests[-1].json
+    assert body[name] == {"a": 1, "b": 2}
+    assert (body["min_p"], body["top_k"], body["user"]) == (0.1, 3, "me")
+
+
+@pytest.mark.parametrize("cls", [ChatVLLM, VLLM])
+def test_none_drops_a_parameter(fault_server, cls):
+    cls(base_url=fault_server.url, top_k=5, min_p=0.1, temperature=0.5).invoke("hi", top_k=None, temperature=None)
+    body = fault_server.requests[-1].json
+    assert (body["min_p"], "top_k" in body, "temperature" in body) == (0.1, False, False)
+
+
+def test_zero_and_false_are_sent(fault_server):
+    llm = ChatVLLM(base_url=fault_server.url, top_k=0, min_p=0.0, skip_special_tokens=False, temperature=0)
+    llm.invoke("hi", priority=0)
+    body = fault_server.posts(CHAT)[0].json
+    assert (body["top_k"], body["min_p"], body["skip_special_tokens"]) == (0, 0.0, False)
+    assert (body["temperature"], body["priority"]) == (0, 0)
+
+
+# Bindings. Stock: bind_tools and with_structured_output drop what is bound, and dicts are replaced.
+
+
+def test_bound_parameters_hold_for_every_method(faulty_llm, fault_server):
+    bound = faulty_llm.bind(top_k=1, stop=["x"])
+
+    async def run():
+        await bound.ainvoke("hi")
+        await bound.abatch(["hi"])
+        await bound.agenerate([[HumanMessage("hi")]], seed=1)
+        async for _ in bound.astream("hi"):
+            pass
+        async for _ in bound.astream_events("hi", version="v2"):
+            pass
+
+    asyncio.run(run())
+    bound.invoke("hi")
+    bound.batch(["hi"])
+    list(bound.stream("hi"))
+    bound.generate([[HumanMessage("hi")]], seed=1)
+    assert bound.stream_events("hi", version="v3").output.text == "hi"
+    bound.with_config(tags=["a"]).with_retry().invoke("hi")
+    requests = fault_server.posts(CHAT)
+    assert len(requests) == 11
+    assert all((request.json["top_k"], request.json["stop"]) == (1, ["x"]) for request in requests)
+
+
+def test_dicts_merge_in_every_method_and_in_chains(faulty_llm, fault_server):
+    bound = faulty_llm.bind(chat_template_kwargs={"a": 1})
+    params = {"chat_template_kwargs": {"b": 2}}
+
+    async def run(runnable):
+        await runnable.ainvoke("hi", **params)
+        await runnable.abatch(["hi"], **params)
+        async for _ in runnable.abatch_as_completed(["hi"], **params):
+            pass
+        async for _ in runnable.astream("hi", **params):
+            pass
+        async for _ in runnable.astream_events("hi", version="v2", **params):
+            pass
+
+    for runnable in (bound, bound | StrOutputParser()):
+        asyncio.run(run(runnable))
+        runnable.invoke("hi", **params)
+        runnable.batch(["hi"], **params)
+        list(runnable.batch_as_completed(["hi"], **params))
+        list(runnable.stream("hi", **params))
+    assert bound.stream_events("hi", version="v3", **params).output.text == "hi"
+    requests = fault_server.posts(CHAT)
+    assert len(requests) == 19
+    assert [request.json["chat_template_kwargs"] for request in requests] == [{"a": 1, "b": 2}] * 19
+
+
+def test_binding_more_keeps_listeners(faulty_llm):
+    runs = []
+    faulty_llm.bind(top_k=1).with_listeners(on_end=lambda run: runs.append(run.id)).bind(seed=1).invoke("hi")
+    assert len(runs) == 1
+
+
+def test_bound_parameters_stay_with_bind_tools(faulty_llm, fault_server):
+    bound = faulty_llm.bind(top_k=1, stop=["x"], chat_template_kwargs={"a": 1}).bind_tools([add], tool_choice="any")
+    bound.invoke("hi", chat_template_kwargs={"b": 2})
+    body = fault_server.posts(CHAT)[0].json
+    assert (body["top_k"], body["stop"], body["chat_template_kwargs"]) == (1, ["x"], {"a": 1, "b": 2})
+    assert body["tools"][0]["function"]["name"] == "add"
+    assert body["tool_choice"] == "required"
+
+
+# Names
+
+
+def test_older_server_gets_its_own_names(make_fault_server):
+    server = make_fault_server(version="0.10.2")
+    llm = ChatVLLM(base_url=server.url, max_retries=0)
+    llm.invoke("yes", guided_choice=["yes", "no"])
+    llm.invoke("yes", structured_outputs={"choice": ["yes", "no"]})
+    for request in server.posts(CHAT):
+        assert request.json["guided_choice"] == ["yes", "no"]
+        assert "structured_outputs" not in request.json
+
+
+# Stock ChatOpenAI: max_tokens wins silently.
+def test_two_names_of_one_limit(fault_server, faulty_llm):
+    ChatVLLM(base_url=fault_server.url, max_completion_tokens=7).invoke("x")
+    ChatVLLM(base_url=fault_server.url, max_tokens=7).invoke("x", max_completion_tokens=5)
+    assert [request.json["max_tokens"] for request in fault_server.posts(CHAT)] == [7, 5]
+    assert all("max_completion_tokens" not in request.json for request in fault_server.posts(CHAT))
+    with pytest.raises(lc.ModelInvalidRequestError, match="same parameter"):
+        faulty_llm.invoke("x", max_tokens=5, max_completion_tokens=7)
+    with pytest.raises(lc.ModelInvalidRequestError, match="same parameter"):
+        ChatVLLM(max_tokens=5, max_completion_tokens=7)
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+def test_unknown_parameter_is_rejected_before_sending(faulty_llm, fault_server, call, way):
+    with pytest.raises(e.UnknownParameter, match="Did you mean `top_k`") as caught:
+        call(way, faulty_llm, topk=1)
+    assert isinstance(caught.value, lc.ModelInvalidRequestError)
+    assert not fault_server.requests
+
+
+def test_invalid_constructor_arguments_are_rejected(faulty_llm):
+    with pytest.raises(e.UnknownParameter, match="Did you mean `top_k`"):
+        ChatVLLM(topk=1)
+    with pytest.raises(ValidationError):
+        ChatVLLM(top_k="x")
+    with pytest.raises(e.InvalidRequest, match=r"`tools` is not an argument of ChatVLLM\. Pass it per call"):
+        ChatVLLM(tools=[])
+    with pytest.raises(e.InvalidRequest, match="top_k"):
+        faulty_llm.invoke("x", top_k="x")
+
+
+def test_allow_unknown(faulty_llm, fault_server):
+    with pytest.raises(e.UnknownParameter):
+        faulty_llm.invoke("x", extra_body={"plugin": 1})
+    assert not fault_server.requests
+    faulty_llm.invoke("x", extra_body={"plugin": 1}, allow_unknown=True)
+    ChatVLLM(base_url=fault_server.url, extra_body={"plugin": 1}, allow_unknown=True).invoke("hi")
+    assert [request.json["plugin"] for request in fault_server.posts(CHAT)] == [1, 1]
+    assert "allow_unknown" not in fault_server.posts(CHAT)[0].json
+
+
+@pytest.mark.parametrize(
+    "name", ["reasoning", "include", "truncation", "context_management", "store", "verbosity", "service_tier"]
+)
+def test_openai_only_parameter_is_rejected(fault_server, faulty_llm, name):
+    value = {"reasoning": {"effort": "low"}, "include": ["x"], "context_management": [{}], "store": True}.get(name, "x")
+    with pytest.raises(e.UnknownParameter, match=name):
+        ChatVLLM(base_url=fault_server.url, max_retries=0, **{name: value}).invoke("x")
+    with pytest.raises(e.UnknownParameter, match=name):
+        faulty_llm.invoke("x", **{name: value})
+    assert not fault_server.posts(CHAT)

@@ -1,0 +1,210 @@
+"""Connection settings, which ``VLLM``, ``VLLMEmbedding`` and ``VLLMRerank`` share."""
+
+import asyncio
+import copy
+import pickle
+
+import pytest
+
+pytest.importorskip("llama_index.llms.openai_like")
+
+from llama_index.core.schema import NodeWithScore, TextNode
+
+from vllm_adapters import Timeouts, VLLMServer
+from vllm_adapters import errors as e
+from vllm_adapters._compat import http
+from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
+
+every_kind = pytest.mark.parametrize("kind", [VLLM, VLLMEmbedding, VLLMRerank])
+
+CHAT = "/v1/chat/completions"
+NODES = [NodeWithScore(node=TextNode(text="a"), score=0.1)]
+
+
+def call(part):
+    """Send one request with the sync client."""
+    if isinstance(part, VLLM):
+        return part.complete("hi").text
+    if isinstance(part, VLLMEmbedding):
+        return part.get_text_embedding("a")
+    return part.postprocess_nodes(NODES, query_str="q")
+
+
+def acall(part):
+    """Send one request with the async client."""
+    if isinstance(part, VLLM):
+        return asyncio.run(part.acomplete("hi"))
+    if isinstance(part, VLLMEmbedding):
+        return asyncio.run(part.aget_text_embedding("a"))
+    return asyncio.run(part.apostprocess_nodes(NODES, query_str="q"))
+
+
+# Address and credentials
+
+
+@every_kind
+@pytest.mark.parametrize("form", ["{}", "{}/", "{}/v1", "{}/v1/"])
+@pytest.mark.parametrize("name", ["base_url", "api_base"])
+def test_forms_of_the_address(fault_server, kind, form, name):
+    # Stock: base_url is ignored, and requests go to api.openai.com.
+    part = kind(**{name: form.format(fault_server.root)})
+    call(part)
+    assert part.api_base == part.base_url == fault_server.url
+    assert fault_server.posts()
+
+
+@every_kind
+def test_openai_environment_is_not_read(make_fault_server, monkeypatch, kind):
+    # Stock: the key goes to the vLLM host, the base URL redirects.
+    elsewhere, server = make_fault_server(), make_fault_server()
+    for name, value in {
+        "OPENAI_API_KEY": "sk-canary",
+        "OPENAI_API_BASE": elsewhere.url,
+        "OPENAI_BASE_URL": elsewhere.url,
+        "OPENAI_ORG_ID": "org-canary",
+        "OPENAI_ORGANIZATION": "org-canary",
+        "OPENAI_PROJECT_ID": "project-canary",
+        "OPENAI_API_VERSION": "canary",
+    }.items():
+        monkeypatch.setenv(name, value)
+    part = kind(base_url=server.url)
+    call(part)
+    acall(part)
+    monkeypatch.setenv("VLLM_BASE_URL", server.url)
+    call(kind())
+    assert len(server.posts()) == 3
+    assert not elsewhere.requests
+    assert not any("canary" in f"{request.headers} {request.body}" for request in server.requests)
+
+
+@every_kind
+def test_different_addresses_are_refused(kind):
+    with pytest.raises(e.InvalidRequest, match="Pass one"):
+        kind(base_url="http://a:1", api_base="http://b:1")
+    assert kind(base_url="http://a:1", api_base="http://a:1/v1").api_base == "http://a:1/v1"
+
+
+def test_empty_key_is_no_key(fault_server):
+    # Stock: `Missing credentials`.
+    assert VLLM(base_url=fault_server.url, api_key="").complete("hi").text == "hi"
+
+
+@every_kind
+def test_api_key_of_the_wrong_type_is_not_shown(kind):
+    with pytest.raises(TypeError, match="must be a str") as caught:
+        kind(api_key=["sk-canary"])
+    assert "canary" not in str(caught.value)
+
+
+# Settings of every class
+
+
+@every_kind
+def test_headers_and_query_of_every_request(fault_server, kind):
+    settings = {"default_headers": {"x-mine": "1"}, "default_query": {"team": "search"}}
+    part = kind("stub", base_url=fault_server.url, **settings)
+    call(part)
+    acall(part)
+    assert len(fault_server.requests) == 2
+    for request in fault_server.requests:
+        assert request.headers["x-mine"] == "1"
+        assert request.path.endswith("?team=search")
+
+
+@every_kind
+def test_own_http_clients(fault_server, kind):
+    # Stock: with reuse_client=False the second call finds it closed.
+    with http.Client(headers={"x-mine": "sync"}) as client:
+        own = {"http_client": client, "async_http_client": http.AsyncClient(headers={"x-mine": "async"})}
+        part = kind("stub", base_url=fault_server.url, **own)
+        call(part)
+        call(part)
+        acall(part)
+    assert [request.headers["x-mine"] for request in fault_server.requests] == ["sync", "sync", "async"]
+
+
+@every_kind
+def test_server_version(make_fault_server, kind):
+    server = make_fault_server(version="0.32.0")
+    call(kind("stub", base_url=server.url, server_version="0.8.5", truncate_prompt_tokens=3))
+    assert [request.path for request in server.requests] == [request.path for request in server.posts()]
+
+
+@every_kind
+def test_allow_unknown(fault_server, kind):
+    part = kind(base_url=fault_server.url, allow_unknown=True)
+    assert part._server.client.vllm.allow_unknown
+    call(part)
+
+
+# One server for several objects
+
+
+def test_server_object(make_fault_server):
+    server = make_fault_server(models=("one", "two"), api_key="sk-of-the-server")
+    shared = VLLMServer(server.url, api_key="sk-of-the-server", model="two", max_retries=0)
+    call(VLLM(server=shared))
+    call(VLLM("one", server=shared))
+    call(VLLMEmbedding(server=shared))
+    call(VLLMEmbedding("one", server=shared))
+    call(VLLMRerank("one", server=shared))
+    assert [request.json["model"] for request in server.posts()] == ["two", "one", "two", "one", "one"]
+
+
+@every_kind
+def test_server_with_other_settings_is_refused(kind):
+    server = VLLMServer("http://a:1")
+    assert kind(server=server, api_base="http://a:1").api_base == "http://a:1/v1"
+    for given in ({"api_base": "http://b:1"}, {"base_url": "http://b:1"}):
+        with pytest.raises(ValueError, match="different addresses"):
+            kind(server=server, **given)
+    for given in ({"default_headers": {"x-team": "search"}}, {"default_query": {"a": "b"}}, {"server_version": "0.9"}):
+        with pytest.raises(ValueError, match=f"`{next(iter(given))}` cannot be set beside `server`"):
+            kind(server=server, **given)
+
+
+@every_kind
+def test_changed_model_is_followed(make_fault_server, kind):
+    server = make_fault_server(models=("one", "two"))
+    field = "model_name" if kind is VLLMEmbedding else "model"
+    part = kind("one", base_url=server.url)
+    copied = part.model_copy()
+    setattr(part, field, "two")
+    call(part)
+    acall(part)
+    call(copied)
+    call(part.model_copy(update={field: "one"}))
+    assert [request.json["model"] for request in server.posts()] == ["two", "two", "one", "one"]
+
+
+# Copies and serialization
+
+
+@every_kind
+def test_copies_keep_the_key(make_fault_server, kind):
+    server = make_fault_server(api_key="sk-there")
+    part = kind(base_url=server.url, api_key="sk-there")
+    for copied in (copy.copy(part), copy.deepcopy(part), part.model_copy()):
+        call(copied)
+    assert len(server.posts()) == 3
+
+
+@every_kind
+def test_round_trips(kind, fault_server):
+    settings = {"truncate_prompt_tokens": 7, "timeout": Timeouts(idle=9), "max_retries": 1}
+    part = kind(base_url=fault_server.url, api_key="sk-gone", default_query={"sig": "sk-gone"}, **settings)
+    for loaded in (kind.from_dict(part.to_dict()), kind.from_json(part.to_json()), pickle.loads(pickle.dumps(part))):
+        assert type(loaded) is kind
+        assert loaded.api_base == fault_server.url
+        assert (loaded.truncate_prompt_tokens, loaded.timeout, loaded.max_retries) == (7, Timeouts(idle=9), 1)
+        assert loaded.api_key is loaded.default_query is None
+    assert part.to_dict()["class_name"] == kind.class_name() == kind.__name__
+    assert "sk-gone" not in repr(part) + part.to_json() + repr(pickle.dumps(part))
+
+
+def test_pickle_reads_the_key_where_it_is_loaded(make_fault_server, monkeypatch):
+    server = make_fault_server(api_key="sk-there")
+    packed = pickle.dumps(VLLM(base_url=server.url, api_key="sk-there", top_k=5, max_retries=0))
+    monkeypatch.setenv("VLLM_API_KEY", "sk-there")
+    assert pickle.loads(packed).complete("hi").text == "hi"
+    assert server.posts(CHAT)[0].json["top_k"] == 5
