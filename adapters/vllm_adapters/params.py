@@ -14,6 +14,21 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from typing_extensions import TypedDict  # Pydantic refuses typing's own before Python 3.12
 
+__all__ = [
+    "MODELS",
+    "ChatParams",
+    "ClassifyParams",
+    "CompletionParams",
+    "EmbeddingParams",
+    "PoolingParams",
+    "RepetitionDetection",
+    "RerankParams",
+    "ScoreParams",
+    "StructuredOutputs",
+    "TextEmbeddingParams",
+    "TokenizeParams",
+]
+
 
 def _schema(value: Any) -> Any:
     """Return the JSON schema of a Pydantic class, and any other value unchanged."""
