@@ -36,8 +36,8 @@ def test_at_most_one_plus_max_retries_requests_are_sent(ask, fault_server, max_r
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 def test_other_statuses_are_not_retried(ask, fault_server, status):
-    fault_server.reply(faults.error(status, "no"))
-    with pytest.raises(e.VLLMError, match="no"):
+    fault_server.reply(faults.error(status, "not this one"))
+    with pytest.raises(e.VLLMError, match="not this one"):
         ask(fault_server.url, client={"max_retries": 2})
     assert len(fault_server.posts(CHAT)) == 1
 

@@ -221,8 +221,9 @@ CHUNKS = payloads.chat_chunks(WHOLE)
 )
 def test_incomplete_stream_raises(helpers, fault_server, name, request_, behaviour, error):
     fault_server.reply(behaviour)
-    with pytest.raises(error):
+    with pytest.raises(error, match=fault_server.url) as caught:
         helpers(name, **request_)
+    assert type(caught.value) is error
     assert len(fault_server.posts()) == 1
 
 
@@ -243,8 +244,9 @@ def test_incomplete_stream_raises(helpers, fault_server, name, request_, behavio
 )
 def test_malformed_or_truncated_reply_raises(helpers, fault_server, name, behaviour, error):
     fault_server.reply(behaviour)
-    with pytest.raises(error):
+    with pytest.raises(error, match=fault_server.url) as caught:
         helpers(name)
+    assert type(caught.value) is error
 
 
 def test_bytes_of_a_streaming_response_are_checked(helpers, fault_server):
@@ -254,7 +256,7 @@ def test_bytes_of_a_streaming_response_are_checked(helpers, fault_server):
     fault_server.reply(faults.sse(*CHUNKS))
     assert helpers("streaming_response_bytes", stream=True).endswith(b"data: [DONE]\n\n")
     fault_server.reply(faults.sse(*CHUNKS[:2], end="close"))
-    with pytest.raises(e.ServerUnreachable):
+    with pytest.raises(e.ServerUnreachable, match="did not respond"):
         helpers("streaming_response_bytes", stream=True)
     fault_server.reply(faults.sse(*CHUNKS[:2], end="hang"))
     with pytest.raises(e.ServerTimeout, match=r"0\.5 s"):

@@ -151,7 +151,7 @@ def test_unsupported_parameters_that_are_none_are_dropped():
 
 
 def test_unknown_nested_parameters_raise():
-    with pytest.raises(e.UnknownParameter, match="`regx`"):
+    with pytest.raises(e.UnknownParameter, match=r"`regx` is not a parameter of vLLM.s structured_outputs"):
         translated({"structured_outputs": {"regx": "a"}})
     with pytest.raises(e.UnknownParameter, match=r"`include_usages`.*Did you mean `include_usage`"):
         translated({"stream_options": {"include_usages": True}})
