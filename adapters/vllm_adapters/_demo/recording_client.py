@@ -28,7 +28,7 @@ class RecordingServer(VLLMServer):
 
     def __init__(self, base_url: str | None = None, **options: Any) -> None:
         super().__init__(base_url, **options)
-        self._clients.client = self._recorder = RecordingClient(base_url, **options)
+        self.client = self._clients.client = self._recorder = RecordingClient(base_url, **options)
 
     @property
     def sent(self) -> list[dict[str, Any]]:
