@@ -10,11 +10,11 @@ import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vllm_adapters.testing.cassettes import load
 
 from vllm_adapters import AsyncVLLMClient, VLLMClient
 from vllm_adapters._response.stream import ChunkReader
 from vllm_adapters.errors import VLLMError
+from vllm_adapters.testing.cassettes import load
 
 CASSETTES = Path(__file__).parents[2] / "cassettes"
 CHAT = "/v1/chat/completions"
@@ -27,10 +27,10 @@ def recorded():
     paths = [*CASSETTES.glob("client/test_client/*stream*.yaml"), *CASSETTES.glob("langchain/test_*/*.yaml")]
     for path in sorted(paths):
         for exchange in load(path.read_text(encoding="utf-8")):
-            content = exchange.answer
+            content = exchange.response_body
             if "event-stream" in exchange.headers.get("content-type", "") and len(content) < 20_000:
                 kind = (exchange.path, *(name in content for name in (b'"tool_calls"', b'"reasoning"', b'"length"')))
-                found.setdefault(kind, (path.name, json.loads(exchange.body), content))
+                found.setdefault(kind, (path.name, json.loads(exchange.request_body), content))
     assert len(found) >= 6
     return list(found.values())
 
