@@ -335,5 +335,5 @@ def test_documents_without_a_version_raise(script, tmp_path, capsys):
 
 
 def test_shipped_table_is_what_the_script_writes(script):
-    assert script.written(TABLE) == script.TABLE.read_text()
+    assert script.to_json(TABLE) == script.TABLE.read_text()
     assert {name: list(endpoint.paths) for name, endpoint in script.ENDPOINTS.items()} == TABLE["paths"]
