@@ -1,12 +1,12 @@
-"""What gateways before a vLLM make of its replies: read as it was meant, or refused with an error of ours."""
+"""What gateways in front of a vLLM change in its responses is read as vLLM sent it, or raises an error."""
 
+import gzip
 import json
 
 import pytest
 
 from vllm_adapters import VLLMClient
 from vllm_adapters import errors as e
-from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters.testing import faults, payloads
 
 HELLO = {"model": "stub", "messages": [{"role": "user", "content": "x"}]}
@@ -22,38 +22,37 @@ def finish_reasons(chunks):
     return [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
 
 
-def without(chunk, name, value=None):
-    """``chunk`` with a field of it, or of its choice, null (or another value)."""
+def replaced(chunk, name, value=None):
+    """Return ``chunk`` with a field of it, or of its choice, set to null (or another value)."""
     choices = [{**choice, **({name: value} if name in choice else {})} for choice in chunk["choices"]]
     return {**chunk, "choices": choices, **({name: value} if name in chunk else {})}
 
 
-def events(*chunks, before=""):
-    """The bytes of a stream, for those that ``faults.sse`` does not write."""
-    said = (chunk if isinstance(chunk, str) else f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
-    return "".join((before, *said, "data: [DONE]\n\n")).encode()
+def stream_of(*chunks, before=""):
+    """Return the bytes of a stream that ``faults.sse`` cannot write."""
+    events = (chunk if isinstance(chunk, str) else f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+    return "".join((before, *events, "data: [DONE]\n\n")).encode()
+
+
+# Streams
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        events(*WORDS, LAST, before="\ufeff"),
-        events(FIRST, *WORDS, LAST, before="data:\n\ndata: \n\n"),
-        events(FIRST, *WORDS, LAST, before='event: ping\ndata: {"type": "ping"}\n\n'),
-        events(FIRST, *WORDS, LAST, without(USAGE, "choices")),
-        events(FIRST, *WORDS, LAST, {name: value for name, value in USAGE.items() if name != "choices"}),
-        events(FIRST, *WORDS, LAST, LAST),
-        events(FIRST, *WORDS, LAST, without(LAST, "finish_reason", "length")),
-        events(FIRST, *WORDS, without(LAST, "delta")),
-        events(*(without(chunk, "object", "x") for chunk in (FIRST, *WORDS, LAST))),
-        events(*(without(chunk, "index") for chunk in (FIRST, *WORDS, LAST))),
+        stream_of(*WORDS, LAST, before="\ufeff"),
+        stream_of(FIRST, *WORDS, LAST, before="data:\n\ndata: \n\n"),
+        stream_of(FIRST, *WORDS, LAST, before='event: ping\ndata: {"type": "ping"}\n\n'),
+        stream_of(FIRST, *WORDS, LAST, LAST),
+        stream_of(FIRST, *WORDS, LAST, replaced(LAST, "finish_reason", "length")),
+        stream_of(FIRST, *WORDS, replaced(LAST, "delta")),
+        stream_of(*(replaced(chunk, "object", "x") for chunk in (FIRST, *WORDS, LAST))),
+        stream_of(*(replaced(chunk, "index") for chunk in (FIRST, *WORDS, LAST))),
     ],
     ids=[
         "byte-order-mark",
         "empty-events",
         "ping-with-data",
-        "usage-and-null-choices",
-        "usage-without-choices",
         "two-ends",
         "two-ends-that-differ",
         "no-delta-at-the-end",
@@ -61,12 +60,11 @@ def events(*chunks, before=""):
         "no-index",
     ],
 )
-def test_a_stream_in_another_form_is_whole(ask, fault_server, body):
+def test_stream_in_another_form_is_complete(ask, fault_server, body):
     fault_server.reply(faults.reply(body, content_type="Text/Event-Stream"))
     chunks = ask(fault_server.url, stream=True)
     assert text_of(chunks) == "one two"
     assert finish_reasons(chunks) == ["stop"]
-    assert all(isinstance(chunk.choices, list) for chunk in chunks)
     with (
         VLLMClient(fault_server.url, max_retries=0) as client,
         client.chat.completions.stream(**HELLO) as stream,
@@ -75,124 +73,58 @@ def test_a_stream_in_another_form_is_whole(ask, fault_server, body):
 
 
 @pytest.mark.parametrize(
-    "said",
-    ['event: error\ndata: {"message": "engine died", "code": 500}\n\n', 'data: {"detail": "engine died"}\n\n'],
-    ids=["message", "detail"],
+    "usage",
+    [USAGE, replaced(USAGE, "choices"), {name: value for name, value in USAGE.items() if name != "choices"}],
+    ids=["no-choices", "null-choices", "no-choices-field"],
 )
-def test_a_complaint_under_another_name_is_an_error(ask, fault_server, said):
-    fault_server.reply(faults.reply(events(FIRST, *WORDS, said, LAST), content_type="text/event-stream"))
-    with pytest.raises(e.ServerFailed, match="engine died") as caught:
+def test_usage_after_the_last_choice_is_passed_on(ask, fault_server, usage):
+    fault_server.reply(faults.sse(FIRST, *WORDS, LAST, usage))
+    chunks = ask(fault_server.url, stream=True)
+    assert text_of(chunks) == "one two"
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 2)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"object": "error", "message": "out of memory", "type": "InternalServerError", "code": 500},
+        {"detail": "out of memory"},
+        'event: error\ndata: {"message": "out of memory"}',
+        'event: error\ndata: {"message": "out of memory", "code": 500}',
+    ],
+    ids=["flat", "detail", "event-error", "event-error-code"],
+)
+def test_error_event_in_another_form_raises(ask, fault_server, event):
+    fault_server.reply(faults.sse(FIRST, *WORDS, event, LAST))
+    with pytest.raises(e.ServerFailed, match="out of memory") as caught:
         ask(fault_server.url, stream=True)
     assert caught.value.partial == "one two"
 
 
-@pytest.mark.parametrize(
-    "chunk",
-    [
-        payloads.chat("one two"),
-        without(LAST, "delta", "one two"),
-        payloads.chunk({"content": 5}),
-        payloads.chunk({"reasoning": 5}),
-    ],
-    ids=["a-message", "a-text", "a-number", "a-thought-number"],
-)
-def test_what_is_no_delta_is_not_taken_for_an_empty_one(ask, fault_server, chunk):
-    fault_server.reply(faults.sse(chunk))
-    with pytest.raises(e.InvalidResponse):
-        ask(fault_server.url, stream=True)
-
-
-def calls_of(chunks):
-    found = {}
-    for chunk in chunks:
-        for call in chunk.choices[0].delta.tool_calls or ():
-            name, text = found.get(call.index, ("", ""))
-            found[call.index] = (name + (call.function.name or ""), text + (call.function.arguments or ""))
-    return [found[index] for index in sorted(found)]
-
-
-def test_calls_without_indices_are_kept_apart(ask, fault_server):
-    calls = [payloads.tool_call("add", '{"a"'), payloads.tool_call("add", ": 1}"), payloads.tool_call("now", "")]
-    calls[1] = {"function": {"arguments": ": 1}"}}
-    fault_server.reply(faults.deltas(*({"tool_calls": [call]} for call in calls), finish_reason="tool_calls"))
-    assert calls_of(ask(fault_server.url, stream=True)) == [("add", '{"a": 1}'), ("now", "")]
-
-
-def test_calls_that_the_sdks_helper_cannot_put_together(fault_server):
-    call = payloads.tool_call("add", "{}", index=2)
-    fault_server.reply(faults.deltas({"tool_calls": [call]}, finish_reason="tool_calls"))
-    with (
-        VLLMClient(fault_server.url, max_retries=0) as client,
-        client.chat.completions.stream(**HELLO) as stream,
-        pytest.raises(e.InvalidResponse, match="count from 0"),
-    ):
-        stream.get_final_completion()
-
-
-@pytest.mark.parametrize(
-    ("part", "value"),
-    [
-        ("choices", "x"),
-        ("choices", [None]),
-        ("choices", ["x"]),
-        ("message", "hi"),
-        ("message", 5),
-        ("content", 5),
-        ("content", float("nan")),
-        ("tool_calls", "x"),
-        ("tool_calls", [None]),
-        ("usage", []),
-        ("usage", "x"),
-    ],
-)
-@pytest.mark.parametrize("plain", [True, False])
-def test_json_of_another_form_is_no_answer(fault_server, part, value, plain):
-    whole = payloads.chat("hi")
-    choice = whole["choices"][0]
-    part_of = {"choices": whole, "usage": whole, "message": choice}
-    part_of.get(part, choice["message"])[part] = value
-    fault_server.reply(faults.json_reply(whole))
-    with VLLMClient(fault_server.url, max_retries=0) as client:
-        completions = RawCompletions(client) if plain else client.chat.completions
-        with pytest.raises(e.InvalidResponse):
-            completions.create(**HELLO)
-
-
-@pytest.mark.parametrize("kind", ["chat", "completions"])
-def test_as_many_choices_as_were_asked_for(fault_server, kind):
-    fault_server.reply(faults.json_reply(payloads.chat("x") if kind == "chat" else payloads.completion("x")))
-    with VLLMClient(fault_server.url, max_retries=0) as client:
-        create = client.chat.completions.create if kind == "chat" else client.completions.create
-        asked = HELLO if kind == "chat" else {"model": "stub", "prompt": "x"}
-        with pytest.raises(e.InvalidResponse, match="1 choices, not 2"):
-            create(**asked, n=2)
-
-
-def embed(client, **asked):
-    reply = client.embeddings.create(model="stub", input=["a", "b"], **asked)
-    return [item.embedding for item in reply.data]
-
-
-# Stock, and vLLM's float16 read as half as many numbers of float32: all wrong, and none of them looks it.
-@pytest.mark.parametrize("said", [{"embed_dtype": "float16"}, {"endianness": "big"}])
-def test_vectors_of_another_type_are_asked_for_as_numbers(fault_server, said):
-    with VLLMClient(fault_server.url, max_retries=0) as client:
-        assert embed(client, extra_body=said) == [payloads.vector("a"), payloads.vector("b")]
-        assert fault_server.posts("/v1/embeddings")[-1].json["encoding_format"] == "float"
-        embed(client, encoding_format="base64", extra_body=said)
-        assert fault_server.posts("/v1/embeddings")[-1].json["encoding_format"] == "base64"
-        embed(client)
-        assert fault_server.posts("/v1/embeddings")[-1].json["encoding_format"] == "base64"
+# Compression
 
 
 GZIP = {"content-encoding": "gzip"}
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_body_that_is_not_compressed_as_it_says(ask, fault_server, stream):
-    fault_server.reply(faults.reply(events(FIRST, LAST), content_type="text/event-stream", headers=GZIP))
-    with pytest.raises(e.VLLMError, match="decompressing"):
+def test_body_that_is_not_compressed_as_declared_raises(ask, fault_server, stream):
+    fault_server.reply(faults.reply(stream_of(FIRST, LAST), content_type="text/event-stream", headers=GZIP))
+    with pytest.raises(e.IncompleteStream if stream else e.ServerUnreachable, match="while decompressing"):
         ask(fault_server.url, stream=stream)
+
+
+@pytest.mark.parametrize("intact", [0, 600])
+def test_corrupted_compression_raises(ask, fault_server, intact):
+    packed = gzip.compress(stream_of(*payloads.chat_chunks("word " * 400)))
+    corrupted = packed[:intact] + b"\x00" * 80 + packed[intact:]
+    fault_server.reply(faults.split(faults.reply(corrupted, content_type="text/event-stream", headers=GZIP), 100))
+    # What is corrupted may at first decompress to other text.
+    with pytest.raises((e.IncompleteStream, e.InvalidResponse), match=r"decompressing|is not JSON"):
+        ask(fault_server.url, stream=True)
+    fault_server.reply(faults.reply(corrupted, headers=GZIP))
+    with pytest.raises(e.ServerUnreachable, match="decompressing"):
+        ask(fault_server.url, stream=True)
 
 
 @pytest.mark.parametrize(
@@ -203,29 +135,44 @@ def test_a_body_that_is_not_compressed_as_it_says(ask, fault_server, stream):
         faults.truncate(faults.error(400), after=10),
         faults.truncate(faults.chat("hi"), after=10),
     ],
-    ids=["error-gzip", "reply-gzip", "error-cut", "reply-cut"],
+    ids=["error-gzip", "reply-gzip", "error-truncated", "reply-truncated"],
 )
-def test_bodies_that_break_off_behind_their_headers(fault_server, behaviour):
+def test_body_that_breaks_after_its_headers_raises(fault_server, behaviour):
     fault_server.reply(behaviour)
     with (
         VLLMClient(fault_server.url, max_retries=0) as client,
-        pytest.raises(e.ServerUnreachable),
+        pytest.raises(e.ServerUnreachable, match=r"did not respond: (Error -3 while decompressing|peer closed)"),
         client.chat.completions.with_streaming_response.create(**HELLO) as response,
     ):
         response.read()
 
 
-PAGE = [
-    faults.html(),
-    faults.json_reply([1]),
-    faults.reply(b""),
-    faults.json_reply(payloads.error("went wrong", code=500)),
-]
+# Something else in place of vLLM's response
 
 
-@pytest.mark.parametrize("behaviour", PAGE, ids=["html", "list", "empty", "error"])
+@pytest.mark.parametrize("kind", ["chat", "completions"])
+def test_gateway_without_n_raises(fault_server, kind):
+    fault_server.reply(faults.json_reply(payloads.chat("x") if kind == "chat" else payloads.completion("x")))
+    with VLLMClient(fault_server.url, max_retries=0) as client:
+        create = client.chat.completions.create if kind == "chat" else client.completions.create
+        request = HELLO if kind == "chat" else {"model": "stub", "prompt": "x"}
+        with pytest.raises(e.InvalidResponse, match="1 choices, not 2"):
+            create(**request, n=2)
+
+
 @pytest.mark.parametrize(
-    "ask_for",
+    ("behaviour", "error", "text"),
+    [
+        (faults.html(), e.InvalidResponse, "text/html"),
+        (faults.json_reply([1]), e.InvalidResponse, r"is not a JSON object|cannot be parsed"),
+        (faults.reply(b""), e.InvalidResponse, "cannot be parsed"),
+        # The SDK's class of a response has a field of this name, so that one raises the other error.
+        (faults.json_reply(payloads.error("went wrong", code=500)), (e.ServerFailed, e.InvalidResponse), "went wrong"),
+    ],
+    ids=["html", "list", "empty", "error"],
+)
+@pytest.mark.parametrize(
+    "send",
     [
         lambda client: client.models.list(),
         lambda client: client.models.retrieve("stub"),
@@ -234,8 +181,8 @@ PAGE = [
     ],
     ids=["models", "model", "raw-models", "responses"],
 )
-def test_a_page_is_no_answer_to_any_question(fault_server, behaviour, ask_for):
+def test_200_of_a_gateway_raises_for_every_resource(fault_server, behaviour, error, text, send):
     for path in ("/v1/models", "/v1/models/stub", "/v1/responses"):
         fault_server.reply(behaviour, path)
-    with VLLMClient(fault_server.url, max_retries=0) as client, pytest.raises((e.InvalidResponse, e.ServerFailed)):
-        ask_for(client)
+    with VLLMClient(fault_server.url, max_retries=0) as client, pytest.raises(error, match=text):
+        send(client)

@@ -1,4 +1,4 @@
-"""The SDK's own helpers on our clients: what they make of a fault is an error of ours, on both openai majors."""
+"""The SDK's helpers (``parse``, ``stream``, raw and streaming responses) raise our errors, on both openai majors."""
 
 import asyncio
 import pickle
@@ -17,7 +17,7 @@ CONNECTED = {"max_retries": 0, "timeout": Timeouts(idle=0.5, total=3)}
 
 
 class City(BaseModel):
-    """What replies are parsed into; it asks for more than its schema says."""
+    """Replies are parsed to it; its validator rejects more than its schema."""
 
     city: str
     n: int
@@ -31,7 +31,7 @@ class City(BaseModel):
 
 
 class Go(BaseModel):
-    """What a tool call is parsed into."""
+    """Tool calls are parsed to it."""
 
     path: str
 
@@ -42,7 +42,7 @@ HALF = '{"city": "Ro'
 
 
 def reply(content=None, finish_reason="stop", call=None):
-    """The same reply, streamed or not."""
+    """Return the behaviour that sends this reply, streamed or not."""
     calls = [payloads.tool_call("Go", call)] if call else ()
 
     async def run(exchange):
@@ -56,15 +56,15 @@ def reply(content=None, finish_reason="stop", call=None):
 
 
 class Helpers:
-    """Each helper of the SDK, through the sync or the async client; all return the message of a completion."""
+    """Each helper of the SDK, of the sync or the async client. Those of whole replies return the message."""
 
-    def __init__(self, life, url):
-        self.client = (VLLMClient if life == "sync" else AsyncVLLMClient)(url, **CONNECTED)
-        self.life = life
+    def __init__(self, kind, url):
+        self.client = (VLLMClient if kind == "sync" else AsyncVLLMClient)(url, **CONNECTED)
+        self.kind = kind
 
     def __call__(self, name, **request):
-        asked = getattr(self, f"{self.life}_{name}")(**HELLO, **request)
-        return asked if self.life == "sync" else asyncio.run(asked)
+        result = getattr(self, f"{self.kind}_{name}")(**HELLO, **request)
+        return result if self.kind == "sync" else asyncio.run(result)
 
     def sync_parse(self, **request):
         return self.client.chat.completions.parse(**request).choices[0].message
@@ -84,11 +84,11 @@ class Helpers:
             assert events[0] == "chunk"
             return (await stream.get_final_completion()).choices[0].message
 
-    def sync_former_stream(self, **request):
+    def sync_beta_stream(self, **request):
         with self.client.beta.chat.completions.stream(**request) as stream:
             return stream.get_final_completion().choices[0].message
 
-    async def async_former_stream(self, **request):
+    async def async_beta_stream(self, **request):
         async with self.client.beta.chat.completions.stream(**request) as stream:
             return (await stream.get_final_completion()).choices[0].message
 
@@ -104,27 +104,27 @@ class Helpers:
     async def async_raw_parse(self, **request):
         return (await self.client.chat.completions.with_raw_response.parse(**request)).parse().choices[0].message
 
-    def sync_opened(self, **request):
+    def sync_streaming_response(self, **request):
         with self.client.chat.completions.with_streaming_response.create(**request) as response:
             return response.parse().choices[0].message
 
-    async def async_opened(self, **request):
+    async def async_streaming_response(self, **request):
         async with self.client.chat.completions.with_streaming_response.create(**request) as response:
             return (await response.parse()).choices[0].message
 
-    def sync_opened_bytes(self, **request):
+    def sync_streaming_response_bytes(self, **request):
         with self.client.chat.completions.with_streaming_response.create(**request) as response:
             return b"".join(response.iter_bytes())
 
-    async def async_opened_bytes(self, **request):
+    async def async_streaming_response_bytes(self, **request):
         async with self.client.chat.completions.with_streaming_response.create(**request) as response:
             return b"".join([piece async for piece in response.iter_bytes()])
 
-    def sync_opened_stream(self, **request):
+    def sync_streaming_response_stream(self, **request):
         with self.client.chat.completions.with_streaming_response.create(**request, stream=True) as response:
             return list(response.parse())
 
-    async def async_opened_stream(self, **request):
+    async def async_streaming_response_stream(self, **request):
         async with self.client.chat.completions.with_streaming_response.create(**request, stream=True) as response:
             return [chunk async for chunk in await response.parse()]
 
@@ -134,11 +134,11 @@ def helpers(request, fault_server):
     return Helpers(request.param, fault_server.url)
 
 
-PARSING = ["parse", "stream", "former_stream", "raw_parse"]
+PARSING = ["parse", "stream", "beta_stream", "raw_parse"]
 
 
 @pytest.mark.parametrize("name", PARSING)
-def test_healthy(helpers, fault_server, name):
+def test_reply_and_tool_call_are_parsed(helpers, fault_server, name):
     fault_server.reply(reply(WHOLE))
     message = helpers(name, response_format=City)
     assert (message.role, message.parsed) == ("assistant", City(city="Rome", n=1))
@@ -160,9 +160,18 @@ def test_healthy(helpers, fault_server, name):
         (reply(None, "tool_calls", '{path: "/a"}'), {"tools": [GO]}, e.ConstraintNotEnforced, ValueError),
         (reply(None, "tool_calls", '{"file": "/a"}'), {"tools": [GO]}, e.ConstraintNotEnforced, ValidationError),
     ],
-    ids=["cut", "filtered", "schema", "no JSON", "validator", "cut call", "broken call", "call of another shape"],
+    ids=[
+        "truncated",
+        "filtered",
+        "schema",
+        "not-json",
+        "validator",
+        "truncated-call",
+        "malformed-call",
+        "call-that-does-not-fit",
+    ],
 )
-def test_a_reply_that_is_no_object(helpers, fault_server, name, behaviour, request_, error, cause):
+def test_reply_that_cannot_be_parsed_raises(helpers, fault_server, name, behaviour, request_, error, cause):
     fault_server.reply(behaviour)
     with pytest.raises(error, match=fault_server.url) as caught:
         helpers(name, **request_)
@@ -173,7 +182,7 @@ def test_a_reply_that_is_no_object(helpers, fault_server, name, behaviour, reque
     assert isinstance(found, openai.ContentFilterFinishReasonError) == (error is e.FilteredOutput)
 
 
-def test_a_plain_text_cut_by_its_limit(helpers, fault_server):
+def test_truncated_text_raises(helpers, fault_server):
     fault_server.reply(reply("one two", "length"))
     with pytest.raises(e.TruncatedOutput) as caught:
         helpers("stream")
@@ -189,10 +198,10 @@ CHUNKS = payloads.chat_chunks(WHOLE)
         ("stream", {}),
         ("stream", {"response_format": City}),
         ("stream", {"tools": [GO]}),
-        ("former_stream", {"response_format": City}),
-        ("opened_stream", {}),
+        ("beta_stream", {"response_format": City}),
+        ("streaming_response_stream", {}),
     ],
-    ids=["text", "class", "tools", "former place", "opened"],
+    ids=["text", "class", "tools", "beta", "streaming-response"],
 )
 @pytest.mark.parametrize(
     ("behaviour", "error"),
@@ -208,16 +217,16 @@ CHUNKS = payloads.chat_chunks(WHOLE)
         (faults.error(500), e.ServerFailed),
         (faults.hang_up(), e.ServerUnreachable),
     ],
-    ids=["no finish", "clean", "close", "reset", "empty", "hang", "error event", "HTML", "500", "hang-up"],
+    ids=["no-finish", "clean", "close", "reset", "empty", "hang", "error-event", "html", "500", "hang-up"],
 )
-def test_a_stream_that_breaks(helpers, fault_server, name, request_, behaviour, error):
+def test_incomplete_stream_raises(helpers, fault_server, name, request_, behaviour, error):
     fault_server.reply(behaviour)
     with pytest.raises(error):
         helpers(name, **request_)
     assert len(fault_server.posts()) == 1
 
 
-@pytest.mark.parametrize("name", ["raw", "opened", "opened_bytes"])
+@pytest.mark.parametrize("name", ["raw", "streaming_response", "streaming_response_bytes"])
 @pytest.mark.parametrize(
     ("behaviour", "error"),
     [
@@ -230,27 +239,29 @@ def test_a_stream_that_breaks(helpers, fault_server, name, request_, behaviour, 
         (faults.json_reply(payloads.error("died", code=500)), e.ServerFailed),
         (reply("one", "abort"), e.ServerFailed),
     ],
-    ids=["close", "hang", "short", "HTML", "empty", "no choices", "error", "abort"],
+    ids=["close", "hang", "short", "html", "empty", "no-choices", "error", "abort"],
 )
-def test_a_reply_in_one_piece_that_breaks(helpers, fault_server, name, behaviour, error):
+def test_malformed_or_truncated_reply_raises(helpers, fault_server, name, behaviour, error):
     fault_server.reply(behaviour)
     with pytest.raises(error):
         helpers(name)
 
 
-def test_bytes_read_by_hand(helpers, fault_server):
-    assert b'"one two"' in helpers("opened_bytes", extra_body={"messages": [{"role": "user", "content": "one two"}]})
+def test_bytes_of_a_streaming_response_are_checked(helpers, fault_server):
+    assert b'"one two"' in helpers(
+        "streaming_response_bytes", extra_body={"messages": [{"role": "user", "content": "one two"}]}
+    )
     fault_server.reply(faults.sse(*CHUNKS))
-    assert helpers("opened_bytes", stream=True).endswith(b"data: [DONE]\n\n")
+    assert helpers("streaming_response_bytes", stream=True).endswith(b"data: [DONE]\n\n")
     fault_server.reply(faults.sse(*CHUNKS[:2], end="close"))
     with pytest.raises(e.ServerUnreachable):
-        helpers("opened_bytes", stream=True)
+        helpers("streaming_response_bytes", stream=True)
     fault_server.reply(faults.sse(*CHUNKS[:2], end="hang"))
     with pytest.raises(e.ServerTimeout, match=r"0\.5 s"):
-        helpers("opened_bytes", stream=True)
+        helpers("streaming_response_bytes", stream=True)
 
 
-def test_a_role_said_again_is_not_added_up(helpers, fault_server):
+def test_repeated_role_is_not_concatenated(helpers, fault_server):
     chunks = [
         {**chunk, "choices": [{**choice, "delta": {"role": "assistant", **choice["delta"]}}]}
         for chunk in CHUNKS
@@ -258,3 +269,40 @@ def test_a_role_said_again_is_not_added_up(helpers, fault_server):
     ]
     fault_server.reply(faults.sse(*chunks))
     assert helpers("stream").role == "assistant"
+
+
+def test_call_index_without_a_predecessor_raises(fault_server):
+    call = payloads.tool_call("add", "{}", index=2)
+    fault_server.reply(faults.deltas({"tool_calls": [call]}, finish_reason="tool_calls"))
+    with (
+        VLLMClient(fault_server.url, **CONNECTED) as client,
+        client.chat.completions.stream(**HELLO) as stream,
+        pytest.raises(e.InvalidResponse, match="count from 0"),
+    ):
+        stream.get_final_completion()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error", "text"),
+    [
+        (faults.html(), e.InvalidResponse, "text/html"),
+        (
+            faults.json_reply([1]),
+            e.InvalidResponse,
+            "not a JSON object|Input should be a valid dictionary|cannot be parsed",
+        ),
+        (faults.json_reply(payloads.error("dead", code=500)), e.ServerFailed, "dead"),
+    ],
+    ids=["html", "list", "error"],
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_200_without_a_reply_raises_before_the_helpers_parse_it(fault_server, behaviour, error, text, raw):
+    fault_server.reply(behaviour)
+    with VLLMClient(fault_server.url, **CONNECTED) as client:
+        embeddings, chat = client.embeddings, client.chat.completions
+        if raw:
+            embeddings, chat = embeddings.with_raw_response, chat.with_raw_response
+        with pytest.raises(error, match=text):
+            embeddings.create(model="stub", input=["a"])
+        with pytest.raises(error, match=text):
+            chat.parse(**HELLO, response_format=City)

@@ -10,7 +10,6 @@ from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.haystack import VLLMDocumentEmbedder, VLLMTextEmbedder
 from vllm_adapters.testing import faults, payloads
-from vllm_adapters.testing.faults import healthy
 
 EMBEDDINGS = "/v1/embeddings"
 TEXTS = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The central bank raised interest rates."]
@@ -159,7 +158,7 @@ def test_documents_with_the_same_id(fault_server, run_component):
 def refuse(word):
     async def reply(exchange):
         refused = any(word in text for text in exchange.request.json["input"])
-        await (faults.error(400, f"no {word} here") if refused else healthy)(exchange)
+        await (faults.error(400, f"no {word} here") if refused else faults.healthy)(exchange)
 
     return reply
 

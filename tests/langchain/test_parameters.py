@@ -270,7 +270,7 @@ def test_invalid_constructor_arguments_are_rejected(faulty_llm):
         ChatVLLM(topk=1)
     with pytest.raises(ValidationError):
         ChatVLLM(top_k="x")
-    with pytest.raises(e.InvalidRequest, match="`tools` is not an argument of ChatVLLM. Pass it per call"):
+    with pytest.raises(e.InvalidRequest, match=r"`tools` is not an argument of ChatVLLM\. Pass it per call"):
         ChatVLLM(tools=[])
     with pytest.raises(e.InvalidRequest, match="top_k"):
         faulty_llm.invoke("x", top_k="x")

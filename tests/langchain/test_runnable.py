@@ -93,7 +93,7 @@ def test_with_retry(faulty_llm, fault_server):
     assert len(fault_server.posts(CHAT)) == 4
 
 
-FAILURES = {
+FAULTS = {
     "loading": faults.loading(),
     "closed": faults.hang_up(),
     "busy": faults.error(429),
@@ -102,11 +102,11 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-def test_with_fallbacks(fault_server, make_fault_server, failure):
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_with_fallbacks(fault_server, make_fault_server, fault):
     other = make_fault_server(models=("other",))
     llm = chat_on(fault_server).with_fallbacks([chat_on(other)])
-    fault_server.reply(failure)
+    fault_server.reply(fault)
     found = [llm.invoke("hi"), asyncio.run(llm.ainvoke("hi")), *llm.batch(["hi"])]
     assert {message.response_metadata["model_name"] for message in found} == {"other"}
     assert "".join(chunk.text for chunk in llm.stream("hi")) == "hi"
@@ -176,7 +176,7 @@ def test_response_headers(fault_server):
 
 
 def test_dumps_is_not_implemented_and_has_no_key(fault_server):
-    """LangChain's ``dumps`` does not store a ChatVLLM, since its JSON would have to contain the headers; pickle does."""
+    """LangChain's ``dumps`` does not store a ChatVLLM, as its JSON would have to contain the headers; pickle does."""
     token = {"token": "sk-canary"}
     secrets = {"api_key": "sk-canary", "default_headers": token, "default_query": token, "cache_salt": "sk-canary"}
     llm = ChatVLLM(base_url=fault_server.url, **secrets)

@@ -162,14 +162,14 @@ def test_copied_text_chunk_equals_langchains_own(version, text):
     llm = ChatVLLM(model="tiny", output_version=version)
     chunk = chunk_of({"content": text}, finish_reason=None, logprobs=None, token_ids=None)
     copied = llm._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, {})
-    made = BaseChatOpenAI._convert_chunk_to_generation_chunk(llm, chunk, AIMessageChunk, {})
-    made.message = ReplyChunk.from_chunk(made.message, None)
-    made.message.response_metadata["model_provider"] = "vllm"
+    converted = BaseChatOpenAI._convert_chunk_to_generation_chunk(llm, chunk, AIMessageChunk, {})
+    converted.message = ReplyChunk.from_chunk(converted.message, None)
+    converted.message.response_metadata["model_provider"] = "vllm"
 
-    assert copied == made
-    assert copied.model_dump() == made.model_dump()
-    assert copied.message.model_fields_set == made.message.model_fields_set
-    assert copied.message.content_blocks == made.message.content_blocks
+    assert copied == converted
+    assert copied.model_dump() == converted.model_dump()
+    assert copied.message.model_fields_set == converted.message.model_fields_set
+    assert copied.message.content_blocks == converted.message.content_blocks
 
 
 def test_copied_text_chunks_share_nothing():

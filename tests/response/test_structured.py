@@ -1,9 +1,18 @@
+"""A reply that violates the requested constraint raises, if it ended by itself."""
+
 import logging
 
 import pytest
 
 from vllm_adapters import errors as e
-from vllm_adapters._response.structured import Constraint, check_constraint, requested_constraint
+from vllm_adapters._response.structured import (
+    Constraint,
+    check_constraint,
+    missing_tool_call,
+    requested_constraint,
+    truncation_error,
+)
+from vllm_adapters.testing import faults
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
 
@@ -26,7 +35,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1
         ({"structured_outputs": {"regex": "a"}, "echo": True}, None),
     ],
 )
-def test_asked_for(body, constraint):
+def test_requested_constraint_is_found_under_any_name(body, constraint):
     assert requested_constraint(body) == constraint
 
 
@@ -43,12 +52,12 @@ def test_asked_for(body, constraint):
         (Constraint("choice", ["yes", "no"]), "\n\nno", "nope"),
     ],
 )
-def test_violation(constraint, good, bad):
+def test_violation_is_found(constraint, good, bad):
     assert constraint.violation(good) is None
     assert constraint.violation(bad)
 
 
-def test_a_regex_that_python_cannot_read_is_passed_on_with_a_warning(caplog):
+def test_regex_that_python_does_not_support_is_not_checked_but_logged(caplog):
     with caplog.at_level(logging.WARNING, logger="vllm_adapters"):
         assert Constraint("regex", r"\p{L}+").violation("é") is None
     assert "cannot be checked" in caplog.text
@@ -62,12 +71,79 @@ def test_a_regex_that_python_cannot_read_is_passed_on_with_a_warning(caplog):
         (Constraint("json", SCHEMA), '{"n"', "}", r"The stop '}' ended it"),
     ],
 )
-def test_the_error_says_why(constraint, reply, stop_reason, cause):
+def test_error_names_the_cause(constraint, reply, stop_reason, cause):
     with pytest.raises(e.ConstraintNotEnforced, match=cause) as caught:
         check_constraint(constraint, reply, finish_reason="stop", stop_reason=stop_reason)
     assert caught.value.reply == reply
 
 
 @pytest.mark.parametrize("reason", ["length", "abort", "tool_calls", None])
-def test_only_finished_replies_are_judged(reason):
+def test_only_replies_that_ended_by_themselves_are_checked(reason):
     check_constraint(Constraint("choice", ["a"]), "b", finish_reason=reason, stop_reason=None)
+
+
+@pytest.mark.parametrize(
+    ("reason", "error", "text"),
+    [
+        ("length", e.TruncatedOutput, "The token limit truncated the requested object. Raise max_tokens"),
+        ("repetition", e.TruncatedOutput, "repetition_detection truncated the requested object"),
+        ("content_filter", e.FilteredOutput, "A content filter truncated the requested object"),
+    ],
+)
+def test_truncation_error_names_the_cause(reason, error, text):
+    found = truncation_error(reason, '{"n"')
+    assert type(found) is error
+    assert str(found).startswith(text)
+    assert found.partial == '{"n"'
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls", "abort", None])
+def test_other_finish_reasons_are_not_truncations(reason):
+    assert truncation_error(reason, '{"n"') is None
+
+
+def test_missing_tool_call_names_the_tool():
+    error = missing_tool_call("add", "x" * 300)
+    assert str(error).startswith(f"The reply does not call the forced tool `add`: '{'x' * 200}...'")
+    assert (error.reply, error.constraint) == ("x" * 300, "tool_choice")
+
+
+# Through the client
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("outputs", [{"choice": ["yes", "no"]}, {"regex": r"\d+"}, {"json": {"type": "object"}}])
+def test_reply_that_violates_its_constraint_raises(ask, fault_server, outputs, stream):
+    fault_server.reply(faults.chat("Certainly! Here you are."))
+    with pytest.raises(e.ConstraintNotEnforced, match="reasoning parser") as caught:
+        ask(fault_server.url, stream=stream, extra_body={"structured_outputs": outputs})
+    assert caught.value.reply == "Certainly! Here you are."
+    assert caught.value.constraint == next(iter(outputs))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_reply_that_fits_its_constraint_is_returned(ask, fault_server, stream):
+    fault_server.reply(faults.chat('{"a": 1}'))
+    schema = {"type": "object", "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert content_of(ask(fault_server.url, stream=stream, response_format=form)) == '{"a": 1}'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_reply_at_the_token_limit_is_not_checked(ask, fault_server, stream):
+    fault_server.reply(faults.chat('{"a', finish_reason="length"))
+    assert content_of(ask(fault_server.url, stream=stream, response_format={"type": "json_object"})) == '{"a'
+
+
+def test_reply_of_tool_calls_is_not_checked(ask, fault_server):
+    call = {"id": "a", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    fault_server.reply(faults.chat(None, tool_calls=[call]))
+    reply = ask(fault_server.url, extra_body={"structured_outputs": {"choice": ["yes", "no"]}})
+    assert reply.choices[0].message.tool_calls[0].function.name == "add"
+
+
+def content_of(reply):
+    """Return the text of a completion, or of the chunks of a stream."""
+    if isinstance(reply, list):
+        return "".join(chunk.choices[0].delta.content or "" for chunk in reply if chunk.choices)
+    return reply.choices[0].message.content

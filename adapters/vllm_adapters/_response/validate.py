@@ -255,11 +255,17 @@ def validate_vectors(vectors: Sequence[Any], dimensions: int | None = None) -> N
     """
     sizes = {len(vector) if isinstance(vector, Sequence) else 0 for vector in vectors}
     if dimensions and not any(isinstance(vector, str) for vector in vectors) and sizes != {dimensions}:
-        raise InvalidResponse(f"The vectors have {sorted(sizes)} dimensions, not the requested {dimensions}")
-    if len(sizes) != 1 or 0 in sizes:
-        raise InvalidResponse(f"The vectors have different numbers of dimensions: {sorted(sizes)}")
+        raise InvalidResponse(f"The vectors have {_joined(sizes)} dimensions, not the requested {dimensions}")
+    if len(sizes) != 1:
+        raise InvalidResponse(f"The vectors have different lengths: {_joined(sizes)}")
+    if 0 in sizes:
+        raise InvalidResponse("The vectors are empty")
     if any(not isinstance(vector, str) and not _is_finite(vector) for vector in vectors):
         raise InvalidResponse("A vector contains NaN or infinity")
+
+
+def _joined(sizes: Set[int]) -> str:
+    return ", ".join(map(str, sorted(sizes)))
 
 
 def _is_finite(vector: Sequence[float]) -> bool:

@@ -23,7 +23,7 @@ from haystack.tools import ToolsType, flatten_tools_or_toolsets
 from vllm_adapters import types
 from vllm_adapters._response.message import StreamedMessage
 from vllm_adapters._response.tool_calls import parse_tool_calls
-from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
+from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS
 from vllm_adapters.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -135,8 +135,11 @@ def _meta(response: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, A
         "index": choice.get("index", 0),
         "finish_reason": choice.get("finish_reason"),
         "usage": response.get("usage"),
-        **pick_fields({**choice, **response}, _ADDED_META),
     }
+    for part in (choice, response):
+        for name in part.keys() & _ADDED_META:
+            if part[name] is not None:
+                meta[name] = part[name]
     if meta["usage"]:
         meta["usage"] = _without_none(meta["usage"])
     if "logprobs" in meta:

@@ -87,14 +87,14 @@ def is_text(chunk: Mapping[str, Any], choice: Mapping[str, Any]) -> bool:
     )
 
 
-def copy_text_chunk(made: ChatGenerationChunk, delta: Mapping[str, Any]) -> ChatGenerationChunk:
-    """Return a copy of ``made`` with the text or reasoning of ``delta``: a third of the cost of making a chunk.
+def copy_text_chunk(text_chunk: ChatGenerationChunk, delta: Mapping[str, Any]) -> ChatGenerationChunk:
+    """Return a copy of ``text_chunk`` with the text or reasoning of ``delta``: a third of the cost of making a chunk.
 
     Args:
-        made: LangChain's chunk for ``TEXT_CHUNK``. The copy shares no dict or list with it.
+        text_chunk: LangChain's chunk for ``TEXT_CHUNK``. The copy shares no dict or list with it.
         delta: Of a chunk that ``is_text``.
     """
-    message = copy(made.message)
+    message = copy(text_chunk.message)
     fields = message.__dict__  # Pydantic's own setattr would look up each field again
     for name, value in fields.items():
         if isinstance(value, dict | list):
@@ -103,37 +103,37 @@ def copy_text_chunk(made: ChatGenerationChunk, delta: Mapping[str, Any]) -> Chat
     fields["content"] = text
     if reasoning := delta.get("reasoning"):
         fields["additional_kwargs"]["reasoning_content"] = reasoning
-    copied = copy(made)
+    copied = copy(text_chunk)
     copied.__dict__.update(message=message, text=text)
     return copied
 
 
 def complete_chunk(
-    made: ChatGenerationChunk, chunk: Mapping[str, Any], choice: Mapping[str, Any], *, usage_follows: bool
+    converted: ChatGenerationChunk, chunk: Mapping[str, Any], choice: Mapping[str, Any], *, usage_follows: bool
 ) -> ChatGenerationChunk:
     """Add to LangChain's chunk what it does not read: reasoning and vLLM's own fields.
 
     Args:
-        made: LangChain's chunk; it is changed and returned.
+        converted: LangChain's chunk; it is changed and returned.
         chunk: The client's chunk.
         choice: Its choice; empty if it has none.
         usage_follows: Whether a chunk with the usage follows the one with the finish reason.
     """
     info = {
-        **(made.generation_info or {}),
+        **(converted.generation_info or {}),
         **pick_fields(choice, CHOICE_FIELDS),
         **pick_fields(chunk, RESPONSE_FIELDS),
     }
     if choice and (usage_follows or not choice.get("finish_reason")):
         # Sums of chunks concatenate texts: what every chunk repeats may be in the last one only.
         info.pop("system_fingerprint", None)
-    made.generation_info = info or None
-    if isinstance(made.message, AIMessageChunk):
-        made.message = ReplyChunk.from_chunk(made.message, info.get("finish_reason"))
+    converted.generation_info = info or None
+    if isinstance(converted.message, AIMessageChunk):
+        converted.message = ReplyChunk.from_chunk(converted.message, info.get("finish_reason"))
     if reasoning := (choice.get("delta") or {}).get("reasoning"):
-        made.message.additional_kwargs["reasoning_content"] = reasoning
-    made.message.response_metadata["model_provider"] = "vllm"
-    return made
+        converted.message.additional_kwargs["reasoning_content"] = reasoning
+    converted.message.response_metadata["model_provider"] = "vllm"
+    return converted
 
 
 # Events

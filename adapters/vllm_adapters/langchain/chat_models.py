@@ -328,13 +328,13 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
             return copy_text_chunk(text_chunk, choice["delta"])
         if choice and choice["delta"].get("role"):
             choice["delta"]["role"] = "assistant"  # `vllm serve --response-role` may name it otherwise
-        made = super()._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, base_generation_info)
-        return made and complete_chunk(made, chunk, choice, usage_follows=bool(self.stream_usage))
+        converted = super()._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, base_generation_info)
+        return converted and complete_chunk(converted, chunk, choice, usage_follows=bool(self.stream_usage))
 
     def _make_text_chunk(self) -> ChatGenerationChunk:
-        made = super()._convert_chunk_to_generation_chunk(TEXT_CHUNK, AIMessageChunk, None)
+        converted = super()._convert_chunk_to_generation_chunk(TEXT_CHUNK, AIMessageChunk, None)
         chunk = complete_chunk(
-            cast(ChatGenerationChunk, made), TEXT_CHUNK, TEXT_CHUNK["choices"][0], usage_follows=False
+            cast(ChatGenerationChunk, converted), TEXT_CHUNK, TEXT_CHUNK["choices"][0], usage_follows=False
         )
         return _TEXT_CHUNKS.setdefault(self.output_version, chunk)
 

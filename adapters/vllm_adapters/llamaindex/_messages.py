@@ -89,16 +89,16 @@ def _message_to_json(message: ChatMessage, replay_reasoning: bool) -> dict[str, 
     given = message.additional_kwargs
     if not tool_calls and given.get("tool_calls"):
         tool_calls = [_legacy_tool_call(call) for call in given["tool_calls"]]
-    found: dict[str, Any] = {"role": _ROLES.get(message.role, message.role.value)}
-    found["content"] = parts if has_media else text or (None if tool_calls else "")
+    converted: dict[str, Any] = {"role": _ROLES.get(message.role, message.role.value)}
+    converted["content"] = parts if has_media else text or (None if tool_calls else "")
     if tool_calls:
-        found["tool_calls"] = tool_calls
+        converted["tool_calls"] = tool_calls
     if thinking and replay_reasoning:
-        found["reasoning"] = thinking
+        converted["reasoning"] = thinking
     for name in ("tool_call_id", "name"):
         if given.get(name):
-            found[name] = given[name]
-    return found
+            converted[name] = given[name]
+    return converted
 
 
 def _media_to_json(block: object) -> dict[str, Any]:
@@ -126,8 +126,8 @@ def _data_url(mimetype: str, file: Any) -> str:
     return f"data:{mimetype};base64,{_base64(file)}"
 
 
-def _base64(file: Any) -> str:  # annotated as IOBase, which has no read()
-    # Blocks that are told to return base64 return the bytes of file objects as they are.
+def _base64(file: Any) -> str:  # LlamaIndex's annotation is IOBase, which has no read()
+    # Not by the blocks' own as_base64, which returns the bytes of file objects unencoded.
     return b64encode(file.read()).decode()
 
 
@@ -173,8 +173,8 @@ class Reply(ABC, Generic[R]):
     def add(self, chunk: Mapping[str, Any]) -> R:
         """Add one chunk of a stream, and return the response for the reply so far."""
         delta = self._message.add(chunk)
-        if chunk["choices"] and (found := chunk["choices"][0].get("logprobs")):
-            self._logprobs = [*(self._logprobs or ()), *_logprobs(found)]
+        if chunk["choices"] and (logprobs := chunk["choices"][0].get("logprobs")):
+            self._logprobs = [*(self._logprobs or ()), *_logprobs(logprobs)]
         if self._tool_calls or delta.get("tool_calls"):
             # While the reply goes on, its last tool call is incomplete, not invalid.
             self._set_tool_calls(self._message.tool_calls(), growing=self._message.finish_reason is None)
@@ -273,13 +273,15 @@ def _token_counts(usage: Mapping[str, Any]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count is not None}
 
 
-def _logprobs(found: Mapping[str, Any]) -> list[list[LogProb]]:
+def _logprobs(logprobs: Mapping[str, Any]) -> list[list[LogProb]]:
     """Return the log probabilities of a choice, in the form of either endpoint: the chosen token, then others."""
-    if "content" in found:
-        return [_token_logprobs(token) for token in found["content"] or ()]
+    if "content" in logprobs:
+        return [_token_logprobs(token) for token in logprobs["content"] or ()]
     result = []
-    tops = found.get("top_logprobs") or [None] * len(found.get("tokens") or ())
-    for token, logprob, top in zip(found.get("tokens") or (), found.get("token_logprobs") or (), tops, strict=False):
+    tops = logprobs.get("top_logprobs") or [None] * len(logprobs.get("tokens") or ())
+    for token, logprob, top in zip(
+        logprobs.get("tokens") or (), logprobs.get("token_logprobs") or (), tops, strict=False
+    ):
         if logprob is None:
             continue  # the first token of an echoed prompt
         others = [LogProb(token=other, logprob=value) for other, value in (top or {}).items() if other != token]
@@ -312,7 +314,7 @@ def tool_selections(response: ChatResponse) -> list[ToolSelection]:
             f"The call of `{call['name']}` is invalid: {call['error']}; arguments: {call['arguments'][:200]!r}",
             hint="Pass the tool with strict=True, or force it with tool_choice: vLLM then enforces its schema",
         )
-    found = []
+    selections = []
     for block in response.message.blocks:
         if isinstance(block, ToolCallBlock):
             arguments: Any = block.tool_kwargs
@@ -321,5 +323,5 @@ def tool_selections(response: ChatResponse) -> list[ToolSelection]:
                 arguments = parse_tool_call(0, None, block.tool_name, arguments, truncated=truncated).arguments
             if arguments is not None:
                 id, name = block.tool_call_id or "", block.tool_name
-                found.append(ToolSelection(tool_id=id, tool_name=name, tool_kwargs=arguments))
-    return found
+                selections.append(ToolSelection(tool_id=id, tool_name=name, tool_kwargs=arguments))
+    return selections

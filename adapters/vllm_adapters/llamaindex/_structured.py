@@ -1,4 +1,4 @@
-"""Objects of a Pydantic class: requested with their schema, and parsed whole or rejected."""
+"""Objects of a Pydantic class: requested with their schema, and parsed completely or rejected."""
 
 from __future__ import annotations
 

@@ -166,8 +166,8 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
         cached = _CachedVectors([self.cache.get(key, _COLLECTION) for key in keys], texts)
         if cached.missing:
             inputs = self._with_instruction(role, cached.missing)
-            found = self._vectors(cached.missing, self._embedder.embed(inputs, progress=_title(show_progress)))
-            for index, value in cached.fill(found):
+            vectors = self._vectors(cached.missing, self._embedder.embed(inputs, progress=_title(show_progress)))
+            for index, value in cached.fill(vectors):
                 self.cache.put(keys[index], value, _COLLECTION)
         return cached.vectors
 
@@ -179,8 +179,8 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
         cached = _CachedVectors([await self.cache.aget(key, _COLLECTION) for key in keys], texts)
         if cached.missing:
             inputs = self._with_instruction(role, cached.missing)
-            found = self._vectors(cached.missing, await self._embedder.aembed(inputs, progress=_title(show_progress)))
-            for index, value in cached.fill(found):
+            vectors = self._vectors(cached.missing, await self._embedder.aembed(inputs, progress=_title(show_progress)))
+            for index, value in cached.fill(vectors):
                 await self.cache.aput(keys[index], value, _COLLECTION)
         return cached.vectors
 
@@ -197,11 +197,11 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
         instruction = self.query_instruction if role == "query" else self.text_instruction
         return [instruction + text for text in texts]
 
-    def _vectors(self, texts: Sequence[str], found: Embedded) -> Vectors:
+    def _vectors(self, texts: Sequence[str], embedded: Embedded) -> Vectors:
         """Return the vectors as lists, and emit the usage."""
         name = self._served.model_name
-        dispatcher.event(EmbeddingUsageEvent(model_name=name, texts=len(texts), prompt_tokens=found.prompt_tokens))
-        vectors: Vectors = found.vectors.tolist()
+        dispatcher.event(EmbeddingUsageEvent(model_name=name, texts=len(texts), prompt_tokens=embedded.prompt_tokens))
+        vectors: Vectors = embedded.vectors.tolist()
         return vectors
 
     def _cache_keys(self, model: str, role: str, texts: Sequence[str]) -> list[str]:
@@ -221,9 +221,9 @@ class _CachedVectors:
         self._missing = [index for index, value in enumerate(cached) if not value]
         self.missing = [texts[index] for index in self._missing]
 
-    def fill(self, found: Vectors) -> Iterator[tuple[int, dict[str, Any]]]:
+    def fill(self, vectors: Vectors) -> Iterator[tuple[int, dict[str, Any]]]:
         """Fill in the missing vectors; yield the index of each, and the value to store in LlamaIndex's form."""
-        for index, vector in zip(self._missing, found, strict=True):
+        for index, vector in zip(self._missing, vectors, strict=True):
             self.vectors[index] = vector
             yield index, {str(uuid.uuid4()): vector}
 

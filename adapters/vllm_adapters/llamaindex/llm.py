@@ -121,7 +121,7 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         """
         where: dict[str, Any] = {"server": server} if isinstance(server, VLLMServer) else {"api_base": server}
         llm = cls(**where, **fields)
-        llm.model = llm.model or llm._get_client().vllm.served_model()
+        llm.model = llm.model or llm._server.client.vllm.served_model()
         llm.context_window = llm.context_window or llm._look_up_context_length()
         return llm
 
@@ -159,6 +159,8 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         if self.model not in self._context_lengths:  # copies can name another model
             self._context_lengths[self.model] = self._served.context_length() or DEFAULT_CONTEXT_WINDOW
         return self._context_lengths[self.model]
+
+    # The base class must not make clients of its own, which would connect to api.openai.com.
 
     def _get_client(self) -> VLLMClient:
         return self._server.client
@@ -211,12 +213,12 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
             messages: The conversation.
             kwargs: Parameters of this call; also ``tools``.
         """
-        return self._chat_request(messages, kwargs).send(self._get_client())
+        return self._chat_request(messages, kwargs).send(self._server.client)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Async version of ``chat``."""
-        return await self._chat_request(messages, kwargs).asend(self._get_aclient())
+        return await self._chat_request(messages, kwargs).asend(self._server.async_client)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -225,12 +227,12 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         Raises:
             IncompleteStream: The stream ended before the reply.
         """
-        return self._chat_request(messages, kwargs, stream=True).stream(self._get_client())
+        return self._chat_request(messages, kwargs, stream=True).stream(self._server.client)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Async version of ``stream_chat``."""
-        return self._chat_request(messages, kwargs, stream=True).astream(self._get_aclient())
+        return self._chat_request(messages, kwargs, stream=True).astream(self._server.async_client)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -241,12 +243,12 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
             formatted: Whether ``completion_to_prompt`` has been applied to it.
             kwargs: Parameters of this call.
         """
-        return self._completion_request(prompt, formatted, kwargs).send(self._get_client())
+        return self._completion_request(prompt, formatted, kwargs).send(self._server.client)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Async version of ``complete``."""
-        return await self._completion_request(prompt, formatted, kwargs).asend(self._get_aclient())
+        return await self._completion_request(prompt, formatted, kwargs).asend(self._server.async_client)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
@@ -255,12 +257,12 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         Raises:
             IncompleteStream: The stream ended before the reply.
         """
-        return self._completion_request(prompt, formatted, kwargs, stream=True).stream(self._get_client())
+        return self._completion_request(prompt, formatted, kwargs, stream=True).stream(self._server.client)
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """Async version of ``stream_complete``."""
-        return self._completion_request(prompt, formatted, kwargs, stream=True).astream(self._get_aclient())
+        return self._completion_request(prompt, formatted, kwargs, stream=True).astream(self._server.async_client)
 
     # Tools
 
@@ -306,14 +308,14 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
             InvalidResponse: The arguments of a call are not a JSON object.
             ValueError: There is none.
         """
-        found = tool_selections(response)
-        if not found and error_on_no_tool_call:
+        selections = tool_selections(response)
+        if not selections and error_on_no_tool_call:
             text = response.message.content or ""
             raise truncation_error(response.additional_kwargs.get("finish_reason"), text) or ValueError(
                 f"The reply does not contain a tool call: {text[:200]!r}. "
                 "Pass tool_required=True to force one, or error_on_no_tool_call=False."
             )
-        return found
+        return selections
 
     # Structured prediction. `as_structured_llm` and LlamaIndex's programs are built on these four methods.
 
@@ -371,9 +373,9 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
             )
             return by_program
         emit_start(output_cls, prompt, prompt_args)
-        found: M = request.parse(self.chat(**request.arguments))
-        dispatcher.event(LLMStructuredPredictEndEvent(output=found))
-        return found
+        output: M = request.parse(self.chat(**request.arguments))
+        dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+        return output
 
     async def astructured_predict(
         self,
@@ -390,9 +392,9 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
             )
             return by_program
         emit_start(output_cls, prompt, prompt_args)
-        found: M = request.parse(await self.achat(**request.arguments))
-        dispatcher.event(LLMStructuredPredictEndEvent(output=found))
-        return found
+        output: M = request.parse(await self.achat(**request.arguments))
+        dispatcher.event(LLMStructuredPredictEndEvent(output=output))
+        return output
 
     def _structured_stream_call(
         self,

@@ -64,8 +64,13 @@ def _places(server: FaultServer) -> Places:
     named: dict[str, Any] = {
         "api_key": Secret.from_env_var("CANARY_KEY"),
         "http_client_kwargs": {"headers": {name: Secret.from_env_var("CANARY_TOKEN") for name in HEADERS}},
+        "default_headers": {"X-Other-Token": Secret.from_env_var("CANARY_TOKEN")},
     }
-    plain: dict[str, Any] = {"api_key": Secret.from_token(KEY), "http_client_kwargs": {"headers": HEADERS}}
+    plain: dict[str, Any] = {
+        "api_key": Secret.from_token(KEY),
+        "http_client_kwargs": {"headers": HEADERS},
+        "default_headers": {"X-Other-Token": TOKEN},
+    }
     for how, secrets in {"environment variables": named, "plain text": plain}.items():
         components = {f"{cls.__name__}, {how}": cls(**settings, **secrets) for cls in CLASSES}
         yield from object_places(components)
@@ -117,7 +122,8 @@ def _pipeline_places(server: FaultServer, settings: Mapping[str, Any]) -> Places
     request(True)
     asyncio.run(loaded.run_async({"llm": {"messages": "hello"}}))
     rag.run({"embedder": {"documents": [Document(content="a")]}, "ranker": {"query": "q"}})
-    assert {sent.headers.get("x-gateway-token") for sent in server.posts()} == {TOKEN}
+    for name in ("x-gateway-token", "x-other-token"):
+        assert {sent.headers.get(name) for sent in server.posts()} == {TOKEN}
     yield from error_places(server, request)
 
 
