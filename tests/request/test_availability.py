@@ -322,7 +322,7 @@ def test_field_that_returns_has_no_last_version(run):
 
 
 def test_release_older_than_the_table_raises(script, run):
-    with pytest.raises(SystemExit, match=r"older 0\.8\.9"):
+    with pytest.raises(SystemExit, match=r"newer than 0\.8\.9"):
         run(openapi(Chat=(CHAT, {})), version="0.8.9")
 
 
