@@ -34,12 +34,12 @@ class TalkDialogues(Material):
         kind = r.choice(["name", "name", "weather", "capital", "repeat", "asked"])
         between = [user(self.any_line()), {"role": "assistant", "content": FALLBACK}] if r.random() < 0.3 else []
         if kind == "name":
-            said = r.choice(
+            message = r.choice(
                 ["My name is {}.", "Hello, my name is {}.", "Hi, I am {}.", "my name is {}", "I am {}."]
             ).format(name)
             reply = f"Nice to meet you, {name}."
             if r.random() < 0.35:
-                return Dialogue([user(said)], [], self.answer(reply), "The user greets me.")
+                return Dialogue([user(message)], [], self.answer(reply), "The user greets me.")
             ask = r.choice(
                 [
                     "What is my name?",
@@ -53,14 +53,14 @@ class TalkDialogues(Material):
                 return Dialogue([user(ask)], [], self.answer("I do not know your name."), "I was not told.")
             assistant["content"] = reply
             return Dialogue(
-                [user(said), assistant, *between, user(ask)],
+                [user(message), assistant, *between, user(ask)],
                 [],
                 self.answer(f"Your name is {name}."),
                 "I was told.",
             )
         if kind == "weather":
             which, parameters = "get_weather", {r.choice(["city", "location"]): "string"}
-            assistant["content"] = self.said(which, self.result())
+            assistant["content"] = self.report(which, self.result())
             text = r.choice(["And in {}?", "and in {}?", "What about {}?", "And {}?", "How about {}?"]).format(other)
             reply = call(which, dict.fromkeys(parameters, other))
             tools = self.other_tools(tool(which, dict(parameters)), most=1)
@@ -186,7 +186,7 @@ class TalkDialogues(Material):
     def facts(self) -> Dialogue:
         """Questions about a context, as retrieval pipelines send them."""
         r = self.r
-        lines, asked = [], []
+        lines, questions = [], []
         for _ in range(r.randint(1, 5)):
             of, name = (
                 r.choice(
@@ -206,8 +206,8 @@ class TalkDialogues(Material):
             )
             value = r.choice([str(self.number()), self.word(), self.phrase(2)])
             lines.append(f"The {of} of {name} is {value}.")
-            asked.append((f"What is the {of} of {name}?", lines[-1]))
-        question, reply = r.choice(asked)
+            questions.append((f"What is the {of} of {name}?", lines[-1]))
+        question, reply = r.choice(questions)
         context = r.choice([" ", "\n", "\n\n"]).join(lines)
         text = r.choice([
             "Context information is below.\n---------------------\n{c}\n---------------------\n"

@@ -257,7 +257,7 @@ class ToolDialogues(Material):
             f"Error: {self.phrase(4)}.", self.prose(3, 9)[:110].strip(),
         ])  # fmt: skip
 
-    def said(self, name: str, result: str) -> str:
+    def report(self, name: str, result: str) -> str:
         """Return the model's report of a result."""
         short = "weather" if "weather" in name else name
         return f"The {short} tool says: {result}" + ("" if result.endswith((".", "!", "?")) else ".")
@@ -282,7 +282,7 @@ class ToolDialogues(Material):
         if "<tool_call>" not in question.reply[0][0]:
             return question
         pairs = self.with_results(question, [self.result() for _ in range(3)])
-        question.reply = self.answer(" ".join(self.said(*pair) for pair in pairs))
+        question.reply = self.answer(" ".join(self.report(*pair) for pair in pairs))
         question.thought = "I have the tool result."
         return question
 
@@ -313,11 +313,13 @@ class ToolDialogues(Material):
         dialogue = Dialogue(
             [user(f"First {steps[0][1]}, then {steps[1][1]}.")], self.other_tools(weather[0], add[0], most=1)
         )
-        told: list[tuple[str, str]] = []
+        results: list[tuple[str, str]] = []
         for step in range(self.r.randint(0, 2)):
             dialogue.reply = self.answer(steps[step][2])
-            told += self.with_results(dialogue, [self.result()])
-        done = len(told) == 2
-        dialogue.reply = self.answer(" ".join(self.said(*pair) for pair in told) if done else steps[len(told)][2])
+            results += self.with_results(dialogue, [self.result()])
+        done = len(results) == 2
+        dialogue.reply = self.answer(
+            " ".join(self.report(*pair) for pair in results) if done else steps[len(results)][2]
+        )
         dialogue.thought = "I have the tool result." if done else "One step after the other."
         return dialogue
