@@ -1,4 +1,4 @@
-"""The client on a real vLLM: what was sent, what came back."""
+"""The client with a real vLLM: what is sent, and what is returned."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_chat(client, sent):
     }
 
 
-def test_the_one_served_model_is_found(client, sent):
+def test_served_model_is_found(client, sent):
     for _ in range(2):
         reply = client.chat.completions.create(model="", messages=CAPITAL, temperature=0)
         assert reply.model == "tiny"
@@ -106,14 +106,14 @@ def test_tool_calls_streamed(client):
     assert [json.loads(text) for text in arguments.values()] == [{"city": "Rome"}, {"city": "Oslo"}]
 
 
-def test_a_forced_tool_is_strict(client, sent):
+def test_forced_tool_is_strict(client, sent):
     message = ask(client, WEATHER, tools=[GET_WEATHER], tool_choice="required").choices[0].message
     assert json.loads(message.tool_calls[0].function.arguments) == {"city": "Rome"}
     assert sent.last.json["tools"][0]["function"]["strict"] is True
 
 
 @pytest.mark.parametrize(
-    ("asked", "fits"),
+    ("outputs", "fits"),
     [
         ({"choice": ["yes", "no"]}, lambda text: text in ("yes", "no")),
         ({"regex": r"\d{3}-\d{4}"}, lambda text: len(text) == 8 and text[3] == "-"),
@@ -122,10 +122,10 @@ def test_a_forced_tool_is_strict(client, sent):
     ],
     ids=["choice", "regex", "json", "grammar"],
 )
-def test_structured_outputs(client, sent, asked, fits):
-    reply = ask(client, extra_body={"structured_outputs": asked}, max_tokens=60)
+def test_structured_outputs(client, sent, outputs, fits):
+    reply = ask(client, extra_body={"structured_outputs": outputs}, max_tokens=60)
     assert fits(reply.choices[0].message.content)
-    assert sent.last.json["structured_outputs"] == asked
+    assert sent.last.json["structured_outputs"] == outputs
 
 
 def test_removed_names_are_translated(client, sent):
@@ -135,7 +135,7 @@ def test_removed_names_are_translated(client, sent):
     assert "guided_choice" not in sent.last.json
 
 
-def test_what_vllm_adds_to_replies(client):
+def test_fields_added_by_vllm(client):
     reply = ask(client, extra_body={"return_token_ids": True, "prompt_logprobs": 1}, logprobs=True, stop=["Tokyo"])
     assert reply.choices[0].stop_reason == "Tokyo"
     assert reply.choices[0].token_ids
@@ -153,44 +153,44 @@ def test_completions(client, sent):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_bad_grammar(client, stream):
-    with pytest.raises(e.InvalidRequest, match="Invalid grammar"):
+def test_invalid_grammar_raises(client, stream):
+    with pytest.raises(e.InvalidRequest, match="Invalid grammar specification"):
         list(ask(client, stream=stream, extra_body={"structured_outputs": {"grammar": "root ::= ((("}}))
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_that_is_too_long(client, stream):
+def test_too_long_prompt_raises(client, stream):
     with pytest.raises(e.ContextLengthExceeded) as caught:
         list(ask(client, [{"role": "user", "content": "word " * 5000}], stream=stream))
     assert caught.value.max_model_len
     assert caught.value.requested > caught.value.max_model_len
 
 
-def test_a_model_that_is_not_served(client):
+def test_unknown_model_raises(client):
     with pytest.raises(e.ModelNotServed, match="It serves: tiny") as caught:
         client.chat.completions.create(model="nope", messages=CAPITAL)
     assert caught.value.served == ("tiny",)
 
 
-def test_a_task_that_the_model_has_not(client):
-    with pytest.raises(e.WrongAddress, match=r"has /v1/chat/completions"):
+def test_task_of_another_model_raises(client):
+    with pytest.raises(e.WrongAddress, match=r"this vLLM 0\.32\.0 has /v1/chat/completions"):
         client.embeddings.create(model="tiny", input="x")
 
 
-def test_a_parameter_out_of_bounds(client):
-    with pytest.raises(e.InvalidRequest, match="top_p") as caught:
+def test_parameter_out_of_bounds_raises(client):
+    with pytest.raises(e.InvalidRequest, match="top_p must be in") as caught:
         ask(client, top_p=0.0)
     assert caught.value.param == "top_p"
 
 
-def test_missing_v1(vllm_url, sent):
+def test_base_url_without_v1(vllm_url, sent):
     with VLLMClient(vllm_url.removesuffix("/v1") + "/", max_retries=0) as client:
         assert ask(client).choices[0].message.content
     assert sent.last.path == "/v1/chat/completions"
 
 
 @pytest.mark.vllm("tiny", api_key="sk-of-the-test")
-def test_a_wrong_key(vllm_url):
+def test_wrong_key_raises(vllm_url):
     with (
         VLLMClient(vllm_url, api_key="sk-wrong", max_retries=0) as client,
         pytest.raises(e.AuthenticationFailed, match="VLLM_API_KEY"),

@@ -1,4 +1,4 @@
-"""A wrong type and a misspelt keyword are errors before anything runs: mypy says so."""
+"""Wrong types and misspelt arguments are errors for mypy."""
 
 import pytest
 

@@ -1,5 +1,6 @@
-"""VLLMServer on real servers: vLLM's own endpoints, checked and typed."""
+"""``VLLMServer``: vLLM's own endpoints, readiness, the served models, and sharing of clients."""
 
+import asyncio
 import copy
 import pickle
 
@@ -8,7 +9,7 @@ import pytest
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
-from vllm_adapters.testing import FaultServer
+from vllm_adapters.testing import faults
 
 TEXTS = ["The sea is blue.", "Rome is in Italy.", "Water is wet."]
 chat = pytest.mark.vllm("tiny")
@@ -22,7 +23,7 @@ def server(vllm_url):
 
 
 @chat
-def test_what_it_serves(server):
+def test_capabilities(server):
     (card,) = server.models()
     assert (card.id, card.parent) == ("tiny", None)
     assert card.max_model_len >= 1024
@@ -35,7 +36,7 @@ def test_what_it_serves(server):
 
 
 @chat
-async def test_what_it_serves_async(server):
+async def test_capabilities_async(server):
     assert await server.aversion() == "0.32.0"
     assert (await server.amodels())[0].id == "tiny"
     assert (await server.acapabilities()).tasks >= {"chat"}
@@ -44,7 +45,7 @@ async def test_what_it_serves_async(server):
 
 
 @chat
-def test_tokens(server, sent):
+def test_tokenize(server, sent):
     tokens = server.tokenize("hello there", return_token_strs=True)
     assert tokens.count == len(tokens.ids) == len(tokens.strings) == server.count_tokens("hello there")
     assert server.detokenize(tokens.ids) == "hello there"
@@ -53,19 +54,19 @@ def test_tokens(server, sent):
     assert server.count_tokens(messages=messages) > tokens.count
     assert server.count_tokens(messages=messages, tools=[tool] * 3) > server.count_tokens(messages=messages)
     assert sent.last.path == "/tokenize"
-    with pytest.raises(e.InvalidRequest, match="must be given"):
+    with pytest.raises(e.InvalidRequest, match="Either `prompt` or `messages` must be given"):
         server.tokenize()
 
 
 @chat
-async def test_tokens_async(server):
+async def test_tokenize_async(server):
     tokens = await server.atokenize("hello there")
     assert tokens.count == await server.acount_tokens("hello there")
     assert await server.adetokenize(tokens.ids) == "hello there"
 
 
 @chat
-def test_counting_agrees_with_usage(server):
+def test_count_tokens_equals_usage(server):
     messages = [{"role": "user", "content": "What is the capital of Japan?"}]
     reply = server.client.chat.completions.create(model="tiny", messages=messages, max_tokens=2)
     assert reply.usage.prompt_tokens == server.count_tokens(messages=messages)
@@ -88,7 +89,7 @@ async def test_embed_async(server):
 
 
 @minilm
-def test_a_text_that_is_too_long(server, sent):
+def test_too_long_text_raises(server, sent):
     with pytest.raises(e.ContextLengthExceeded) as caught:
         server.embed("word " * 600)
     assert caught.value.max_model_len == 256
@@ -97,7 +98,7 @@ def test_a_text_that_is_too_long(server, sent):
 
 
 @minilm
-def test_dimensions_need_a_matryoshka_model(server):
+def test_dimensions_require_a_matryoshka_model(server):
     with pytest.raises(e.FeatureNotEnabled, match="is_matryoshka"):
         server.embed("x", dimensions=64)
 
@@ -110,8 +111,8 @@ def test_pooling(server):
 
 
 @minilm
-def test_a_chat_on_an_embedding_model(server):
-    with pytest.raises(e.WrongAddress, match="has /v1/embeddings"):
+def test_chat_with_an_embedding_model_raises(server):
+    with pytest.raises(e.WrongAddress, match=r"this vLLM 0\.32\.0 has /v1/embeddings"):
         server.client.chat.completions.create(model="minilm", messages=[{"role": "user", "content": "hi"}])
 
 
@@ -126,7 +127,7 @@ def test_rerank_by_cosine(server, sent):
 
 
 @pytest.mark.vllm("cross-encoder")
-async def test_scores_of_a_cross_encoder(server, sent):
+async def test_score_and_rerank_with_a_cross_encoder(server, sent):
     scores = server.score("blue", TEXTS)
     assert len(scores) == 3
     assert np.allclose(await server.ascore("blue", TEXTS), scores, atol=1e-5)
@@ -138,7 +139,7 @@ async def test_scores_of_a_cross_encoder(server, sent):
 
 
 @pytest.mark.vllm("classifier")
-async def test_classes(server):
+async def test_classify(server):
     found = server.classify(TEXTS)
     assert [len(item.probs) for item in found] == [3, 3, 3]
     assert all(abs(sum(item.probs) - 1) < 1e-3 for item in found)
@@ -153,39 +154,132 @@ def test_metrics(server):
 
 
 @chat
-def test_lora_that_is_off(server):
+def test_lora_that_is_not_enabled_raises(server):
     with pytest.raises(e.FeatureNotEnabled, match="--enable-lora"):
         server.load_lora("mine", "somewhere")
 
 
-def test_a_pickle_holds_no_key():
+def test_pickle_has_no_credentials():
     server = VLLMServer("http://h:1", api_key="sk-canary", model="m", max_retries=7, default_headers={"X": "sk-canary"})
     assert server.async_client
     packed = pickle.dumps(server)
     assert b"canary" not in packed
-    again = pickle.loads(packed)
-    assert (again.base_url, again.model, again.client.max_retries) == ("http://h:1/v1", "m", 7)
+    loaded = pickle.loads(packed)
+    assert (loaded.base_url, loaded.model, loaded.client.max_retries) == ("http://h:1/v1", "m", 7)
 
 
-def test_the_constructor_sends_nothing_and_shows_no_key():
-    with FaultServer() as stub:
-        server = VLLMServer(stub.url, api_key="sk-canary")
-        assert "canary" not in f"{server!r}{server.client!r}{server.async_client!r}"
-        assert not stub.requests
-
-
-def test_copies_keep_the_key_that_pickles_leave_behind(make_fault_server):
+def test_copies_keep_the_key(make_fault_server):
     stub = make_fault_server(api_key="canary")
     server = VLLMServer(stub.url, api_key="canary", model="stub", max_retries=0)
-    for twin in (copy.copy(server), copy.deepcopy(server), server.serving("stub")):
-        assert twin.models()
+    for copied in (copy.copy(server), copy.deepcopy(server), server.serving("stub")):
+        assert copied.models()
     assert copy.copy(server.client).models.list()
-    with pytest.raises(e.AuthenticationFailed):
+    with pytest.raises(e.AuthenticationFailed, match="rejected the API key"):
         pickle.loads(pickle.dumps(server)).models()
 
 
-def test_another_model_of_the_same_server(fault_server):
+def test_serving_uses_another_model(fault_server):
     server = VLLMServer(fault_server.url, model="stub")
     assert server.serving("lora").count_tokens("a b") > 0
     assert fault_server.posts("/tokenize")[-1].json["model"] == "lora"
     assert server.model == "stub"
+
+
+# Without a real server
+
+
+def test_wait_until_ready(fault_server):
+    server = VLLMServer(fault_server.url)
+    fault_server.script("/health", [faults.loading(), faults.hang_up()])
+    assert server.wait_until_ready(60, every=0.05) is server
+    assert len(fault_server.requests) == 3
+    fault_server.reply(faults.loading(), "/health")
+    with pytest.raises(e.ServerTimeout, match=r"The server was not ready within 0\.3 s"):
+        asyncio.run(server.await_until_ready(0.3, every=0.05))
+
+
+@pytest.mark.parametrize("behaviour", [faults.loading(), faults.hang_up(), faults.error(500)])
+def test_failing_server_is_not_ready(fault_server, behaviour):
+    fault_server.reply(behaviour, "/health")
+    server = VLLMServer(fault_server.url)
+    assert server.is_ready() is asyncio.run(server.ais_ready()) is False
+
+
+def test_rejected_key_raises_instead_of_not_ready(fault_server):
+    fault_server.reply(faults.error(401, "Unauthorized", shape="string"), "/health")
+    with pytest.raises(e.AuthenticationFailed, match="rejected the API key"):
+        VLLMServer(fault_server.url).is_ready()
+
+
+CARDS = [
+    {"id": "base", "root": "org/base", "parent": None, "max_model_len": 4096},
+    {"id": "lora", "root": "/lora", "parent": "base", "max_model_len": None},
+    {"id": "no-length", "root": "x", "parent": None, "max_model_len": 0},
+]
+
+
+@pytest.mark.parametrize(("model", "length"), [(None, 4096), ("base", 4096), ("lora", 4096), ("no-length", None)])
+def test_context_length_is_that_of_the_base_model(make_fault_server, model, length):
+    server = VLLMServer(make_fault_server(models=CARDS).url, model=model)
+    assert server.context_length() == asyncio.run(server.acontext_length()) == length
+
+
+def test_context_length_of_an_unknown_model_raises(make_fault_server):
+    server = VLLMServer(make_fault_server(models=CARDS).url, model="other")
+    with pytest.raises(e.ModelNotServed, match=r"`other` is not served.*It serves: base, lora, no-length") as caught:
+        server.context_length()
+    assert caught.value.served == ("base", "lora", "no-length")
+
+
+def test_model_name_is_known_after_a_look_up(fault_server):
+    server = VLLMServer(fault_server.url)
+    assert server.model_name == ""
+    server.client.vllm.served_model()
+    assert (server.model_name, server.serving("lora").model_name) == ("stub", "lora")
+    assert len(fault_server.requests) == 1
+
+
+def test_serving_shares_both_clients(fault_server):
+    server = VLLMServer(fault_server.url)
+    other = server.serving("lora")
+    assert other.client is server.client
+    assert other.async_client is server.async_client
+
+
+# connect
+
+
+def test_connect_returns_the_given_server(fault_server):
+    server = VLLMServer(fault_server.url, model="stub")
+    assert VLLMServer.connect(server) is server
+    assert VLLMServer.connect(server, fault_server.root) is server, "the same address in another form"
+    lora = VLLMServer.connect(server, model="lora")
+    assert (lora.model, lora.client) == ("lora", server.client)
+
+
+def test_connect_makes_a_server_of_settings():
+    server = VLLMServer.connect(None, "http://h:1", model="", max_retries=7, server_version="0.32.0")
+    assert (server.base_url, server.model, server.client.max_retries) == ("http://h:1/v1", None, 7)
+    assert str(server.client.vllm.info.version) == "0.32.0"
+
+
+def test_connect_with_another_address_raises():
+    with pytest.raises(ValueError, match=r"`server` \(http://h:1/v1\) and the base URL \(http://g:1\) are different"):
+        VLLMServer.connect(VLLMServer("http://h:1"), "http://g:1")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"default_headers": {"a": "1"}},
+        {"default_query": {"a": "1"}},
+        {"server_version": "0.32.0"},
+        {"http_client": object()},
+        {"async_http_client": object()},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_connect_with_settings_beside_a_server_raises(setting):
+    [name] = setting
+    with pytest.raises(ValueError, match=f"`{name}` cannot be set beside `server`"):
+        VLLMServer.connect(VLLMServer("http://h:1"), **setting)

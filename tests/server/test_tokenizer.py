@@ -1,4 +1,4 @@
-"""Token counts are the served model's own."""
+"""Token counts are exact, cached, and local where the model's own file is given."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ TOOL = {
 
 
 @pytest.mark.vllm("tiny")
-def test_counts_are_those_of_usage(vllm_url):
+def test_counts_equal_usage(vllm_url):
     tokenizer = VLLMTokenizer(VLLMServer(vllm_url))
     client = VLLMClient(vllm_url)
     chat = client.chat.completions.create(model="tiny", messages=HELLO, tools=[TOOL], max_tokens=1)
@@ -29,21 +29,21 @@ def test_counts_are_those_of_usage(vllm_url):
 
 
 @pytest.mark.vllm("tiny")
-def test_a_part_without_a_user_counts_as_what_it_adds(vllm_url, sent):
+def test_part_without_a_user_message_counts_what_it_adds(vllm_url, sent):
     tokenizer = VLLMTokenizer(VLLMServer(vllm_url))
     before, after = [{"role": "system", "content": "Be brief."}], [{"role": "assistant", "content": "Hello!"}]
     whole = tokenizer.count_messages([*before, *HELLO, *after])
     assert sum(map(tokenizer.count_messages, (before, HELLO, after))) == whole
-    for body in sent.bodies("/tokenize"):  # chat templates of many models refuse anything else
+    for body in sent.bodies("/tokenize"):  # chat templates of many models reject anything else
         assert "user" in [message["role"] for message in body["messages"]]
 
 
 @pytest.mark.vllm("tiny")
-def test_a_text_is_asked_for_once(vllm_url, sent):
+def test_each_text_is_sent_once(vllm_url, sent):
     tokenizer = VLLMTokenizer(VLLMServer(vllm_url), add_special_tokens=False)
     ids = tokenizer("Hello")
     ids.append(0)
-    assert tokenizer.encode("Hello") == ids[:-1], "what is remembered is not the caller's to change"
+    assert tokenizer.encode("Hello") == ids[:-1], "the caller cannot change the cache"
     assert tokenizer.count("Hello") == len(ids) - 1
     assert sent.bodies("/tokenize") == [{"model": "tiny", "prompt": "Hello", "add_special_tokens": False}]
     assert tokenizer.count_messages(HELLO) == tokenizer.count_messages(HELLO) > 1
@@ -51,18 +51,18 @@ def test_a_text_is_asked_for_once(vllm_url, sent):
 
 
 @pytest.mark.vllm("tiny")
-def test_the_models_own_file_counts_here_after_one_question(vllm_url, sent):
-    asked = VLLMTokenizer(VLLMServer(vllm_url))
+def test_tokenizer_file_counts_locally_after_one_request(vllm_url, sent):
+    remote = VLLMTokenizer(VLLMServer(vllm_url))
     local = VLLMTokenizer(VLLMServer(vllm_url), tokenizer=MODELS / "tiny")
     texts = ["Hello", " two  spaces", "Ελλάδα", "🙂🏽", "a\nb", "<|im_start|>user"]
-    counts = [asked.count(text) for text in texts]
+    counts = [remote.count(text) for text in texts]
     before = len(sent.bodies("/tokenize"))
     assert [local.count(text) for text in texts] == counts
-    assert len(sent.bodies("/tokenize")) == before + 1, "the proof"
+    assert len(sent.bodies("/tokenize")) == before + 1, "one comparison with the server"
 
 
 @pytest.mark.vllm("tiny")
-def test_another_models_file_is_refused(vllm_url, tmp_path):
+def test_tokenizer_of_another_model_raises(vllm_url, tmp_path):
     other = (MODELS / "tiny" / "tokenizer.json").read_text(encoding="utf-8").replace('"▁', '"x', 1).replace('"Ġ', '"x')
     (tmp_path / "tokenizer.json").write_text(other, encoding="utf-8")
     tokenizer = VLLMTokenizer(VLLMServer(vllm_url), tokenizer=tmp_path)
@@ -70,8 +70,8 @@ def test_another_models_file_is_refused(vllm_url, tmp_path):
         tokenizer.count("Hello")
 
 
-def test_it_travels(fault_server):
+def test_copies_and_pickles_work(fault_server):
     tokenizer = VLLMTokenizer(VLLMServer(fault_server.url, model="stub"), cache_size=7)
     count = tokenizer.count("a b")
-    for twin in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
-        assert (twin.count("a b"), twin.cache_size) == (count, 7)
+    for copied in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
+        assert (copied.count("a b"), copied.cache_size) == (count, 7)

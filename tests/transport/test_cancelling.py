@@ -1,4 +1,4 @@
-"""Who leaves a call frees the server: asked of a real vLLM, which counts the requests that it is running."""
+"""Leaving a call stops the server's work on it: a real vLLM counts the requests that it is running."""
 
 import asyncio
 import time
@@ -8,11 +8,11 @@ import pytest
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters.errors import ServerTimeout
 
-pytestmark = pytest.mark.vllm("smollm2", recorded=False)  # slow enough to be seen at work
+pytestmark = pytest.mark.vllm("smollm2", recorded=False)  # slow enough to be observed
 
 PROMPT = "Tell me a long story"
-LONG = {"max_tokens": 1500, "ignore_eos": True}  # a minute on the machines that run this
-ASKED = {
+LONG = {"max_tokens": 1500, "ignore_eos": True}  # takes about a minute
+REQUEST = {
     "model": "",
     "messages": [{"role": "user", "content": PROMPT}],
     "max_tokens": LONG["max_tokens"],
@@ -21,42 +21,42 @@ ASKED = {
 
 
 class Stop(Exception):
-    """What user code raises."""
+    """Raised by user code."""
 
 
-def count(server):
+def running_requests(server):
     return sum(s.value for m in server.metrics() if m.name == "vllm:num_requests_running" for s in m.samples)
 
 
-def at_work(url):
+def wait_until_running(url):
     """Wait until the server counts the request."""
     server, until = VLLMServer(url), time.monotonic() + 30
-    while not count(server):
+    while not running_requests(server):
         assert time.monotonic() < until
         time.sleep(0.05)
 
 
-def close_sync(url):
-    stream = VLLMClient(url).chat.completions.create(**ASKED, stream=True)
+def close_stream(url):
+    stream = VLLMClient(url).chat.completions.create(**REQUEST, stream=True)
     next(stream)
-    at_work(url)
+    wait_until_running(url)
     stream.close()
     return stream
 
 
-def break_sync(url):
-    stream = VLLMClient(url).chat.completions.create(**ASKED, stream=True)
+def break_stream(url):
+    stream = VLLMClient(url).chat.completions.create(**REQUEST, stream=True)
     for _ in stream:
-        at_work(url)
+        wait_until_running(url)
         break
     return stream
 
 
-def raise_sync(url):
-    stream = VLLMClient(url).chat.completions.create(**ASKED, stream=True)
+def raise_in_stream(url):
+    stream = VLLMClient(url).chat.completions.create(**REQUEST, stream=True)
     try:
         for _ in stream:
-            at_work(url)
+            wait_until_running(url)
             raise Stop
     except Stop as stop:
         return stream, stop
@@ -65,13 +65,13 @@ def raise_sync(url):
 def time_out(url):
     client = VLLMClient(url, timeout=1.5, max_retries=0)
     with pytest.raises(ServerTimeout):
-        client.chat.completions.create(**ASKED)
+        client.chat.completions.create(**REQUEST)
 
 
 async def cancelled(url, call):
-    """Cancel once the server is at work."""
+    """Cancel a call once the server is running it."""
     task = asyncio.ensure_future(call)
-    await asyncio.to_thread(at_work, url)
+    await asyncio.to_thread(wait_until_running, url)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -79,15 +79,15 @@ async def cancelled(url, call):
 
 def cancel_stream(url):
     async def read():
-        async for _ in await AsyncVLLMClient(url).chat.completions.create(**ASKED, stream=True):
+        async for _ in await AsyncVLLMClient(url).chat.completions.create(**REQUEST, stream=True):
             pass
 
     asyncio.run(cancelled(url, read()))
 
 
-def cancel_whole(url):
+def cancel_response(url):
     async def read():
-        await AsyncVLLMClient(url).chat.completions.create(**ASKED)
+        await AsyncVLLMClient(url).chat.completions.create(**REQUEST)
 
     asyncio.run(cancelled(url, read()))
 
@@ -102,7 +102,7 @@ def langchain(url):
 def langchain_break(url):
     stream = langchain(url).stream(PROMPT)
     for _ in stream:
-        at_work(url)
+        wait_until_running(url)
         break
     stream.close()  # LangChain's generators are its own
 
@@ -115,7 +115,7 @@ def langchain_callback(url):
         raise_error = True
 
         def on_llm_new_token(self, token, **kwargs):
-            at_work(url)
+            wait_until_running(url)
             raise Stop
 
     try:
@@ -142,7 +142,7 @@ def llamaindex(url):
 def llamaindex_break(url):
     stream = llamaindex(url).stream_complete(PROMPT)
     for _ in stream:
-        at_work(url)
+        wait_until_running(url)
         break
     stream.close()
 
@@ -151,7 +151,7 @@ def llamaindex_raise(url):
     stream = llamaindex(url).stream_complete(PROMPT)
     try:
         for _ in stream:
-            at_work(url)
+            wait_until_running(url)
             raise Stop
     except Stop:
         stream.close()
@@ -174,13 +174,13 @@ def haystack(url):
 
 def haystack_callback(url):
     def stop(chunk):
-        at_work(url)
+        wait_until_running(url)
         raise Stop
 
     try:
         haystack(url).run(PROMPT, streaming_callback=stop)
     except Stop as error:
-        return error  # it keeps the frames alive, as a debugger or a logger does
+        return error  # its traceback keeps the frames alive, as in a debugger or a logger
 
 
 def haystack_cancel(url):
@@ -194,13 +194,13 @@ def haystack_cancel_stream(url):
     asyncio.run(cancelled(url, haystack(url).run_async(PROMPT, streaming_callback=go_on)))
 
 
-WAYS = [
-    close_sync,
-    break_sync,
-    raise_sync,
+EXITS = [
+    close_stream,
+    break_stream,
+    raise_in_stream,
     time_out,
     cancel_stream,
-    cancel_whole,
+    cancel_response,
     langchain_break,
     langchain_callback,
     langchain_cancel,
@@ -213,25 +213,24 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("leave", WAYS, ids=lambda f: f.__name__)
-def test_the_server_is_free_within_two_seconds(vllm_url, leave):
+@pytest.mark.parametrize("leave", EXITS, ids=lambda f: f.__name__)
+def test_server_stops_within_five_seconds(vllm_url, leave):
     server = VLLMServer(vllm_url)
     kept = leave(vllm_url)
     left = time.monotonic()
-    while count(server):
-        assert time.monotonic() - left < 2, "the server goes on"
+    while running_requests(server):
+        assert time.monotonic() - left < 5, "the server is still running it"
         time.sleep(0.05)
     del kept
 
 
-def test_a_request_that_nobody_leaves_goes_on(vllm_url):
-    """The others show something: such a request runs for longer than they look."""
+def test_request_that_is_not_left_goes_on_for_longer(vllm_url):
     server = VLLMServer(vllm_url)
-    stream = VLLMClient(vllm_url).chat.completions.create(**ASKED, stream=True)
+    stream = VLLMClient(vllm_url).chat.completions.create(**REQUEST, stream=True)
     next(stream)
-    at_work(vllm_url)
-    until = time.monotonic() + 3
+    wait_until_running(vllm_url)
+    until = time.monotonic() + 6
     while time.monotonic() < until:
-        assert count(server)
+        assert running_requests(server)
         time.sleep(0.3)
     stream.close()

@@ -1,4 +1,4 @@
-"""The fault server itself: what it says to a plain socket, and what a client sees of each fault."""
+"""``FaultServer``: the bytes it sends for each fault, and what it records of requests and connections."""
 
 import asyncio
 import base64
@@ -19,8 +19,8 @@ from vllm_adapters.testing import FaultServer, faults, payloads
 CHAT = "/v1/chat/completions"
 
 
-def talk(server, path=CHAT, body=None, *, method="POST", headers=""):
-    """One request over a plain socket: everything that came back, and how the connection ended."""
+def exchange_bytes(server, path=CHAT, body=None, *, method="POST", headers=""):
+    """Send one request over a plain socket; return all bytes received, and how the connection ended."""
     data = json.dumps(body if body is not None else chat_body()).encode()
     with socket.create_connection(("127.0.0.1", int(server.root.rpartition(":")[2])), timeout=5) as sock:
         sock.sendall(
@@ -53,7 +53,7 @@ def ask(client, text="hi", **more):
     return client.chat.completions.create(model="stub", messages=[{"role": "user", "content": text}], **more)
 
 
-def test_healthy_speaks_like_vllm(fault_server, client):
+def test_healthy_server_responds_as_vllm(fault_server, client):
     assert ask(client, "What is up?").choices[0].message.content == "What is up?"
     assert [m.id for m in client.models.list()] == ["stub"]
     stream = list(ask(client, "a b", stream=True, stream_options={"include_usage": True}))
@@ -71,7 +71,7 @@ def test_healthy_speaks_like_vllm(fault_server, client):
     assert client.post(f"{fault_server.root}/tokenize", body={"prompt": "a b"}, **get)["count"] == 2
 
 
-def test_records_what_was_asked_and_on_which_connection(fault_server, client):
+def test_requests_and_connections_are_recorded(fault_server, client):
     ask(client, "one", extra_body={"top_k": 3})
     ask(client, "two")
     first, second = fault_server.posts(CHAT)
@@ -82,7 +82,7 @@ def test_records_what_was_asked_and_on_which_connection(fault_server, client):
     assert first.at <= second.at
 
 
-def test_a_script_runs_once_and_then_it_is_healthy(fault_server, client):
+def test_script_runs_once(fault_server, client):
     fault_server.script(CHAT, [faults.error(429, retry_after=0), faults.chat("second")])
     assert ask(client).choices[0].message.content == "second"
     assert ask(client, "third").choices[0].message.content == "third"
@@ -98,9 +98,9 @@ def test_a_script_runs_once_and_then_it_is_healthy(fault_server, client):
         ("string", {"error": "no"}),
     ],
 )
-def test_four_shapes_of_errors(fault_server, shape, body):
+def test_error_has_each_of_four_shapes(fault_server, shape, body):
     fault_server.reply(faults.error(404, "no", shape=shape, type="NotFoundError"))
-    received, _ = talk(fault_server)
+    received, _ = exchange_bytes(fault_server)
     head, _, sent = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 404 Not Found")
     assert json.loads(sent) == body
@@ -120,20 +120,20 @@ def test_four_shapes_of_errors(fault_server, shape, body):
         pytest.param(faults.split(faults.reply("häh"), size=1), "closed", "\r\n\r\nhäh".encode(), id="split"),
     ],
 )
-def test_bytes_and_endings(fault_server, behaviour, end, tail):
+def test_body_and_end_of_connection(fault_server, behaviour, end, tail):
     fault_server.reply(behaviour)
-    received, ended = talk(fault_server)
+    received, ended = exchange_bytes(fault_server)
     assert ended == end
     assert received.endswith(tail)
 
 
-def test_reset_in_the_middle_of_a_stream(fault_server, client):
+def test_stream_can_be_reset(fault_server, client):
     fault_server.reply(faults.sse(*payloads.chat_chunks("a b c")[:3], end="reset"))
     with pytest.raises(Exception, match=r"(?i)reset|connection|closed"):
         list(ask(client, stream=True))
 
 
-def test_deltas_and_error_events(fault_server, client):
+def test_deltas_and_error_events_are_sent(fault_server, client):
     two = [payloads.tool_call("f", "{}", index=0), payloads.tool_call("g", "{}", index=1)]
     fault_server.reply(faults.deltas({"reasoning": "r", "content": "c"}, {"tool_calls": two}, finish_reason=None))
     both, calls = list(ask(client, stream=True))
@@ -144,10 +144,10 @@ def test_deltas_and_error_events(fault_server, client):
         list(ask(client, stream=True))
 
 
-def test_wrong_embeddings_and_rankings(fault_server, client):
+def test_embeddings_and_rankings_have_the_chosen_defect(fault_server, client):
     def rows(fault):
         fault_server.reply(faults.wrong_embeddings(fault))
-        received, _ = talk(fault_server, "/v1/embeddings", {"input": ["a", "b", "c"]})
+        received, _ = exchange_bytes(fault_server, "/v1/embeddings", {"input": ["a", "b", "c"]})
         return json.loads(received.partition(b"\r\n\r\n")[2])["data"]
 
     assert len(rows("missing")) == 2
@@ -159,7 +159,7 @@ def test_wrong_embeddings_and_rankings(fault_server, client):
 
     def ranks(fault):
         fault_server.reply(faults.wrong_rerank(fault))
-        received, _ = talk(fault_server, "/rerank", {"query": "q", "documents": ["a", "b", "c"]})
+        received, _ = exchange_bytes(fault_server, "/rerank", {"query": "q", "documents": ["a", "b", "c"]})
         return json.loads(received.partition(b"\r\n\r\n")[2])["results"]
 
     assert len(ranks("short")) == 2
@@ -169,7 +169,7 @@ def test_wrong_embeddings_and_rankings(fault_server, client):
     assert math.isnan(ranks("nan")[0]["relevance_score"])
 
 
-def test_sees_the_client_leave(fault_server):
+def test_disconnection_of_the_client_is_recorded(fault_server):
     fault_server.reply(faults.drip(0.01))
     with socket.create_connection(("127.0.0.1", int(fault_server.root.rpartition(":")[2]))) as sock:
         sock.sendall(b"POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
@@ -178,7 +178,7 @@ def test_sees_the_client_leave(fault_server):
     assert fault_server.requests[-1].wait_disconnected()
 
 
-def test_hang_ends_when_the_client_gives_up(fault_server):
+def test_hanging_ends_when_the_client_disconnects(fault_server):
     fault_server.reply(faults.hang())
     with openai.OpenAI(base_url=fault_server.url, api_key="x", max_retries=0, timeout=0.2) as client:
         with pytest.raises(openai.APITimeoutError):
@@ -186,7 +186,7 @@ def test_hang_ends_when_the_client_gives_up(fault_server):
         assert fault_server.posts(CHAT)[0].wait_disconnected()
 
 
-def test_stale_connection_is_closed_after_the_answer(fault_server, client):
+def test_stale_connection_is_closed_after_the_response(fault_server, client):
     fault_server.script(CHAT, [faults.stale(faults.chat("a"))])
     ask(client)
     time.sleep(0.05)
@@ -195,32 +195,32 @@ def test_stale_connection_is_closed_after_the_answer(fault_server, client):
     assert first.connection != second.connection
 
 
-def test_redirects(fault_server, make_fault_server):
+def test_redirect_is_sent(fault_server, make_fault_server):
     other = make_fault_server()
     fault_server.reply(faults.redirect(f"{other.url}/chat/completions"))
-    received, _ = talk(fault_server)
+    received, _ = exchange_bytes(fault_server)
     assert b"307 Temporary Redirect" in received
     assert f"location: {other.url}/chat/completions".encode() in received
 
 
-def test_gateways_old_versions_routes_and_keys(make_fault_server):
-    assert b'{"version":"0.10.2"}' in talk(make_fault_server(version="0.10.2"), "/version", method="GET")[0]
-    assert b"404 Not Found" in talk(make_fault_server(version=None), "/version", method="GET")[0]
+def test_version_routes_and_key_are_configurable(make_fault_server):
+    assert b'{"version":"0.10.2"}' in exchange_bytes(make_fault_server(version="0.10.2"), "/version", method="GET")[0]
+    assert b"404 Not Found" in exchange_bytes(make_fault_server(version=None), "/version", method="GET")[0]
     pooling = make_fault_server(routes=["/v1/embeddings"])
-    assert b'{"detail":"Not Found"}' in talk(pooling)[0]
-    assert b'{"detail":"Method Not Allowed"}' in talk(pooling, "/v1/embeddings", method="GET")[0]
+    assert b'{"detail":"Not Found"}' in exchange_bytes(pooling)[0]
+    assert b'{"detail":"Method Not Allowed"}' in exchange_bytes(pooling, "/v1/embeddings", method="GET")[0]
     guarded = make_fault_server(api_key="k")
-    assert b"401 Unauthorized" in talk(guarded)[0]
-    assert b"200 OK" in talk(guarded, headers="authorization: Bearer k\r\n")[0]
+    assert b"401 Unauthorized" in exchange_bytes(guarded)[0]
+    assert b"200 OK" in exchange_bytes(guarded, headers="authorization: Bearer k\r\n")[0]
 
 
-def test_no_cross_talk_among_threads(fault_server, client):
+def test_responses_go_to_their_requests(fault_server, client):
     with ThreadPoolExecutor(16) as pool:
         answers = pool.map(lambda i: ask(client, f"question {i}").choices[0].message.content, range(64))
     assert list(answers) == [f"question {i}" for i in range(64)]
 
 
-async def test_a_thousand_at_once(many_files, make_fault_server):
+async def test_a_thousand_concurrent_requests(many_files, make_fault_server):
     server = make_fault_server(delay=1.5)
     port = int(server.root.rpartition(":")[2])
 
@@ -239,21 +239,21 @@ async def test_a_thousand_at_once(many_files, make_fault_server):
     assert server.peak > 500
 
 
-def test_a_broken_behaviour_is_a_broken_test():
+def test_error_of_a_behaviour_is_raised_on_stop():
     async def broken(exchange):
         raise ZeroDivisionError
 
     server = FaultServer().start()
     server.reply(broken)
-    talk(server)
+    exchange_bytes(server)
     with pytest.raises(ZeroDivisionError):
         server.stop()
 
 
-def test_stopping_with_a_client_in_the_middle_leaves_nothing_behind():
+def test_stopping_ends_open_requests():
     with FaultServer() as server:
         server.reply(faults.hang())
-        waiting = threading.Thread(target=talk, args=(server,))
+        waiting = threading.Thread(target=exchange_bytes, args=(server,))
         waiting.start()
         assert server.wait_for(lambda: len(server.requests) == 1)
     waiting.join(timeout=5)
@@ -262,7 +262,7 @@ def test_stopping_with_a_client_in_the_middle_leaves_nothing_behind():
         server.url  # noqa: B018
 
 
-def test_nobody_is_refused_while_it_restarts():
+def test_connections_are_accepted_during_a_restart():
     def calls():
         with socket.create_connection(("127.0.0.1", port), timeout=5):
             return time.sleep(0.001)
