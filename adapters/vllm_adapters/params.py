@@ -14,6 +14,30 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from typing_extensions import TypedDict  # Pydantic refuses typing's own before Python 3.12
 
+__all__ = [
+    "CONSTRAINTS",
+    "MODELS",
+    "ChatParams",
+    "ClassifyParams",
+    "CompletionParams",
+    "EmbeddingParams",
+    "MultiModalParams",
+    "PoolerParams",
+    "PoolingParams",
+    "RepetitionDetection",
+    "RequestParams",
+    "RerankParams",
+    "SamplingParams",
+    "ScoreParams",
+    "ScoringParams",
+    "StructuredOutputs",
+    "TemplateParams",
+    "TextEmbeddingParams",
+    "TokenizeParams",
+    "TokenizerParams",
+    "VectorParams",
+]
+
 
 def _schema(value: Any) -> Any:
     """Return the JSON schema of a Pydantic class, and any other value unchanged."""

@@ -82,6 +82,133 @@ def test_framework_packages_never_import_one_another():
     assert importers <= {"_demo"}
 
 
+EXPORTED = {
+    "vllm_adapters": {
+        "AsyncVLLMClient",
+        "Embedder",
+        "LocalVLLM",
+        "Timeouts",
+        "VLLMClient",
+        "VLLMError",
+        "VLLMServer",
+        "VLLMTokenizer",
+        "__version__",
+    },
+    "vllm_adapters.client": {"AsyncVLLMClient", "VLLMClient"},
+    "vllm_adapters.embedder": {"Embedder"},
+    "vllm_adapters.errors": {
+        "AuthenticationFailed",
+        "ConstraintNotEnforced",
+        "ContextLengthExceeded",
+        "FeatureNotEnabled",
+        "FilteredOutput",
+        "IncompleteStream",
+        "InvalidRequest",
+        "InvalidResponse",
+        "LocalVLLMError",
+        "ModelNotServed",
+        "PermissionDenied",
+        "RateLimited",
+        "ServerFailed",
+        "ServerNotReady",
+        "ServerTimeout",
+        "ServerUnreachable",
+        "TruncatedOutput",
+        "UnknownParameter",
+        "UnsupportedParameter",
+        "VLLMError",
+        "WrongAddress",
+    },
+    "vllm_adapters.params": {
+        "CONSTRAINTS",
+        "ChatParams",
+        "ClassifyParams",
+        "CompletionParams",
+        "EmbeddingParams",
+        "MODELS",
+        "MultiModalParams",
+        "PoolerParams",
+        "PoolingParams",
+        "RepetitionDetection",
+        "RequestParams",
+        "RerankParams",
+        "SamplingParams",
+        "ScoreParams",
+        "ScoringParams",
+        "StructuredOutputs",
+        "TemplateParams",
+        "TextEmbeddingParams",
+        "TokenizeParams",
+        "TokenizerParams",
+        "VectorParams",
+    },
+    "vllm_adapters.server": {"VLLMServer"},
+    "vllm_adapters.timeouts": {"Timeouts"},
+    "vllm_adapters.tokenizer": {"VLLMTokenizer"},
+    "vllm_adapters.types": {"Capabilities", "Classified", "Embedded", "ModelCard", "Ranked", "Tokens", "ToolCall"},
+    "vllm_adapters.doctor": {"Check", "Finding", "Report", "Result", "Verdict", "examine"},
+    "vllm_adapters.haystack": {
+        "VLLMChatGenerator",
+        "VLLMDocumentEmbedder",
+        "VLLMRanker",
+        "VLLMTextEmbedder",
+        "VLLMTokenCounter",
+    },
+    "vllm_adapters.langchain": {"ChatVLLM", "VLLM", "VLLMEmbeddings", "VLLMRerank"},
+    "vllm_adapters.llamaindex": {"VLLM", "VLLMEmbedding", "VLLMRerank"},
+    "vllm_adapters.local": {"LocalVLLM"},
+    "vllm_adapters.testing": {
+        "Behaviour",
+        "Exchange",
+        "FaultServer",
+        "Received",
+        "Sent",
+        "SentRequest",
+        "faults",
+        "payloads",
+    },
+}
+"""The names of every public module: adding or removing one is a decision."""
+
+
+def declared_names(module: str) -> set[str]:
+    """Return ``__all__`` of a module without importing it: not every framework is installed everywhere."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    raise AssertionError(f"{module} has no __all__")
+
+
+@pytest.mark.parametrize("module", EXPORTED)
+def test_exported_names(module):
+    assert declared_names(module) == EXPORTED[module]
+
+
+def test_every_module_without_an_underscore_is_public():
+    modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    public = {name for name in modules if not name.startswith("_")}
+    assert {f"vllm_adapters.{name}" for name in public} | {"vllm_adapters"} == EXPORTED.keys()
+
+
+def lines_of_code(file: Path) -> int:
+    """Return the lines with code: neither blank, nor comments, nor docstrings."""
+    tree = ast.parse(source := file.read_text(encoding="utf-8"))
+    documentation = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    lines = enumerate(source.splitlines(), start=1)
+    return sum(bool(text.split("#")[0].strip()) and number not in documentation for number, text in lines)
+
+
+def test_no_module_has_more_than_600_lines_of_code():
+    assert [id_of(file) for file in FILES if lines_of_code(file) > 600] == []
+
+
 def modules_after(code: str) -> set[str]:
     """The top-level names of all modules that a fresh Python has loaded after running ``code``."""
     report = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
