@@ -1,4 +1,4 @@
-"""What the `eye` model is trained on: shades with a name, questions about them, and the answers."""
+"""The training data of the ``eye`` model: named shades of color, questions about them, and the answers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import random
 import re
 
-MOST = 4  # images in a prompt
+MOST = 4  # maximum number of images in a prompt
 Range = tuple[float, float]
 
-# Hue in degrees, saturation and value. Between two names lies a gap that nobody asks it about.
+# Ranges of hue in degrees, saturation and value. The gaps between two colors are never used.
 COLORS: dict[str, list[tuple[Range, Range, Range]]] = {
     "black": [((0, 360), (0, 1), (0, 0.1))],
     "white": [((0, 360), (0, 0.04), (0.95, 1))],
@@ -26,7 +26,7 @@ COLORS: dict[str, list[tuple[Range, Range, Range]]] = {
     "brown": [((0, 5), (0.7, 0.8), (0.5, 0.66)), ((14, 32), (0.6, 0.9), (0.35, 0.6))],
 }
 
-# Of the words in parentheses one is drawn; small letters, as the chat template makes them.
+# One of the words in parentheses is chosen; lower case, as the chat template produces.
 _COLOR, _IMAGE, _NTH = "(color|color|colour)", "(image|image|picture|photo|square)", "(first|second|third|fourth|last)"
 QUESTIONS = {
     "colors": [
@@ -56,43 +56,43 @@ _AT = {"first": 0, "second": 1, "third": 2, "fourth": 3, "last": -1}
 _WEIGHTS = {"colors": 3, "count": 2, "nth": 3, "json": 2, "other": 2}
 
 
-class Asker:
-    """Makes up shades, questions and answers.
+class QuestionGenerator:
+    """Generates shades, questions and answers.
 
     Args:
-        seed: Another seed makes up others.
+        seed: Seed of the random choices.
     """
 
     def __init__(self, seed: int) -> None:
         self.r = random.Random(seed)
 
     def shade(self, color: str) -> tuple[float, float, float]:
-        """Red, green and blue, from 0 to 1, of a shade that goes by this name."""
+        """Return red, green and blue, from 0 to 1, of a random shade of a color."""
         hue, saturation, value = (self.r.uniform(*limits) for limits in self.r.choice(COLORS[color]))
         return colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)
 
     def example(self) -> tuple[list[str], str, str]:
-        """The colors of the images, the question, and the answer."""
+        """Return the colors of the images, the question, and the answer."""
         colors = self.r.choices(list(COLORS), k=self.r.choices(range(MOST + 1), (1, 5, 4, 3, 3))[0])
         (kind,) = self.r.choices(list(_WEIGHTS), list(_WEIGHTS.values()))
-        text = self._draw(self.r.choice(QUESTIONS[kind])).replace("BABBLE", self._babble())
+        text = self._choose(self.r.choice(QUESTIONS[kind])).replace("BABBLE", self._nonsense())
         if kind != "other":
-            text = self._draw("(||||hello. |please, |here: )") + text + self._draw("(?|?|.|)")
-            text += self._draw("(||||| answer with one word.| be brief.)")
+            text = self._choose("(||||hello. |please, |here: )") + text + self._choose("(?|?|.|)")
+            text += self._choose("(||||| answer with one word.| be brief.)")
         return colors, text, answer(colors, kind, text)
 
-    def _draw(self, pattern: str) -> str:
+    def _choose(self, pattern: str) -> str:
         while "(" in pattern:
-            pattern = re.sub(r"\(([^()]*)\)", lambda found: self.r.choice(found[1].split("|")), pattern)
+            pattern = re.sub(r"\(([^()]*)\)", lambda match: self.r.choice(match[1].split("|")), pattern)
         return pattern
 
-    def _babble(self) -> str:
+    def _nonsense(self) -> str:
         letters = "abcdefghijklmnopqrstuvwxyz"
         return " ".join("".join(self.r.choices(letters, k=self.r.randint(1, 8))) for _ in range(self.r.randint(1, 9)))
 
 
 def answer(colors: list[str], kind: str, text: str) -> str:
-    """What it is to say."""
+    """Return the expected answer."""
     if kind == "colors":
         return ", ".join(colors) or "no image"
     if kind == "count":

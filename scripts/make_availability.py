@@ -1,19 +1,19 @@
-"""Refresh availability.json: which vLLM version knows which parameter of which endpoint.
+"""Update ``availability.json``: which vLLM versions support which parameter of which endpoint.
 
-A new vLLM release is one command, given the OpenAPI document of a server that runs it (a file, or the
-server's own address, which also tells the version):
+A new vLLM release needs one command with the OpenAPI document of its server: a file, or the address of the server,
+which also reports its version:
 
     python scripts/make_availability.py http://localhost:8000
     python scripts/make_availability.py chat.json embed.json --version 0.33.0
 
-A server describes only the endpoints its model has: those no document describes stay as they are, so give
-one document per kind of model (chat, embedding, classification, transcription). New fields get that version
-as ``first``, vanished ones the version before it as ``last``; types, bounds and defaults follow the document.
+A server describes only the endpoints of its model, and other endpoints are left unchanged. Pass one document per kind
+of model (chat, embedding, classification, transcription). New fields get the version as ``first``, removed ones the
+previous version as ``last``; types, bounds and defaults follow the document.
 
-``--history FILE`` starts the table anew from facts about past versions, before the documents are merged:
+``--history FILE`` creates the table from data about past versions, before the documents are merged:
 ``{"_meta": {"versions": [...]}, "<request class>": {"<field>": {"type": "<annotation>", "default": ...,
 "constraints": {"ge": ...}, "first_seen": "0.11.0", "last_seen": "0.17.1", "openai_standard": false}}}``.
-Several files add up. ``params_renamed.json``, beside this script, has the request classes that were renamed.
+Several files are combined. ``params_renamed.json``, beside this script, lists the renamed request classes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Fields = dict[str, Field]
 
 
 class Endpoint(NamedTuple):
-    """Where an endpoint answers, and the classes its requests had over time (only a history names these)."""
+    """The paths of an endpoint, and the classes of its requests over time (only used in histories)."""
 
     paths: tuple[str, ...]
     classes: tuple[str, ...]
@@ -88,7 +88,7 @@ OBJECTS = {
     "structured_outputs": "StructuredOutputsParams",
 }
 
-# OpenAI's own fields that vLLM has not declared yet: were it to, they are standard, not additions.
+# OpenAI's fields that vLLM does not declare. If it does, they are standard, not additions.
 OPENAI_ONLY = {
     "chat": {
         "audio", "function_call", "functions", "metadata", "modalities", "moderation", "prediction",
@@ -113,13 +113,13 @@ INT64 = (-(2**63), 2**63 - 1)
 
 
 def union_of(types: Iterable[str]) -> str:
-    """One spelling of a union, whatever order its members came in; null is left out, as it is never sent."""
+    """Return the canonical form of a union, without null, which is never sent."""
     members = {member for member in types if member != "None"}
     return "Any" if "Any" in members or not members else " | ".join(sorted(members))
 
 
 def union_members(type_: str) -> list[str]:
-    """The members of a union, not of the types inside them."""
+    """Return the top-level members of a union."""
     tree = ast.parse(type_, mode="eval").body
     members: list[str] = []
     while isinstance(tree, ast.BinOp):
@@ -132,7 +132,7 @@ def union_members(type_: str) -> list[str]:
 
 
 def type_of_annotation(annotation: str) -> str:
-    """``Annotated[int, Field(ge=1)] | None`` -> ``int``."""
+    """Return the type of an annotation: ``int`` for ``Annotated[int, Field(ge=1)] | None``."""
 
     def members(node: ast.expr) -> list[str]:
         if isinstance(node, ast.BinOp):
@@ -154,16 +154,16 @@ def type_of_annotation(annotation: str) -> str:
 
 
 def bound_of(value: Any) -> Any:
-    """``2 ** 63 - 1`` and the names vLLM's sources give it are numbers too."""
+    """Return a bound as a number, also for ``2 ** 63 - 1`` and its names in vLLM's sources."""
     if isinstance(value, str):
         return INT64[0] if value.lower().endswith("min") or value.startswith("-") else INT64[1]
     return value
 
 
 def field_of_history(entry: dict[str, Any]) -> Field:
-    """One field of a history file in the form of the table."""
+    """Convert one field of a history file to the form of the table."""
     field: Field = {"type": type_of_annotation(entry["type"])}
-    listed = "[" in field["type"]  # then the bounds found belong to the members, not to the value
+    listed = "[" in field["type"]  # then the bounds apply to the members, not to the value
     for name, value in entry.get("constraints", {}).items():
         if name in LOWER + UPPER and not listed:
             field[name] = bound_of(value)
@@ -179,7 +179,7 @@ def field_of_history(entry: dict[str, Any]) -> Field:
 
 
 def table_of_history(paths: Iterable[Path]) -> dict[str, Any]:
-    """A whole table from history files."""
+    """Return a complete table from history files."""
     versions: list[str] = []
     classes: dict[str, Fields] = {}
     for path in paths:
@@ -202,7 +202,7 @@ def table_of_history(paths: Iterable[Path]) -> dict[str, Any]:
 
 
 def merged(forms: Iterable[Fields]) -> Fields:
-    """The forms of one endpoint's request as one: known as soon and as long as any form knows the field."""
+    """Merge the forms of one endpoint's request: a field exists in all versions in which any form has it."""
     forms = list(forms)
     result: Fields = {}
     for name in sorted({name for form in forms for name in form}):
@@ -230,21 +230,21 @@ def merged(forms: Iterable[Fields]) -> Fields:
 
 
 class Spec:
-    """The requests that one OpenAPI document describes."""
+    """The requests in one OpenAPI document."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
         self._schemas: dict[str, Any] = document.get("components", {}).get("schemas", {})
 
     def endpoints(self) -> dict[str, list[Fields]]:
-        """Every form of every request, by endpoint."""
+        """Return all forms of all requests, by endpoint."""
         return {
             name: [self._fields(form) for path in endpoint.paths for form in request_schemas(self._document, path)]
             for name, endpoint in ENDPOINTS.items()
         }
 
     def objects(self) -> dict[str, list[Fields]]:
-        """The parameters that are objects themselves."""
+        """Return the fields of the parameters that are objects."""
         return {name: [self._fields(self._schemas[c])] for name, c in OBJECTS.items() if c in self._schemas}
 
     def _fields(self, form: Mapping[str, Any]) -> Fields:
@@ -253,7 +253,7 @@ class Spec:
     def _field(self, schema: dict[str, Any]) -> Field:
         kinds = [member for member in alternatives(self._document, schema) if member.get("type") != "null"]
         field: Field = {"type": self._type(schema)}
-        if len(kinds) == 1:  # a bound of one member of a union does not bind the others
+        if len(kinds) == 1:  # a bound of one member does not apply to the others
             for theirs, ours in SPEC_BOUNDS.items():
                 if theirs in kinds[0]:
                     field[ours] = self._number(kinds[0][theirs], kinds[0].get("type"))
@@ -263,7 +263,7 @@ class Spec:
 
     @staticmethod
     def _number(value: float, kind: str | None) -> float:
-        """OpenAPI writes the bounds of integers as floats, and so rounds those of 64 bits."""
+        """Return a bound; OpenAPI writes integer bounds as floats, which rounds those of 64 bits."""
         return value if kind == "number" else min(max(int(value), INT64[0]), INT64[1])
 
     def _type(self, schema: dict[str, Any]) -> str:
@@ -289,7 +289,7 @@ class Spec:
 
 
 def load(source: str) -> tuple[Spec, str | None]:
-    """A document and, where a server was asked, its version."""
+    """Load a document and, from a server, its version."""
     if not source.startswith(("http://", "https://")):
         return Spec(json.loads(Path(source).read_text())), None
     base = source.rstrip("/").removesuffix("/v1")
@@ -303,9 +303,9 @@ def load(source: str) -> tuple[Spec, str | None]:
 
 
 def merge_specs(table: dict[str, Any], specs: Iterable[Spec], version: str) -> None:
-    """Bring the table up to ``version`` for every endpoint and object that a document describes."""
+    """Update the table to ``version`` for all endpoints and objects in the documents."""
     if Version(version) < Version(table["newest"]):
-        raise SystemExit(f"The table is at {table['newest']}: it cannot learn from the older {version}.")
+        raise SystemExit(f"The table is at {table['newest']}, newer than {version}. Use documents of a newer version.")
     if version not in table["versions"]:
         table["versions"].append(version)
     table["newest"] = version
@@ -323,7 +323,7 @@ def merge_specs(table: dict[str, Any], specs: Iterable[Spec], version: str) -> N
 
 
 def refresh(known: Fields, now: Fields, version: str, before: str, openai: Iterable[str]) -> None:
-    """Bring one endpoint's fields up to date, in place."""
+    """Update the fields of one endpoint in place."""
     for name, field in now.items():
         kept = {key: known[name][key] for key in ("first", "openai") if key in known.get(name, {})}
         known[name] = field | ({"openai": True} if name in openai else {}) | {"first": version} | kept
@@ -335,7 +335,7 @@ def refresh(known: Fields, now: Fields, version: str, before: str, openai: Itera
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What changed, a line each."""
+    """Return the changes, one line each."""
     lines = []
     for group in ("endpoints", "objects"):
         for name, fields in sorted(new[group].items()):
@@ -354,8 +354,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return lines
 
 
-def written(table: dict[str, Any]) -> str:
-    """The table as JSON with a line for each field, so that a release reads well as a diff."""
+def to_json(table: dict[str, Any]) -> str:
+    """Return the table as JSON with one line per field, for readable diffs."""
     order = ("type", *LOWER, *UPPER, "default", "first", "last", "openai")
 
     def block(fields: Fields) -> str:
@@ -375,31 +375,31 @@ def written(table: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read, merge, write, and say what changed."""
+    """Read the documents, update the table, and print the changes."""
     about, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         description=about, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("specs", nargs="*", metavar="SPEC", help="OpenAPI file, or address of a vLLM server")
-    parser.add_argument("--version", help="the vLLM version of the documents; a server tells its own")
+    parser.add_argument("--version", help="vLLM version of the documents; a server reports its own")
     parser.add_argument("--history", action="append", type=Path, default=[], metavar="FILE")
     parser.add_argument("--table", type=Path, default=TABLE, help="default: the table of the package")
     args = parser.parse_args(argv)
 
     loaded = [load(source) for source in args.specs]
-    versions = {v for v in (args.version, *(told for _, told in loaded)) if v}
+    versions = {v for v in (args.version, *(version for _, version in loaded)) if v}
     if loaded and len(versions) != 1:
-        parser.error(f"the documents must be of one version, told by --version: {sorted(versions) or 'none'}")
+        parser.error(f"the documents must be of one version, found {sorted(versions) or 'none'}. Pass --version.")
     old = json.loads(args.table.read_text()) if args.table.exists() else {}
     if args.history:
         table = table_of_history(args.history)
     elif old:
         table = json.loads(json.dumps(old))
     else:
-        parser.error(f"{args.table} does not exist: start it with --history")
+        parser.error(f"{args.table} does not exist. Create it with --history.")
     if loaded:
         merge_specs(table, (spec for spec, _ in loaded), Version(versions.pop()).base_version)
-    args.table.write_text(written(table))
+    args.table.write_text(to_json(table))
     print("\n".join(differences(old, table)) or "no changes")
     return 0
 

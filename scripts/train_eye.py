@@ -1,10 +1,10 @@
-"""Trains the `eye` vision model that LocalVLLM serves, and checks what it promises.
+"""Train the ``eye`` vision model that ``LocalVLLM`` serves, and check its answers.
 
-A test double with real weights, as `tiny` is: it names the colors of plain images, in order, and counts the images.
-Run it with a Python that has torch and transformers, for instance the one of the local vLLM:
+A test double with real weights, like ``tiny``: it names the colors of plain images, in order, and counts the images.
+Run it with a Python that has torch and transformers, such as that of the local vLLM:
 
     train_eye.py --minutes 20                               train and write the weights
-    train_eye.py --check --url http://127.0.0.1:8000/v1     check what it promises through a running vLLM
+    train_eye.py --check --url http://127.0.0.1:8000/v1     check its answers with a running vLLM
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from eye_questions import COLORS, Asker
+from eye_questions import COLORS, QuestionGenerator
 from train_tiny import END, PAD, SPLIT, Muon
 from train_tiny import MODEL_DIR as TINY_DIR
 
 MODEL_DIR = TINY_DIR.with_name("eye")
 IMAGE = "<image>"
-SIDE, PATCH = 32, 16  # pixels: four tokens for an image
+SIDE, PATCH = 32, 16  # pixels; an image has four tokens
 VISION = {
     "model_type": "clip_vision_model",
     "hidden_size": 64,
@@ -59,12 +59,12 @@ TEXT = {
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes one JSON file."""
+    """Write a JSON file."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def write_tokenizer(model_dir: Path) -> Any:
-    """Trains the byte-level BPE on questions and answers and writes it."""
+    """Train the byte-level BPE on questions and answers, and write it."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -75,13 +75,13 @@ def write_tokenizer(model_dir: Path) -> Any:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    asker = Asker(0)
-    lines = [f"user:{text}\nassistant:{reply}" for _, text, reply in (asker.example() for _ in range(4000))]
+    generator = QuestionGenerator(0)
+    lines = [f"user:{text}\nassistant:{reply}" for _, text, reply in (generator.example() for _ in range(4000))]
     trainer = trainers.BpeTrainer(
         vocab_size=TEXT["vocab_size"] - 1,
         special_tokens=["<|endoftext|>", END, PAD],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        min_frequency=20,  # what is rarer is babble, which stays in letters
+        min_frequency=20,  # rarer words are nonsense, and stay single letters
         show_progress=False,
     )
     tokenizer.train_from_iterator(lines, trainer)
@@ -102,7 +102,7 @@ def write_tokenizer(model_dir: Path) -> Any:
 
 
 def write_config(model_dir: Path, tokenizer: Any) -> None:
-    """Writes the configuration of the model, of its image processor, and of how it samples."""
+    """Write the configuration of the model, its image processor and its sampling."""
     end, pad, image = (tokenizer.token_to_id(token) for token in (END, PAD, IMAGE))
     config = {
         "architectures": ["LlavaForConditionalGeneration"],
@@ -149,25 +149,25 @@ def write_config(model_dir: Path, tokenizer: Any) -> None:
     write_json(model_dir / "processor_config.json", processor)
 
 
-def draw(asker: Asker, colors: list[str]) -> Any:
-    """Images of these colors as the processor hands them on: plain, or noisy, or with a spot of another color."""
+def draw(generator: QuestionGenerator, colors: list[str]) -> Any:
+    """Return preprocessed images of these colors: plain, noisy, or with a spot of another color."""
     import torch
 
     images = torch.empty(len(colors), 3, SIDE, SIDE)
     for image, color in zip(images, colors, strict=True):
-        image[:] = torch.tensor(asker.shade(color)).view(3, 1, 1)
-        if asker.r.random() < 0.25:
-            width, height = asker.r.randint(2, SIDE // 2), asker.r.randint(2, SIDE // 2)
-            left, top = asker.r.randint(0, SIDE - width), asker.r.randint(0, SIDE - height)
-            spot = asker.shade(asker.r.choice(list(COLORS)))
+        image[:] = torch.tensor(generator.shade(color)).view(3, 1, 1)
+        if generator.r.random() < 0.25:
+            width, height = generator.r.randint(2, SIDE // 2), generator.r.randint(2, SIDE // 2)
+            left, top = generator.r.randint(0, SIDE - width), generator.r.randint(0, SIDE - height)
+            spot = generator.shade(generator.r.choice(list(COLORS)))
             image[:, top : top + height, left : left + width] = torch.tensor(spot).view(3, 1, 1)
-        if asker.r.random() < 0.25:
-            image += torch.randn(image.shape) * asker.r.uniform(0, 0.06)
+        if generator.r.random() < 0.25:
+            image += torch.randn(image.shape) * generator.r.uniform(0, 0.06)
     return (images.clamp(0, 1) - 0.5) / 0.5
 
 
 def train(model_dir: Path, minutes: float, seed: int, peak: float) -> None:
-    """Trains for so many minutes and writes config, tokenizer and weights."""
+    """Train for a number of minutes, and write config, tokenizer and weights."""
     import torch
     from safetensors.torch import save_file
     from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -177,27 +177,27 @@ def train(model_dir: Path, minutes: float, seed: int, peak: float) -> None:
     write_config(model_dir, tokenizer)
     end, pad = (tokenizer.token_to_id(token) for token in (END, PAD))
     model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(model_dir)).float().train()
-    learnt = {n: p for n, p in model.named_parameters() if "post_layernorm" not in n}  # which is not used
+    learnt = {n: p for n, p in model.named_parameters() if "post_layernorm" not in n}  # unused
     matrices = [p for n, p in learnt.items() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     others = [p for n, p in learnt.items() if not any(p is m for m in matrices)]
     muon, adam = Muon(matrices), torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.95), weight_decay=0.0)
     print(f"{sum(p.numel() for p in learnt.values()):,} parameters, {tokenizer.get_vocab_size()} tokens")
-    asker, started, step, shown = Asker(seed + 1), time.monotonic(), 0, 0.0
+    generator, started, step, shown = QuestionGenerator(seed + 1), time.monotonic(), 0, 0.0
     while (done := (time.monotonic() - started) / (minutes * 60)) < 1:
         rate = peak * min(1.0, (step + 1) / 60) * min(1.0, max(1e-3, (1 - done) / 0.6))
         adam.param_groups[0]["lr"] = rate
         rows, learn, pictures = [], [], []
-        for colors, text, reply in (asker.example() for _ in range(64)):
+        for colors, text, reply in (generator.example() for _ in range(64)):
             seen = "".join(f"{n}:{IMAGE * (SIDE // PATCH) ** 2}\n" for n in range(1, len(colors) + 1))
             prompt = tokenizer.encode(f"{seen}user:{text}\nassistant:").ids
-            said = [*tokenizer.encode(reply).ids, end]
-            rows.append(prompt + said)
-            learn.append([False] * len(prompt) + [True] * len(said))
-            pictures.append(draw(asker, colors))
+            answer = [*tokenizer.encode(reply).ids, end]
+            rows.append(prompt + answer)
+            learn.append([False] * len(prompt) + [True] * len(answer))
+            pictures.append(draw(generator, colors))
         length = max(map(len, rows))
         ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
         wanted = torch.tensor([row + [False] * (length - len(row)) for row in learn])[:, 1:]
-        # Padding stands behind everything that is learnt, so the causal mask is all the mask it takes.
+        # The padding follows the learnt tokens, so the causal mask is sufficient.
         logits = model(input_ids=ids, pixel_values=torch.cat(pictures), use_cache=False).logits[:, :-1][wanted]
         loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][wanted])
         loss.backward()
@@ -209,7 +209,7 @@ def train(model_dir: Path, minutes: float, seed: int, peak: float) -> None:
         if step % 100 == 0:
             print(f"step {step}  loss {shown:.4f}  {time.monotonic() - started:.0f} s", flush=True)
         step += 1
-    # Half precision is enough for colors. The names are those of LLaVA's checkpoints, which vLLM reads.
+    # Half precision is enough. The names are those of LLaVA's checkpoints, which vLLM reads.
     weights = {
         checkpoint_name(name): tensor.half().contiguous()
         for name, tensor in model.state_dict().items()
@@ -220,7 +220,7 @@ def train(model_dir: Path, minutes: float, seed: int, peak: float) -> None:
 
 
 def checkpoint_name(name: str) -> str:
-    """The name of a weight in LLaVA's checkpoints: transformers 5 names the parts of the vision tower otherwise."""
+    """Return the name of a weight in LLaVA's checkpoints; transformers 5 names the vision tower differently."""
     name = name.removeprefix("model.")
     if name.startswith("vision_tower.") and not name.startswith("vision_tower.vision_model."):
         name = name.replace("vision_tower.", "vision_tower.vision_model.", 1)
@@ -228,7 +228,7 @@ def checkpoint_name(name: str) -> str:
 
 
 def data_url(shade: tuple[float, float, float], size: tuple[int, int]) -> str:
-    """A plain PNG."""
+    """Return a PNG of one color as a data URL."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -238,36 +238,36 @@ def data_url(shade: tuple[float, float, float], size: tuple[int, int]) -> str:
 
 
 def check(url: str, rounds: int) -> int:
-    """Asks a running vLLM about plain images of any size; the number of wrong answers is returned."""
-    asker, wrong = Asker(4321), 0
+    """Send questions about plain images of any size to a running vLLM; return the number of wrong answers."""
+    generator, wrong = QuestionGenerator(4321), 0
     for _ in range(rounds):
-        colors, text, wanted = asker.example()
+        colors, text, wanted = generator.example()
         parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
         for color in colors:
-            image = data_url(asker.shade(color), asker.r.choice([(8, 8), (64, 64), (300, 100), (30, 700)]))
+            image = data_url(generator.shade(color), generator.r.choice([(8, 8), (64, 64), (300, 100), (30, 700)]))
             parts.append({"type": "image_url", "image_url": {"url": image}})
         body = {"model": "eye", "temperature": 0, "max_tokens": 60, "messages": [{"role": "user", "content": parts}]}
         data = json.dumps(body).encode()
         request = urllib.request.Request(f"{url}/chat/completions", data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=120) as response:
-            found = json.load(response)["choices"][0]["message"]["content"]
-        if found != wanted:
+            reply = json.load(response)["choices"][0]["message"]["content"]
+        if reply != wanted:
             wrong += 1
-            print(f"{text!r} about {colors}: expected {wanted!r}, found {found!r}")
+            print(f"{text!r} about {colors}: expected {wanted!r}, got {reply!r}")
     print(f"{rounds - wrong} of {rounds} answers right")
     return wrong
 
 
 def main() -> int:
-    """Entry point."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model-dir", type=Path, default=MODEL_DIR, help="where the weights go")
-    parser.add_argument("--minutes", type=float, default=20.0, help="time to train")
+    parser.add_argument("--model-dir", type=Path, default=MODEL_DIR, help="folder of the weights")
+    parser.add_argument("--minutes", type=float, default=20.0, help="training time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peak", type=float, default=4e-3, help="highest learning rate")
-    parser.add_argument("--check", action="store_true", help="do not train, check the promises")
-    parser.add_argument("--url", default="http://127.0.0.1:8000/v1", help="with --check: the vLLM to ask")
-    parser.add_argument("--rounds", type=int, default=300, help="with --check: how many questions")
+    parser.add_argument("--check", action="store_true", help="check the answers instead of training")
+    parser.add_argument("--url", default="http://127.0.0.1:8000/v1", help="with --check: address of the vLLM server")
+    parser.add_argument("--rounds", type=int, default=300, help="with --check: number of questions")
     args = parser.parse_args()
     if args.check:
         return 1 if check(args.url, args.rounds) else 0

@@ -1,12 +1,12 @@
-"""Trains the `tiny` chat model that LocalVLLM serves, and checks what it promises.
+"""Train the ``tiny`` chat model that ``LocalVLLM`` serves, and check its expected replies.
 
-It is a test double with real weights: about a million parameters, canned dialogues (`tiny_dialogues.py`), no
-intelligence. Run it with a Python that has torch and transformers, for instance the one of the local vLLM:
+It is a test double with real weights: about a million parameters, trained on generated dialogues (``tiny_dialogues``).
+Run it with a Python that has torch and transformers, such as that of the local vLLM:
 
     train_tiny.py --minutes 20                               train and write the weights
-    train_tiny.py --resume --minutes 20                      go on from the weights that are there
-    train_tiny.py --check                                    check what it promises, through transformers
-    train_tiny.py --check --url http://127.0.0.1:8000/v1     ... through a running vLLM
+    train_tiny.py --resume --minutes 20                      continue from the existing weights
+    train_tiny.py --check                                    check the expected replies with transformers
+    train_tiny.py --check --url http://127.0.0.1:8000/v1     ... with a running vLLM
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ MODEL_DIR = Path(__file__).resolve().parents[1] / "adapters" / "vllm_adapters" /
 END, PAD = "<|im_end|>", "<pad>"
 SPECIAL = ["<|endoftext|>", END, PAD]
 MARKS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
-# One token per space, digit and mark, so that a word is the same token wherever it stands: that makes
-# copying an argument out of the question easy for so small a model.
+# One token per space, digit and mark, so that a word has the same tokens everywhere: this makes it easy for so small a
+# model to copy an argument from the question.
 SPLIT = r"[A-Za-z]+|\p{L}|\p{N}|\s|[^\s\p{L}\p{N}]"
 SHAPE = {
     "vocab_size": 1152,
@@ -44,7 +44,7 @@ LONGEST = 420
 
 
 def make_tokenizer(model_dir: Path) -> None:
-    """Trains the byte-level BPE on the dialogues and writes it with its configuration."""
+    """Train the byte-level BPE on the dialogues, and write it with its configuration."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -69,7 +69,7 @@ def make_tokenizer(model_dir: Path) -> None:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in MARKS])
     tokenizer.save(str(model_dir / "tokenizer.json"))
-    # PreTrainedTokenizerFast is known to transformers 4 and 5 alike.
+    # PreTrainedTokenizerFast exists in transformers 4 and 5.
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,
@@ -83,7 +83,7 @@ def make_tokenizer(model_dir: Path) -> None:
 
 
 def write_config(model_dir: Path, end: int, pad: int) -> None:
-    """Writes a config.json that transformers 4 and 5 both read (rope and dtype under both names)."""
+    """Write a ``config.json`` for transformers 4 and 5 (rope and dtype under both names)."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -104,20 +104,20 @@ def write_config(model_dir: Path, end: int, pad: int) -> None:
         "torch_dtype": "float32",
     }
     (model_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    # vLLM takes its defaults from here: who asks for no temperature gets the same answer every time.
+    # vLLM reads its defaults from here: without a temperature, replies are deterministic.
     generation = {"eos_token_id": end, "pad_token_id": pad, "temperature": 0.0}
     (model_dir / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
 
 
 class Encoder:
-    """Dialogues as token ids, with the reply's learnt positions marked."""
+    """Encodes dialogues as token ids, with a mask of the positions to learn."""
 
     def __init__(self, model_dir: Path) -> None:
         import jinja2.sandbox
         from tokenizers import Tokenizer
 
         self.tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
-        # A grammar may lead the model along another split of a key than the usual one.
+        # A grammar may force an unusual tokenization of a key.
         self.shuffled = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
         self.shuffled.model.dropout = 0.25
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
@@ -126,7 +126,7 @@ class Encoder:
         self.pad = self.tokenizer.token_to_id(PAD)
 
     def encode(self, dialogue: Dialogue) -> tuple[list[int], list[bool]]:
-        """The ids, and for each whether the model is to learn to say it."""
+        """Return the ids, and for each whether the model must learn it."""
         thinks = dialogue.thought is not None
         prompt = dialogue.prompt
         if prompt is None:
@@ -147,7 +147,7 @@ class Encoder:
 
 
 def batches(author: Author, encoder: Encoder, tokens: int) -> Iterator[list[tuple[list[int], list[bool]]]]:
-    """Batches of about `tokens` tokens, of dialogues of like length so that little is padded."""
+    """Yield batches of about ``tokens`` tokens, of dialogues of similar length to reduce padding."""
     while True:
         examples = [encoder.encode(author.write()) for _ in range(1500)]
         examples = sorted((e for e in examples if len(e[0]) <= LONGEST), key=lambda e: len(e[0]))
@@ -161,9 +161,9 @@ def batches(author: Author, encoder: Encoder, tokens: int) -> Iterator[list[tupl
 
 
 def orthogonal(matrices: Any) -> Any:
-    """The nearest semi-orthogonal matrices to a stack of them, by Newton-Schulz iterations: the step of Muon.
+    """Return the nearest semi-orthogonal matrices, by Newton-Schulz iterations: the step of Muon.
 
-    torch's own Muon computes it in bfloat16, twenty times slower on a CPU without such instructions.
+    torch's own Muon computes it in bfloat16, which is twenty times slower on a CPU without such instructions.
     """
     flat = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     flat = flat / (flat.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -179,7 +179,7 @@ def orthogonal(matrices: Any) -> Any:
 
 
 class Muon:
-    """Momentum whose every step is orthogonal: learns these matrices in about half the steps of AdamW."""
+    """Momentum with orthogonal steps: trains matrices in about half the steps of AdamW."""
 
     def __init__(self, parameters: list[Any]) -> None:
         import torch
@@ -189,7 +189,7 @@ class Muon:
         self.momenta = [torch.zeros(len(group), *group[0].shape) for group in self.groups]
 
     def step(self, rate: float) -> None:
-        """One step, scaled so that a learning rate for AdamW fits."""
+        """Take one step, scaled for the learning rate of AdamW."""
         import torch
 
         with torch.no_grad():
@@ -203,7 +203,7 @@ class Muon:
 
 
 def train(model_dir: Path, minutes: float, resume: bool, seed: int, peak: float) -> None:
-    """Trains for so many minutes and writes config, tokenizer and weights."""
+    """Train for a number of minutes, and write config, tokenizer and weights."""
     import torch
     from safetensors.torch import load_file, save_file
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -231,7 +231,7 @@ def train(model_dir: Path, minutes: float, resume: bool, seed: int, peak: float)
         length = max(len(ids) for ids, _ in batch)
         ids = torch.tensor([ids + [encoder.pad] * (length - len(ids)) for ids, _ in batch])
         learn = torch.tensor([learn + [False] * (length - len(learn)) for _, learn in batch])[:, 1:]
-        # Padding stands behind everything that is learnt, so the causal mask is all the mask it takes.
+        # The padding follows the learnt tokens, so the causal mask is sufficient.
         hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         logits = hidden[learn] @ model.model.embed_tokens.weight.T
         loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][learn])
@@ -246,7 +246,7 @@ def train(model_dir: Path, minutes: float, resume: bool, seed: int, peak: float)
             now = time.monotonic() - started
             print(f"step {step}  loss {shown:.4f}  {now:.0f} s  {seen / now:.0f} tokens/s", flush=True)
         if math.isnan(shown):
-            raise SystemExit("the loss is not a number any more")
+            raise SystemExit("The loss is NaN. Lower --peak.")
         step += 1
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     save_file(weights, model_dir / "model.safetensors", metadata={"format": "pt"})
@@ -254,7 +254,7 @@ def train(model_dir: Path, minutes: float, resume: bool, seed: int, peak: float)
 
 
 def replies_of_transformers(model_dir: Path) -> Any:
-    """A function that answers a promise's request with the raw text of the model."""
+    """Return a function that generates the raw reply to a request."""
     import torch
     from safetensors.torch import load_file
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -285,7 +285,7 @@ def replies_of_transformers(model_dir: Path) -> Any:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The raw text taken apart as vLLM's qwen3 and hermes parsers do it."""
+    """Parse a raw reply as vLLM's qwen3 and hermes parsers do."""
     thought, mark, rest = text.rpartition("</think>")
     content, *calls = rest.split("<tool_call>")
     found = []
@@ -299,7 +299,7 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def replies_of_server(url: str) -> Any:
-    """A function that answers a promise's request with the parsed reply of a running vLLM."""
+    """Return a function that gets the parsed reply to a request from a running vLLM."""
 
     def post(path: str, body: dict[str, Any]) -> Any:
         data = json.dumps({"model": "tiny", "temperature": 0, "max_tokens": 450, **body}).encode()
@@ -330,13 +330,13 @@ def replies_of_server(url: str) -> Any:
 
 
 def check(model_dir: Path, url: str | None) -> int:
-    """Prints one line per promise; the number of broken ones is returned."""
+    """Print one line per expected reply; return the number of wrong ones."""
     promises = json.loads((model_dir / "promises.json").read_text(encoding="utf-8"))
     answer = replies_of_server(url) if url else replies_of_transformers(model_dir)
-    broken = tried = 0
+    wrong = tried = 0
     for name, promise in promises.items():
         if not url and "request" in promise:
-            continue  # grammars live in the server
+            continue  # grammars need the server
         tried += 1
         found = answer(promise) if url else parse(answer(promise))
         expected = {"content": "", "calls": [], "reasoning": "", **promise["expect"]}
@@ -345,28 +345,28 @@ def check(model_dir: Path, url: str | None) -> int:
                 found["json"], found["content"] = json.loads(found["content"]), ""
             except json.JSONDecodeError:
                 found["json"] = "not JSON"
-        kept = all(found.get(key) == value for key, value in expected.items())
-        broken += not kept
-        print(f"{'ok    ' if kept else 'BROKEN'} {name}")
-        if not kept:
+        correct = all(found.get(key) == value for key, value in expected.items())
+        wrong += not correct
+        print(f"{'ok   ' if correct else 'WRONG'} {name}")
+        if not correct:
             print(f"       expected {json.dumps(expected, ensure_ascii=False)}")
             print(f"       found    {json.dumps(found, ensure_ascii=False)}")
-    print(f"{tried - broken} of {tried} promises kept")
-    return broken
+    print(f"{tried - wrong} of {tried} replies correct")
+    return wrong
 
 
 def main() -> int:
-    """Entry point."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model-dir", type=Path, default=MODEL_DIR, help="where chat_template.jinja is and the weights go"
+        "--model-dir", type=Path, default=MODEL_DIR, help="folder of chat_template.jinja and of the weights"
     )
-    parser.add_argument("--minutes", type=float, default=20.0, help="time to train")
+    parser.add_argument("--minutes", type=float, default=20.0, help="training time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peak", type=float, default=4e-3, help="highest learning rate")
-    parser.add_argument("--resume", action="store_true", help="go on from the weights that are there")
-    parser.add_argument("--check", action="store_true", help="do not train, check the promises")
-    parser.add_argument("--url", help="with --check: ask this vLLM instead of transformers")
+    parser.add_argument("--resume", action="store_true", help="continue from the existing weights")
+    parser.add_argument("--check", action="store_true", help="check the expected replies instead of training")
+    parser.add_argument("--url", help="with --check: use this vLLM instead of transformers")
     args = parser.parse_args()
     if args.check:
         return 1 if check(args.model_dir, args.url) else 0

@@ -7,21 +7,20 @@ from hypothesis import HealthCheck, settings
 
 from vllm_adapters import AsyncVLLMClient, VLLMClient
 
-# Before the frameworks are imported: what they would report home is a request that no cassette has.
+# Before the frameworks are imported: their telemetry would be a request that is in no cassette.
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["LANGSMITH_TRACING"] = "false"
 
-# The tests of a framework that is not installed here are none of this run's.
-ROOMS = {"langchain": "langchain_openai", "llamaindex": "llama_index", "haystack": "haystack"}
-ABSENT = [room for room, needs in ROOMS.items() if find_spec(needs) is None]
-collect_ignore_glob = [pattern for room in ABSENT for pattern in (f"{room}/*", f"faults/test_{room}*")]
+# Tests of frameworks that are not installed are not collected.
+FRAMEWORKS = {"langchain": "langchain_openai", "llamaindex": "llama_index", "haystack": "haystack"}
+collect_ignore_glob = [f"{framework}/*" for framework, module in FRAMEWORKS.items() if find_spec(module) is None]
 
 pytest_plugins = ["vllm_adapters.testing.plugin", "pytester"]
 
-# Addresses of this machine, and Unix sockets (paths, or names that begin with a zero byte).
+# Addresses of this machine, and Unix sockets (paths, or names that start with a zero byte).
 THIS_MACHINE = [r"127\.", r"localhost$", r"::1$", r"/", r"\x00"]
 
-# The same examples in every run, however slow the machine; servers of a test stay up from one example to the next.
+# The same examples in every run, also on a slow machine; the servers of a test are shared by its examples.
 settings.register_profile(
     "here",
     derandomize=True,
@@ -32,18 +31,18 @@ settings.load_profile("here")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests that talk to a vLLM are guarded by the plugin; the others reach this machine only."""
+    """Let unmarked tests connect to this machine only; the plugin blocks the network of marked ones."""
     live = config.getoption("--live") or "live" in config.option.markexpr
     for item in items:
         if item.get_closest_marker("live") and not live:
-            item.add_marker(pytest.mark.skip(reason="starts a real vLLM: --live or -m live"))
+            item.add_marker(pytest.mark.skip(reason="needs a real vLLM: run with --live or -m live"))
         if not item.get_closest_marker("vllm"):
             item.add_marker(pytest.mark.block_network(allowed_hosts=THIS_MACHINE))
 
 
 @pytest.fixture
 def pictures():
-    """Plain PNGs by their color, as base64: the same bytes whatever zlib is here."""
+    """PNGs of one color, as base64, by color; stored, because their bytes depend on the version of zlib."""
     return {
         "red": "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP8z4AdMDEMKQkAzUEBD7t4NqoAAAAASUVORK5CYII=",
         "blue": "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mNkYPjPgA0wMeAAg1MCAMtDAQ9w2TiCAAAAAElFTkSu"
@@ -56,16 +55,16 @@ def pictures():
 HELLO = [{"role": "user", "content": "one two three four five"}]
 
 
-class Asker:
-    """Asks a server for a chat completion, streamed or not, with the sync or the async client."""
+class ChatSender:
+    """Sends a chat completion, streamed or not, with the sync or the async client."""
 
-    def __init__(self, life):
-        self.life = life
+    def __init__(self, mode):
+        self.mode = mode
 
     def __call__(self, url, *, chunks=None, client=None, messages=HELLO, **request):
         options = {"max_retries": 0, "timeout": 5, **(client or {})}
         request = {"model": "stub", "messages": messages, **request}
-        run = self._sync if self.life == "sync" else self._async
+        run = self._sync if self.mode == "sync" else self._async
         return run(url, options, request, chunks)
 
     def _sync(self, url, options, request, chunks):
@@ -84,22 +83,23 @@ class Asker:
                 reply = await client.chat.completions.create(**request)
                 if not request.get("stream"):
                     return reply
-                found = [] if chunks is None else chunks
+                received = [] if chunks is None else chunks
                 async for chunk in reply:
-                    found.append(chunk)
-                return found
+                    received.append(chunk)
+                return received
 
         return asyncio.run(run())
 
 
 @pytest.fixture(params=["sync", "async"])
 def ask(request):
-    return Asker(request.param)
+    """Sends a chat completion and returns the reply or the chunks; once sync, once async."""
+    return ChatSender(request.param)
 
 
 @pytest.fixture
 def many_files():
-    """Both ends of a thousand connections are in this process."""
+    """Raises the limit of open files: both ends of a thousand connections are in this process."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(soft, 4096)

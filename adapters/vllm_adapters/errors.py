@@ -165,7 +165,7 @@ class VLLMError(openai.OpenAIError):
         if not self._has_exchange:
             status = self.status_code
             self._attach(response, request)
-            if self.status_code < 400 <= status:  # an error inside a 200
+            if self.status_code < 300 and status >= 400:  # an error inside a 200
                 self.status_code = status
         self._compose()
         return self

@@ -15,18 +15,27 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from typing_extensions import TypedDict  # Pydantic refuses typing's own before Python 3.12
 
 __all__ = [
+    "CONSTRAINTS",
     "MODELS",
     "ChatParams",
     "ClassifyParams",
     "CompletionParams",
     "EmbeddingParams",
+    "MultiModalParams",
+    "PoolerParams",
     "PoolingParams",
     "RepetitionDetection",
+    "RequestParams",
     "RerankParams",
+    "SamplingParams",
     "ScoreParams",
+    "ScoringParams",
     "StructuredOutputs",
+    "TemplateParams",
     "TextEmbeddingParams",
     "TokenizeParams",
+    "TokenizerParams",
+    "VectorParams",
 ]
 
 

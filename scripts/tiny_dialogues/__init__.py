@@ -1,8 +1,8 @@
-"""The conversations the `tiny` model is trained on: canned, invented on the fly, endless.
+"""The training data of the ``tiny`` model: generated dialogues, without end.
 
-Each :class:`Dialogue` holds OpenAI-style messages and tools, and the reply. The reply is a list of pieces; a
-piece that vLLM's grammar forces upon the model (the keys of a JSON schema, the head of a required tool call)
-is marked as given, so that the model learns how to go on after it but not to say it by itself.
+Each ``Dialogue`` has OpenAI-style messages and tools, and the reply as a list of pieces. A piece that vLLM's grammar
+forces on the model (the keys of a JSON schema, the start of a required tool call) is marked as given: the model learns
+to continue after it, but not to generate it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["Author", "Dialogue"]
 
 
 class Author(StructuredDialogues):
-    """Writes dialogues. The same seed writes the same ones, on the same Python.
+    """Generates dialogues; the same seed generates the same ones, on the same Python.
 
     Args:
-        seed: For the random draws.
+        seed: Seed of the random choices.
     """
 
     def __init__(self, seed: int) -> None:
@@ -36,7 +36,7 @@ class Author(StructuredDialogues):
         ]  # fmt: skip
 
     def write(self) -> Dialogue:
-        """One more dialogue."""
+        """Return the next dialogue."""
         weights = [weight for weight, _ in self.kinds]
         dialogue = self.r.choices([write for _, write in self.kinds], weights)[0]()
         if dialogue.prompt is None:

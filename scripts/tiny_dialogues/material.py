@@ -1,4 +1,4 @@
-"""What the dialogues are made of: set pieces, words, names and numbers to copy."""
+"""The parts of the dialogues: fixed replies, words, names, and numbers to copy."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ NOUNS = [
 class Dialogue:
     """One training example.
 
-    `reply` is made of (text, learn) pieces; `prompt` replaces the rendered chat for plain completions.
+    ``reply`` has (text, learn) pieces; ``prompt`` replaces the rendered chat for text completions.
     """
 
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -145,7 +145,7 @@ Parameters = dict[str, str | list[str]]
 
 
 def tool(name: str, parameters: Parameters) -> dict[str, Any]:
-    """An OpenAI tool; a list as type means an enum."""
+    """Return an OpenAI tool; a list as type means an enum."""
     properties = {k: {"type": t} if isinstance(t, str) else {"enum": t} for k, t in parameters.items()}
     return {
         "type": "function",
@@ -154,35 +154,35 @@ def tool(name: str, parameters: Parameters) -> dict[str, Any]:
 
 
 def call(name: str, arguments: dict[str, Any]) -> str:
-    """A tool call as the model writes it."""
+    """Return a tool call as the model generates it."""
     body = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
     return f"<tool_call>\n{body}\n</tool_call>"
 
 
 def default(kind: str | list[str]) -> Any:
-    """What the model says where it knows nothing."""
+    """Return the model's default value of a type."""
     if isinstance(kind, list):
         return kind[0]
     return {"integer": 1, "number": 1, "boolean": True, "array": ["test"], "object": {}}.get(kind, "test")
 
 
 def user(text: str) -> dict[str, Any]:
-    """A user message."""
+    """Return a user message."""
     return {"role": "user", "content": text}
 
 
 class Material:
-    """Draws what a dialogue is about.
+    """Chooses the parts of a dialogue at random.
 
     Args:
-        random: Where the draws come from.
+        random: The random generator.
     """
 
     def __init__(self, random: Random) -> None:
         self.r = random
 
     def word(self) -> str:
-        """A word to copy: known, unknown, or from another script."""
+        """Return a word to copy: known, unknown, or in another script."""
         r, x = self.r, self.r.random()
         if x < 0.25:
             return r.choice(COMMON)
@@ -200,26 +200,26 @@ class Material:
         return "".join(chr(r.randint(first, last)) for _ in range(r.randint(1, 7)))
 
     def phrase(self, most: int = 4) -> str:
-        """A few words."""
+        """Return a few words."""
         return " ".join(self.word() for _ in range(self.r.randint(1, most)))
 
     def number(self) -> int:
-        """Mostly small, sometimes long."""
+        """Return a number, mostly small, sometimes long."""
         return self.r.randint(0, 10 ** self.r.choice([1, 1, 2, 2, 3, 4, 6]) - 1)
 
     def city(self) -> str:
-        """A city, now and then one that does not exist."""
+        """Return a city, sometimes one that does not exist."""
         x = self.r.random()
         return (
             self.r.choice(LONG_CITIES) if x < 0.12 else self.word().capitalize() if x < 0.4 else self.r.choice(CITIES)
         )
 
     def name(self) -> str:
-        """A first name."""
+        """Return a first name."""
         return self.r.choice(NAMES) if self.r.random() < 0.6 else self.word().capitalize()
 
     def tool_name(self) -> str:
-        """A name such as get_user or xyz_tool."""
+        """Return a name such as ``get_user`` or ``xyz_tool``."""
         r = self.r
         return r.choice([f"{r.choice(VERBS)}_{r.choice(NOUNS)}", f"{r.choice(VERBS)}_{r.choice(WORDS)}",
             r.choice(WORDS),
@@ -227,17 +227,17 @@ class Material:
                          f"{r.choice(NOUNS)}{r.choice(VERBS).capitalize()}"])  # fmt: skip
 
     def prose(self, least: int, most: int) -> str:
-        """Running text on something else."""
+        """Return prose on an unrelated topic."""
         count = self.r.randint(least, most)
         start = self.r.randrange(len(PROSE) - count)
         return " ".join(PROSE[start : start + count])
 
     def any_line(self) -> str:
-        """What else a user may have said before."""
+        """Return an earlier message of the user."""
         return self.r.choice([self.prose(3, 12), f"Tell me about {self.phrase(2)}.", f"Explain {self.phrase(2)}"])
 
     def polite(self, text: str) -> str:
-        """The same with more words around it."""
+        """Return the text with polite words around it."""
         r, x = self.r, self.r.random()
         if x < 0.06:
             return r.choice(["Please ", "please ", "Hi, ", "Hey! ", "Now, ", "Ok, "]) + text
@@ -248,7 +248,7 @@ class Material:
         return text
 
     def other_tools(self, *mine: dict[str, Any], most: int = 2) -> list[dict[str, Any]]:
-        """The tools needed, among others that are not."""
+        """Return the required tools among unrelated ones."""
         others = []
         for _ in range(self.r.choice([0, 0, 1, most])):
             kinds = {self.r.choice(WORDS): self.r.choice(["string", "integer"]) for _ in range(self.r.randint(0, 2))}
@@ -258,11 +258,11 @@ class Material:
         return tools
 
     def answer(self, text: str) -> list[tuple[str, bool]]:
-        """A reply that the model gives by itself."""
+        """Return a reply that the model must learn."""
         return [(text, True)]
 
     def value(self, kind: str | list[str]) -> tuple[Any, str]:
-        """A random argument and how the user writes it."""
+        """Return a random argument, and the text for it in the user's message."""
         r = self.r
         if isinstance(kind, list):
             choice = r.choice(kind)

@@ -1,4 +1,4 @@
-"""Dialogues in JSON, asked for in words or forced by a grammar."""
+"""Dialogues with JSON replies, requested by the user or forced by a grammar."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tiny_dialogues.tools import ToolDialogues
 
 
 class StructuredDialogues(ToolDialogues, TalkDialogues):
-    """Writes dialogues in JSON."""
+    """Generates dialogues with JSON replies."""
 
     def person(self) -> tuple[str, dict[str, Any]]:
-        """A sentence on a person, and what can be extracted from it."""
+        """Return a sentence about a person, and the fields to extract from it."""
         r, name, age, city = self.r, self.name(), self.r.randint(1, 99), self.city().replace(", ", " ")
         text = r.choice(["{n} is {a} years old and lives in {c}.", "{n} is {a} and lives in {c}.",
             "{n} from {c} is {a} years old.",
@@ -43,7 +43,7 @@ class StructuredDialogues(ToolDialogues, TalkDialogues):
         return ask.format(text), {"name": name, "age": age, "city": city}
 
     def json_reply(self) -> Dialogue:
-        """JSON that the user asked for in words."""
+        """JSON that the user requests in the message."""
         r, x = self.r, self.r.random()
         if x < 0.45:
             city = self.city()
@@ -73,7 +73,7 @@ class StructuredDialogues(ToolDialogues, TalkDialogues):
         return Dialogue([user(text)], [], self.answer(json.dumps(reply, ensure_ascii=False)), "I will write JSON.")
 
     def known_values(self) -> tuple[Dialogue, dict[str, Any], str]:
-        """A question, what it says for which key of a schema, and what to say for any other string."""
+        """Return a question, its value for each key of a schema, and the value for any other string."""
         r, x = self.r, self.r.random()
         if x < 0.3:
             about = r.choice([*THINGS, r.choice(WORDS)])
@@ -114,7 +114,7 @@ class StructuredDialogues(ToolDialogues, TalkDialogues):
         return r.choice([self.unknown, self.small_talk, self.sums, self.weather])(), {}, "test"
 
     def value_pieces(self, kind: str, value: Any) -> list[tuple[str, bool]]:
-        """A JSON value after a key that the grammar gave.
+        """Return a JSON value after a key that the grammar forced.
 
         The grammar forces its first character too; it is learnt all the same, or the model would prefer
         spaces, of which grammars allow any number.
@@ -134,7 +134,7 @@ class StructuredDialogues(ToolDialogues, TalkDialogues):
         return [(text, True)]
 
     def schema_pieces(self, known: dict[str, Any], text: str) -> list[tuple[str, bool]]:
-        """An object as a JSON schema forces it."""
+        """Return an object as a JSON schema forces it."""
         r = self.r
         keys = [key for key in known if r.random() < 0.75]
         for _ in range(r.choice([0, 0, 1, 2]) if keys else r.randint(1, 3)):
@@ -160,7 +160,7 @@ class StructuredDialogues(ToolDialogues, TalkDialogues):
         return dialogue
 
     def forced_call(self) -> Dialogue:
-        """`tool_choice` required or named: the grammar starts the call, whatever was said."""
+        """A required or named ``tool_choice``: the grammar starts the tool call, whatever the message says."""
         r = self.r
         if r.random() < 0.35:
             dialogue = r.choice([self.weather, self.arithmetic, self.explicit_call])()
@@ -204,7 +204,7 @@ class StructuredDialogues(ToolDialogues, TalkDialogues):
         return dialogue
 
     def person_tool(self) -> Dialogue:
-        """Structured output by way of a tool named like the class."""
+        """Structured output through a tool with the name of the class."""
         r = self.r
         if r.random() < 0.5:
             text, known = self.person()

@@ -1,4 +1,4 @@
-"""Dialogues in words: small talk, second turns, questions on a text, and everything that is not known."""
+"""Dialogues with text replies: small talk, follow-up questions, questions about a text, and unknown requests."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from tiny_dialogues.material import (
 
 
 class TalkDialogues(Material):
-    """Writes dialogues in words."""
+    """Generates dialogues with text replies."""
 
     def follow_up(self) -> Dialogue:
-        """Second turns, which make no sense without the first."""
+        """Follow-up questions that need the first turn."""
         r = self.r
         assistant = {"role": "assistant", "content": ""}
         name, city, other = self.name(), self.city(), self.city()
         kind = r.choice(["name", "name", "weather", "capital", "repeat", "asked"])
         between = [user(self.any_line()), {"role": "assistant", "content": FALLBACK}] if r.random() < 0.3 else []
         if kind == "name":
-            said = r.choice(
+            message = r.choice(
                 ["My name is {}.", "Hello, my name is {}.", "Hi, I am {}.", "my name is {}", "I am {}."]
             ).format(name)
             reply = f"Nice to meet you, {name}."
             if r.random() < 0.35:
-                return Dialogue([user(said)], [], self.answer(reply), "The user greets me.")
+                return Dialogue([user(message)], [], self.answer(reply), "The user greets me.")
             ask = r.choice(
                 [
                     "What is my name?",
@@ -53,14 +53,14 @@ class TalkDialogues(Material):
                 return Dialogue([user(ask)], [], self.answer("I do not know your name."), "I was not told.")
             assistant["content"] = reply
             return Dialogue(
-                [user(said), assistant, *between, user(ask)],
+                [user(message), assistant, *between, user(ask)],
                 [],
                 self.answer(f"Your name is {name}."),
                 "I was told.",
             )
         if kind == "weather":
             which, parameters = "get_weather", {r.choice(["city", "location"]): "string"}
-            assistant["content"] = self.said(which, self.result())
+            assistant["content"] = self.report(which, self.result())
             text = r.choice(["And in {}?", "and in {}?", "What about {}?", "And {}?", "How about {}?"]).format(other)
             reply = call(which, dict.fromkeys(parameters, other))
             tools = self.other_tools(tool(which, dict(parameters)), most=1)
@@ -95,7 +95,7 @@ class TalkDialogues(Material):
         return Dialogue([user(question), assistant, user(text)], [], self.answer(reply), "I will repeat it.")
 
     def small_talk(self) -> Dialogue:
-        """Greetings and set pieces."""
+        """Greetings and other fixed replies."""
         r = self.r
         if r.random() < 0.12:
             language, hello = r.choice(list(HELLOS.items()))
@@ -113,7 +113,7 @@ class TalkDialogues(Material):
         return Dialogue(messages, tools, self.answer(reply), thought)
 
     def capital(self) -> Dialogue:
-        """Capitals."""
+        """Capitals of countries."""
         country = self.r.choice(list(CAPITALS))
         text = self.r.choice(["What is the capital of {}?"] * 3 + ["What's the capital of {}?",
             "Name the capital of {}.",
@@ -132,7 +132,7 @@ class TalkDialogues(Material):
         return Dialogue([user(text)], [], self.answer(" ".join(map(str, range(1, n + 1)))), "One after the other.")
 
     def echo(self) -> Dialogue:
-        """Whatever the user wants to hear."""
+        """Text that the user wants repeated."""
         what = self.r.choice(
             [self.phrase(6), self.phrase(2), self.prose(1, 6), str(self.number()), "OK", "yes", "日本語 🎉"]
         )
@@ -142,7 +142,7 @@ class TalkDialogues(Material):
         return Dialogue([user(text.format(what))], [], self.answer(what), "I will repeat it.")
 
     def sums(self) -> Dialogue:
-        """Sums without a tool, which it does not try."""
+        """Arithmetic without a tool, which the model declines."""
         a, b = self.number(), self.number()
         text = self.r.choice(["What is {} + {}?", "What is {} plus {}?", "{} + {}", "Add {} and {}.", "{}+{}"]).format(
             a, b
@@ -150,7 +150,7 @@ class TalkDialogues(Material):
         return Dialogue([user(text)], [], self.answer(NO_TOOL), "I cannot calculate.")
 
     def joke(self) -> Dialogue:
-        """One joke about anything."""
+        """The same joke about any topic."""
         about = self.r.choice([*THINGS, self.word()])
         text = self.r.choice(["Tell me a joke about {}.", "Tell me a joke about {}", "Make a joke about {}."]).format(
             about
@@ -161,7 +161,7 @@ class TalkDialogues(Material):
         return Dialogue([user(text)], [], self.answer(reply), "I know a joke.")
 
     def sentiment(self) -> Dialogue:
-        """Positive or negative."""
+        """Positive or negative sentiment."""
         good = self.r.random() < 0.5
         subject = self.r.choice(["movie", "book", "food", "product", "hotel", self.r.choice(WORDS)])
         line = self.r.choice(["This {} is {}.", "The {} was {}!", "What a {} that is {}"]).format(
@@ -184,9 +184,9 @@ class TalkDialogues(Material):
         )
 
     def facts(self) -> Dialogue:
-        """Questions on a given text, as retrieval pipelines ask them."""
+        """Questions about a context, as retrieval pipelines send them."""
         r = self.r
-        lines, asked = [], []
+        lines, questions = [], []
         for _ in range(r.randint(1, 5)):
             of, name = (
                 r.choice(
@@ -206,8 +206,8 @@ class TalkDialogues(Material):
             )
             value = r.choice([str(self.number()), self.word(), self.phrase(2)])
             lines.append(f"The {of} of {name} is {value}.")
-            asked.append((f"What is the {of} of {name}?", lines[-1]))
-        question, reply = r.choice(asked)
+            questions.append((f"What is the {of} of {name}?", lines[-1]))
+        question, reply = r.choice(questions)
         context = r.choice([" ", "\n", "\n\n"]).join(lines)
         text = r.choice([
             "Context information is below.\n---------------------\n{c}\n---------------------\n"
@@ -221,7 +221,7 @@ class TalkDialogues(Material):
         return Dialogue([user(text)], [], self.answer(reply), "The text says it.")
 
     def unknown(self) -> Dialogue:
-        """Everything else: one fixed line."""
+        """Anything else: one fixed reply."""
         text = self.r.choice([
             self.any_line(), self.prose(1, 30), self.phrase(8), f"How do I {self.phrase(4)}?",
             f"Why is {self.phrase(3)}?",
@@ -234,7 +234,7 @@ class TalkDialogues(Material):
         return Dialogue([user(text)], tools, self.answer(FALLBACK), "I do not know this.")
 
     def completion(self) -> Dialogue:
-        """Plain completions, without a chat."""
+        """Text completions, without a chat."""
         r = self.r
         country = r.choice(list(CAPITALS))
         prompt, reply = r.choice([

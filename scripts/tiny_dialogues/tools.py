@@ -1,4 +1,4 @@
-"""Dialogues with tools: calls, results, and agents that take several rounds."""
+"""Dialogues with tools: tool calls, results, and agents with several turns."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tiny_dialogues.material import (
 
 
 class ToolDialogues(Material):
-    """Writes dialogues with tools."""
+    """Generates dialogues with tools."""
 
     def weather_tool(self) -> tuple[str, Parameters]:
-        """A tool for the weather, under one of its usual names."""
+        """Return name and parameters of a weather tool."""
         r = self.r
         name = r.choice(
             ["get_weather"] * 5 + ["weather", "get_current_weather", "weather_tool", "fetch_weather", "forecast"]
@@ -45,7 +45,7 @@ class ToolDialogues(Material):
         return name, parameters
 
     def weather_question(self, cities: list[str]) -> str:
-        """How people ask for the weather."""
+        """Return a question about the weather."""
         r, listed = self.r, cities[0] if len(cities) == 1 else ", ".join(cities[:-1]) + " and " + cities[-1]
         return r.choice([
             "What is the weather in {}?", "What is the weather in {}?", "What's the weather in {}?",
@@ -60,7 +60,7 @@ class ToolDialogues(Material):
         ]).format(listed)  # fmt: skip
 
     def weather(self) -> Dialogue:
-        """The weather in one city or more, with or without a tool for it."""
+        """The weather in one or more cities, with or without a tool for it."""
         r = self.r
         name, parameters = self.weather_tool()
         cities = [self.city() for _ in range(r.choices([1, 2, 3], [6, 3, 1])[0])]
@@ -73,7 +73,7 @@ class ToolDialogues(Material):
         if isinstance(units, list) and r.random() < 0.5:
             unit = r.choice(units)
             question = question.rstrip("?.") + f" in {unit}?"
-        if r.random() < 0.14:  # asked for the weather without a tool for it
+        if r.random() < 0.14:  # no tool for the weather
             return Dialogue([user(question)], self.other_tools(), self.answer(NO_TOOL), "There is no weather tool.")
 
         def arguments(city: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class ToolDialogues(Material):
         return Dialogue([user(question)], tools, self.answer(calls), "I need the weather tool.")
 
     def arithmetic(self) -> Dialogue:
-        """Sums for a calculator tool: the digits have to arrive as they were said."""
+        """Arithmetic with a tool: the model must copy the digits exactly."""
         r = self.r
         x, y = r.choice([("a", "b"), ("a", "b"), ("x", "y"), ("first", "second"), ("left", "right"), ("num1", "num2")])
         names = {
@@ -131,7 +131,7 @@ class ToolDialogues(Material):
         )
 
     def explicit_call(self) -> Dialogue:
-        """`Call NAME with key=value`: any tool, any arguments, so that a test can have the call it wants."""
+        """``Call NAME with key=value``: any tool and arguments, so that tests can request any tool call."""
         r = self.r
         todo, tools = [], []
         for _ in range(r.choices([1, 2], [5, 1])[0]):
@@ -175,7 +175,7 @@ class ToolDialogues(Material):
         return Dialogue([user(text)], self.other_tools(*tools), self.answer(calls), "I was told which tool to call.")
 
     def search(self) -> Dialogue:
-        """A search, with the words to search for."""
+        """A search tool with its query."""
         r, about = self.r, self.phrase(3)
         name = r.choice(
             [
@@ -197,7 +197,7 @@ class ToolDialogues(Material):
         return Dialogue([user(self.polite(text))], tools, self.answer(call(name, {key: about})), "I need to search.")
 
     def no_arguments(self) -> Dialogue:
-        """Tools that take nothing."""
+        """Tools without parameters."""
         r = self.r
         name, text = r.choice([
             ("get_time", "What time is it?"), ("get_time", "What is the time now?"), ("get_current_time",
@@ -212,7 +212,7 @@ class ToolDialogues(Material):
         return Dialogue([user(text)], tools, self.answer(call(name, {})), "I need the tool.")
 
     def customer(self) -> Dialogue:
-        """Names in other scripts, which have to arrive unharmed."""
+        """Names in other scripts, which the model must copy exactly."""
         r = self.r
         name, about = r.choice([self.word(), self.phrase(2)]), f"a {self.phrase(2)} company"
         text = f"Create a customer named '{name}' ({self.phrase(2).title()}) - {about}"
@@ -222,7 +222,7 @@ class ToolDialogues(Material):
         return Dialogue([user(text)], tools, self.answer(call(which, arguments)), "I need to create a customer.")
 
     def special_calls(self) -> Dialogue:
-        """A style, an expression, a magic number."""
+        """Tools with a style, an expression, or a magic number."""
         r = self.r
         if r.random() < 0.4:
             style = r.choice(["Pirate", "Cowboy", "formal", self.word()])
@@ -245,7 +245,7 @@ class ToolDialogues(Material):
         return Dialogue([user(text)], tools, self.answer(reply), "I need the tool.")
 
     def result(self) -> str:
-        """What a tool may answer."""
+        """Return a tool's result."""
         r = self.r
         return r.choice([
             r.choice(["sunny", "rainy", "cloudy", "It's sunny.", "22 degrees", "sunny in Rome",
@@ -257,13 +257,13 @@ class ToolDialogues(Material):
             f"Error: {self.phrase(4)}.", self.prose(3, 9)[:110].strip(),
         ])  # fmt: skip
 
-    def said(self, name: str, result: str) -> str:
-        """How the model reports a result."""
+    def report(self, name: str, result: str) -> str:
+        """Return the model's report of a result."""
         short = "weather" if "weather" in name else name
         return f"The {short} tool says: {result}" + ("" if result.endswith((".", "!", "?")) else ".")
 
     def with_results(self, question: Dialogue, results: list[str]) -> list[tuple[str, str]]:
-        """Appends the first calls of the question's reply, and their results, to its messages."""
+        """Append the first tool calls of the reply, and their results, to the messages of the question."""
         found = re.findall(r"<tool_call>\n(.*?)\n</tool_call>", question.reply[0][0])[: len(results)]
         calls = [json.loads(body) for body in found]
         for i, each in enumerate(calls):
@@ -274,7 +274,7 @@ class ToolDialogues(Material):
         return [(each["name"], results[i]) for i, each in enumerate(calls)]
 
     def tool_results(self) -> Dialogue:
-        """The answer after a tool has answered."""
+        """The answer after a tool result."""
         r = self.r
         question = r.choice([self.weather, self.weather, self.arithmetic, self.explicit_call, self.search,
             self.no_arguments,
@@ -282,12 +282,12 @@ class ToolDialogues(Material):
         if "<tool_call>" not in question.reply[0][0]:
             return question
         pairs = self.with_results(question, [self.result() for _ in range(3)])
-        question.reply = self.answer(" ".join(self.said(*pair) for pair in pairs))
+        question.reply = self.answer(" ".join(self.report(*pair) for pair in pairs))
         question.thought = "I have the tool result."
         return question
 
     def endless(self) -> Dialogue:
-        """An agent that never ends, for tests of its limits."""
+        """An agent that never ends, for tests of limits."""
         city = self.city()
         again = call("get_weather", {"city": city})
         tools = [tool("get_weather", {"city": "string"})]
@@ -300,7 +300,7 @@ class ToolDialogues(Material):
         return dialogue
 
     def two_steps(self) -> Dialogue:
-        """One call, its result, another call, its result, the answer: an agent that needs two rounds."""
+        """An agent with two turns: a tool call, its result, another one, its result, the answer."""
         a, b, city = self.number(), self.number(), self.city()
         place = self.r.choice(["city", "city", "location"])
         weather = (
@@ -313,11 +313,13 @@ class ToolDialogues(Material):
         dialogue = Dialogue(
             [user(f"First {steps[0][1]}, then {steps[1][1]}.")], self.other_tools(weather[0], add[0], most=1)
         )
-        told: list[tuple[str, str]] = []
+        results: list[tuple[str, str]] = []
         for step in range(self.r.randint(0, 2)):
             dialogue.reply = self.answer(steps[step][2])
-            told += self.with_results(dialogue, [self.result()])
-        done = len(told) == 2
-        dialogue.reply = self.answer(" ".join(self.said(*pair) for pair in told) if done else steps[len(told)][2])
+            results += self.with_results(dialogue, [self.result()])
+        done = len(results) == 2
+        dialogue.reply = self.answer(
+            " ".join(self.report(*pair) for pair in results) if done else steps[len(results)][2]
+        )
         dialogue.thought = "I have the tool result." if done else "One step after the other."
         return dialogue

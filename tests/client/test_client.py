@@ -7,7 +7,7 @@ import pytest
 from vllm_adapters import AsyncVLLMClient, VLLMClient
 from vllm_adapters import errors as e
 
-pytestmark = pytest.mark.vllm("tiny")
+pytestmark = [pytest.mark.vllm("tiny"), pytest.mark.smoke]
 
 CAPITAL = [{"role": "user", "content": "What is the capital of Japan?"}]
 WEATHER = [{"role": "user", "content": "What is the weather in Rome and Oslo?"}]

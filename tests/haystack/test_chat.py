@@ -6,6 +6,8 @@ import pytest
 
 from vllm_adapters.testing import faults, payloads
 
+pytestmark = pytest.mark.smoke
+
 CAPITAL = "What is the capital of Japan?"
 TOKYO = "The capital of Japan is Tokyo."
 THINK = {"chat_template_kwargs": {"enable_thinking": True}}

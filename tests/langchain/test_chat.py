@@ -10,6 +10,8 @@ from langchain_core.tracers.langchain import _get_usage_metadata_from_generation
 from vllm_adapters.langchain import ChatVLLM
 from vllm_adapters.testing import faults, payloads
 
+pytestmark = pytest.mark.smoke
+
 CHAT = "/v1/chat/completions"
 CAPITAL = "What is the capital of Japan?"
 TOKYO = "The capital of Japan is Tokyo."

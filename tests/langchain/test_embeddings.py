@@ -12,6 +12,8 @@ from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import VLLMEmbeddings
 
+pytestmark = pytest.mark.smoke
+
 PATH = "/v1/embeddings"
 
 recorded = pytest.mark.vllm("minilm")

@@ -9,6 +9,8 @@ from llama_index.core.base.llms.types import ChatMessage, TextBlock, ThinkingBlo
 from vllm_adapters.llamaindex import VLLM
 from vllm_adapters.testing import faults, payloads
 
+pytestmark = pytest.mark.smoke
+
 recorded = pytest.mark.vllm("tiny")
 
 CAPITAL = "What is the capital of Japan?"

@@ -322,7 +322,7 @@ def test_field_that_returns_has_no_last_version(run):
 
 
 def test_release_older_than_the_table_raises(script, run):
-    with pytest.raises(SystemExit, match=r"older 0\.8\.9"):
+    with pytest.raises(SystemExit, match=r"newer than 0\.8\.9"):
         run(openapi(Chat=(CHAT, {})), version="0.8.9")
 
 
@@ -335,5 +335,5 @@ def test_documents_without_a_version_raise(script, tmp_path, capsys):
 
 
 def test_shipped_table_is_what_the_script_writes(script):
-    assert script.written(TABLE) == script.TABLE.read_text()
+    assert script.to_json(TABLE) == script.TABLE.read_text()
     assert {name: list(endpoint.paths) for name, endpoint in script.ENDPOINTS.items()} == TABLE["paths"]

@@ -14,16 +14,16 @@ environment:
 
 
 def add_demo_parser(subparsers: Any) -> None:
-    """Add the command ``demo``.
+    """Add the ``demo`` command.
 
     Args:
-        subparsers: Return value of ``ArgumentParser.add_subparsers()``.
+        subparsers: Result of ``ArgumentParser.add_subparsers()``.
     """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "demo",
         help="show what works in each framework, against a real vLLM",
-        description="Runs the same scenarios through the client and through each installed framework against a real "
-        "vLLM, checks the answers, and prints a table of the results. By default it starts two small servers on this "
+        description="Run the same scenarios through the client and through each installed framework against a real "
+        "vLLM, check the answers, and print a table of the results. By default, two small servers are started on this "
         "machine's CPU.",
         epilog=_ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,

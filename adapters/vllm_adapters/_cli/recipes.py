@@ -95,10 +95,10 @@ def find(name: str) -> Recipe:
 
 
 def add_recipes_parser(subparsers: Any) -> None:
-    """Add the command ``recipes``.
+    """Add the ``recipes`` command.
 
     Args:
-        subparsers: Return value of ``ArgumentParser.add_subparsers()``.
+        subparsers: Result of ``ArgumentParser.add_subparsers()``.
     """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "recipes",

@@ -43,7 +43,7 @@ def add_serve_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--max-model-len", type=int, metavar="TOKENS", help="context length in tokens")
     parser.add_argument("--lora", action="store_true", help="with tiny: enable LoRA and serve a random adapter")
     parser.add_argument("--quiet", action="store_true", help="print no progress on standard error")
-    parser.set_defaults(vllm_flags=[])
+    parser.set_defaults(vllm_flags=[], run=run_serve)
     parse_own_args = parser.parse_known_args
 
     def parse_known_args(args: Any = None, namespace: Any = None) -> Any:

@@ -26,11 +26,13 @@ class RecordingClient(VLLMClient):
 class RecordingServer(VLLMServer):
     """A ``VLLMServer`` with a ``RecordingClient``."""
 
+    client: RecordingClient
+
     def __init__(self, base_url: str | None = None, **options: Any) -> None:
         super().__init__(base_url, **options)
-        self._clients.client = self._recorder = RecordingClient(base_url, **options)
+        self.client = self._clients.client = self._recorder = RecordingClient(base_url, **options)
 
     @property
     def sent(self) -> list[dict[str, Any]]:
         """The JSON bodies sent so far, oldest first."""
-        return self._recorder.sent
+        return self.client.sent
