@@ -96,19 +96,19 @@ class RequestParams(BaseModel):
     """Parameters of every request that runs a model."""
 
     truncate_prompt_tokens: TokenLimit | None = Field(
-        default=None, description="Cut the prompt to this many tokens; -1: to what the model can take."
+        default=None, description="Truncate the prompt to this many tokens; -1: to the model's context length."
     )
     truncation_side: Literal["left", "right"] | None = Field(
-        default=None, description="Where the prompt is cut: left keeps its last tokens, right its first."
+        default=None, description="Side on which the prompt is truncated: left keeps its last tokens, right its first."
     )
     priority: Int64 | None = Field(
-        default=None, description="Place in the queue, lower first; needs `--scheduling-policy priority`."
+        default=None, description="Priority in the queue, lower first; needs `--scheduling-policy priority`."
     )
-    request_id: str | None = Field(default=None, description="Your id for the request, found in reply and log.")
+    request_id: str | None = Field(default=None, description="Id of the request in the response and the server's log.")
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
         default=None,
         repr=False,
-        description="Secret (characters) of those who may share cached prompts with each other.",
+        description="Secret that requests must have in common to share cached prompts.",
     )
 
 
@@ -133,7 +133,7 @@ class TemplateParams(MultiModalParams, TokenizerParams):
 
     add_generation_prompt: bool | None = Field(default=None, description="End the prompt by opening a reply.")
     continue_final_message: bool | None = Field(
-        default=None, description="Go on writing the last message; needs `add_generation_prompt=False`."
+        default=None, description="Continue the last message; needs `add_generation_prompt=False`."
     )
     chat_template: str | None = Field(
         default=None, description="Another Jinja chat template; needs `--trust-request-chat-template`."
@@ -163,22 +163,22 @@ class SamplingParams(RequestParams):
     )
     use_beam_search: bool | None = Field(default=None, description="Search with `n` beams instead of sampling.")
     min_tokens: Count | None = Field(
-        default=None, description="Tokens to generate before a stop or end token may end the reply."
+        default=None, description="Minimum number of tokens before a stop or end token may end the reply."
     )
-    stop_token_ids: list[int] | None = Field(default=None, description="Token ids that end the reply, too.")
-    include_stop_str_in_output: bool | None = Field(default=None, description="Keep the stop string that hit.")
+    stop_token_ids: list[int] | None = Field(default=None, description="Further token ids that end the reply.")
+    include_stop_str_in_output: bool | None = Field(default=None, description="Keep the stop string in the text.")
     ignore_eos: bool | None = Field(default=None, description="Generate past the model's end token.")
     bad_words: list[Text] | None = Field(
-        default=None, description="Words never to generate; in completions since 0.26.0."
+        default=None, description="Words that are never generated; in completions since 0.26.0."
     )
     allowed_token_ids: Annotated[list[Count], Field(min_length=1)] | None = Field(
         default=None, description="The only token ids that may be generated."
     )
     skip_special_tokens: bool | None = Field(default=None, description="False shows special tokens in the text.")
-    spaces_between_special_tokens: bool | None = Field(default=None, description="Set special tokens apart.")
+    spaces_between_special_tokens: bool | None = Field(default=None, description="Add spaces between special tokens.")
     prompt_logprobs: Annotated[int, Field(ge=-1)] | None = Field(
         default=None,
-        description="Log probabilities for the prompt, so many a token; -1: all. Not in a stream.",
+        description="Number of log probabilities for each prompt token; -1: all. Not in a stream.",
     )
     logprob_token_ids: list[Count] | None = Field(
         default=None, description="Token ids whose log probability is always reported. Since 0.26.0."
@@ -187,26 +187,26 @@ class SamplingParams(RequestParams):
         default=None, description="Write the tokens of log probabilities as `token_id:123`."
     )
     return_token_ids: bool | None = Field(
-        default=None, description="Add the token ids of prompt and reply to the answer. Since 0.10.2."
+        default=None, description="Add the token ids of prompt and reply to the response. Since 0.10.2."
     )
     structured_outputs: Annotated[StructuredOutputs, AfterValidator(_one_constraint)] | None = Field(
-        default=None, description="Bind the reply to a JSON schema, regex, choice or grammar. Since 0.11.0."
+        default=None, description="Constrain the reply to a JSON schema, regex, choice or grammar. Since 0.11.0."
     )
     thinking_token_budget: Annotated[int, Field(ge=-1)] | None = Field(
-        default=None, description="Tokens to think with, -1: no limit; in chat since 0.19.0, else 0.22.0."
+        default=None, description="Maximum number of reasoning tokens, -1: no limit; in chat since 0.19.0, else 0.22.0."
     )
     repetition_detection: RepetitionDetection | None = Field(
-        default=None, description="When to end a reply that goes in circles. Since 0.17.0."
+        default=None, description="When to end a reply that repeats itself. Since 0.17.0."
     )
     watermarking: bool | None = Field(default=None, description="Watermark the text or not. Since 0.30.0.")
     stream_interval: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Tokens per streamed chunk, at least the server's number. Since 0.27.0."
     )
     session_id: str | None = Field(
-        default=None, description="One id for all requests of a conversation or agent run. Since 0.28.0."
+        default=None, description="Id that all requests of a conversation or agent run share. Since 0.28.0."
     )
     vllm_xargs: dict[str, Scalar | list[Scalar]] | None = Field(
-        default=None, description="For the server's own plug-ins. Since 0.9.2, lists since 0.11.1."
+        default=None, description="Arguments of the server's plugins. Since 0.9.2, lists since 0.11.1."
     )
     kv_transfer_params: dict[str, Any] | None = Field(
         default=None, description="How prefill and decode servers hand over the KV cache. Since 0.9.0.1."
@@ -218,7 +218,7 @@ class SamplingParams(RequestParams):
         default=None, description="Prompt token from which routed experts are reported. Since 0.28.0."
     )
     return_token_offsets: bool | None = Field(
-        default=None, description="Render endpoints only: where in the text each token lies. Since 0.25.0."
+        default=None, description="Render endpoints only: the position of each token in the text. Since 0.25.0."
     )
     mm_payload: Literal["tensors", "none"] | None = Field(
         default=None, description="Render endpoints only: with processed media, or without. Since 0.32.0."
@@ -235,7 +235,7 @@ class SamplingParams(RequestParams):
         default=None, description="Until 0.11.2: regex of the whitespace in JSON; now structured_outputs."
     )
     guided_decoding_backend: str | None = Field(
-        default=None, description="Until 0.11.2: the engine behind `guided_*`; now the server's choice."
+        default=None, description="Until 0.11.2: the backend of `guided_*`; now chosen by the server."
     )
     logits_processors: list[str | dict[str, Any]] | None = Field(
         default=None, description="Until 0.16.0: Python names of processors that the server runs."
@@ -245,19 +245,19 @@ class SamplingParams(RequestParams):
 class ChatParams(SamplingParams, TemplateParams):
     """The parameters that vLLM adds to chat completions."""
 
-    include_reasoning: bool | None = Field(default=None, description="False hides thinking. Since 0.10.1.")
+    include_reasoning: bool | None = Field(default=None, description="False hides the reasoning. Since 0.10.1.")
     documents: list[dict[str, str]] | None = Field(
-        default=None, description="Documents for a template that takes them, usually title and text each."
+        default=None, description="Documents for a chat template that uses them, usually with title and text."
     )
-    echo: bool | None = Field(default=None, description="Put an assistant's last message before the answer.")
+    echo: bool | None = Field(default=None, description="Begin the reply with the last assistant message.")
     return_prompt_text: bool | None = Field(
-        default=None, description="Add the prompt that the template made to the answer. Since 0.21.0."
+        default=None, description="Add the rendered prompt to the response. Since 0.21.0."
     )
     return_assistant_tokens_mask: bool | None = Field(
         default=None, description="0.25.0 to 0.30.0, render endpoints only: which tokens an assistant wrote."
     )
     best_of: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Until 0.11.2: replies to generate, of which `n` come back."
+        default=None, description="Until 0.11.2: number of generated replies, of which `n` are returned."
     )
 
 
@@ -268,7 +268,7 @@ class CompletionParams(SamplingParams, TokenizerParams):
         default=None, description="Torch tensors as prompts, in base64; needs `--enable-prompt-embeds`."
     )
     response_format: dict[str, Any] | None = Field(
-        default=None, description="As in chat: plain text, any JSON object, or JSON of a schema."
+        default=None, description="As in chat: text, any JSON object, or JSON of a schema."
     )
 
 
@@ -279,7 +279,7 @@ class PoolerParams(RequestParams, MultiModalParams):
         default=None, description="False: raw vectors or scores; in embeddings since 0.16.0, else 0.11.1."
     )
     padding: Literal["max_length", "do_not_pad"] | None = Field(
-        default=None, description="Fill the prompt up to the model's length, if it needs that. Since 0.29.0."
+        default=None, description="Pad the prompt to the model's length, if it needs that. Since 0.29.0."
     )
     additional_data: Any | None = Field(default=None, description="Until 0.9.2: data for a custom pooler.")
 
@@ -289,7 +289,7 @@ class ScoringParams(PoolerParams):
 
     activation: bool | None = Field(default=None, description="Until 0.15.1; now use_activation.")
     softmax: bool | None = Field(default=None, description="0.11.1 to 0.15.1; now use_activation.")
-    user: str | None = Field(default=None, description="Name of the end user; vLLM makes no use of it.")
+    user: str | None = Field(default=None, description="Name of the end user; vLLM does not use it.")
 
 
 class TextEmbeddingParams(PoolerParams, TokenizerParams):
@@ -316,12 +316,12 @@ class EmbeddingParams(VectorParams, TemplateParams):
 class PoolingParams(VectorParams, ScoringParams, TemplateParams):
     """The parameters of `/pooling`."""
 
-    task: Task | None = Field(default=None, description="What to pool for. Since 0.11.1.")
+    task: Task | None = Field(default=None, description="Pooling task. Since 0.11.1.")
     dimensions: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Length of the vectors, of models trained to be cut (Matryoshka)."
+        default=None, description="Length of the vectors, for Matryoshka models."
     )
     encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = Field(
-        default=None, description="How vectors come back; bytes since 0.11.1."
+        default=None, description="Format of the vectors; bytes since 0.11.1."
     )
 
 
@@ -333,29 +333,29 @@ class ScoreParams(ScoringParams):
     """The parameters of `/score`."""
 
     max_tokens_per_query: Count | None = Field(
-        default=None, description="Tokens to keep of the query; 0 keeps all. Since 0.20.0."
+        default=None, description="Maximum number of tokens of the query; 0: all. Since 0.20.0."
     )
     max_tokens_per_doc: Count | None = Field(
-        default=None, description="Tokens to keep of each document; 0 keeps all. Since 0.20.0."
+        default=None, description="Maximum number of tokens of each document; 0: all. Since 0.20.0."
     )
     instruction: str | None = Field(
-        default=None, description="What relevance means, for models that take an instruction. Since 0.22.0."
+        default=None, description="Instruction that defines relevance, for models that use one. Since 0.22.0."
     )
     chat_template_kwargs: dict[str, Any] | None = Field(
-        default=None, description="Variables of the template that joins query and document. Since 0.22.0."
+        default=None, description="Variables of the template that combines query and document. Since 0.22.0."
     )
 
 
 class RerankParams(ScoreParams):
     """The parameters of `/rerank`."""
 
-    top_n: Count | None = Field(default=None, description="How many documents come back; 0 is all.")
+    top_n: Count | None = Field(default=None, description="Number of documents to return; 0: all.")
 
 
 class TokenizeParams(TemplateParams):
     """The parameters of `/tokenize`."""
 
-    return_token_strs: bool | None = Field(default=None, description="Each token's text, too. Since 0.9.1.")
+    return_token_strs: bool | None = Field(default=None, description="Also return each token's text. Since 0.9.1.")
 
 
 MODELS: dict[str, type[BaseModel]] = {

@@ -57,7 +57,7 @@ def test_parameters_of_every_level(vllm_url, sent):
     ("wrong", "error", "words"),
     [
         ({"topk": 1}, e.UnknownParameter, "Did you mean `top_k`"),
-        ({"best_of": 3}, e.UnsupportedParameter, "Use n"),
+        ({"best_of": 3}, e.UnsupportedParameter, "Use `n`"),
         ({"top_k": "many"}, e.InvalidRequest, "top_k"),
     ],
     ids=["unknown", "unsupported", "invalid"],

@@ -110,7 +110,7 @@ def test_tools_beside_a_response_format_are_strict(form, strict):
         ("chat", "topk", "Did you mean `top_k`"),
         ("chat", "repetition_penality", "Did you mean `repetition_penalty`"),
         ("chat", "store", "it is an OpenAI-only parameter"),
-        ("chat", "functions", "Use tools"),
+        ("chat", "functions", "Use `tools`"),
         ("chat", "zzz", "pass extra_body with allow_unknown=True"),
         ("rerank", "return_documents", "pass extra_body with allow_unknown=True"),
     ],
@@ -126,7 +126,7 @@ def test_unknown_parameters_raise(endpoint, name, hint):
     ("version", "given", "text"),
     [
         ("0.10.2", {"thinking_token_budget": 5}, r"vLLM 0\.10\.2.*from 0\.19\.0.*Update the server"),
-        ("0.32.0", {"best_of": 2}, r"from 0\.8\.5 to 0\.11\.2.*Use n"),
+        ("0.32.0", {"best_of": 2}, r"from 0\.8\.5 to 0\.11\.2.*Use `n`"),
         ("0.32.0", {"guided_decoding_backend": "x"}, "`guided_decoding_backend`.*--structured-outputs-config"),
         ("0.32.0", {"logits_processors": []}, "`logits_processors`.*--logits-processors"),
         (
@@ -151,9 +151,12 @@ def test_unsupported_parameters_that_are_none_are_dropped():
 
 
 def test_unknown_nested_parameters_raise():
-    with pytest.raises(e.UnknownParameter, match=r"`regx` is not a parameter of vLLM.s structured_outputs"):
+    with pytest.raises(
+        e.UnknownParameter, match=r"`structured_outputs\.regx` is not a parameter of any vLLM"
+    ) as caught:
         translated({"structured_outputs": {"regx": "a"}})
-    with pytest.raises(e.UnknownParameter, match=r"`include_usages`.*Did you mean `include_usage`"):
+    assert caught.value.param == "structured_outputs.regx"
+    with pytest.raises(e.UnknownParameter, match=r"`stream_options\.include_usages`.*Did you mean `include_usage`"):
         translated({"stream_options": {"include_usages": True}})
 
 

@@ -37,10 +37,10 @@ _SYNONYMS: tuple[Set[str], ...] = (_LIMITS, _CONSTRAINTS, frozenset(_ACTIVATION)
 _NESTED = ("structured_outputs", "stream_options")
 _HINTS = {
     "guided_decoding_backend": "Set it on the server: --structured-outputs-config '{\"backend\": ...}'",
-    "best_of": "Use n",
+    "best_of": "Use `n`",
     "logits_processors": "Load it into the server: vllm serve --logits-processors",
-    "functions": "Use tools",
-    "function_call": "Use tool_choice",
+    "functions": "Use `tools`",
+    "function_call": "Use `tool_choice`",
 }
 _OPENAI_ONLY = frozenset(
     [
@@ -98,7 +98,12 @@ def _accepted_names(endpoint: str) -> frozenset[str]:
 
 
 def unknown_parameter(endpoint: str, name: str) -> UnknownParameter:
-    """Return the error for a misspelt or foreign parameter, with suggestions."""
+    """Return the error for a misspelt or foreign parameter, with suggestions.
+
+    Args:
+        endpoint: A name of the availability table, or a parameter that is an object.
+        name: The parameter, or the key of the object.
+    """
     suggestions = tuple(availability.suggest(endpoint, name))
     hint = _HINTS.get(name) or (
         "Remove it: it is an OpenAI-only parameter"
@@ -107,10 +112,12 @@ def unknown_parameter(endpoint: str, name: str) -> UnknownParameter:
         if suggestions
         else "If a plugin of the server adds it, pass extra_body with allow_unknown=True"
     )
+    place = f"{endpoint}.{name}" if endpoint in _NESTED else name
+    where = "any vLLM version" if endpoint in _NESTED else f"vLLM's {endpoint} requests"
     return UnknownParameter(
-        f"`{name}` is not a parameter of vLLM's {endpoint} requests, which would ignore it silently",
+        f"`{place}` is not a parameter of {where}, which would ignore it silently",
         hint=hint,
-        param=name,
+        param=place,
         suggestions=suggestions,
     )
 

@@ -50,7 +50,7 @@ class Constraint:
         try:
             pattern = re.compile(self.value)
         except re.error as error:
-            # vLLM's engines have syntax that Python lacks, such as \p{L}.
+            # vLLM's engines have syntax that Python does not have, such as \p{L}.
             log.warning("The regex cannot be checked here (%s); the reply is passed on unchecked", error)
             return None
         return None if any(pattern.fullmatch(text) for text in (reply, reply.strip())) else "it does not match"
