@@ -1,4 +1,4 @@
-"""A request body is translated for the server's version, or refused with a way out."""
+"""A request body is translated for the version of the server, or refused with a hint."""
 
 import pytest
 from packaging.version import Version
