@@ -8,7 +8,7 @@ OPENAI3 := .venv-openai3
 ALONE := llamaindex haystack
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
-ON_ALONE := tests/contracts tests/demo
+ON_ALONE := tests/contracts/test_fault_matrix.py tests/demo
 STATIC := tests/package tests/testing/test_cassettes.py
 RUN := $(VENV)/bin/python
 PIP := -m pip --disable-pip-version-check install --quiet --editable
