@@ -92,6 +92,18 @@ def test_prompt_embeds_count_as_prompts(fault_server):
     assert {choice.index for chunk in found for choice in chunk.choices} == {0, 1, 2}
 
 
+@pytest.mark.parametrize("end", ["response.completed", "response.incomplete", None])
+def test_responses_stream_ends_with_its_event(fault_server, end):
+    deltas = [{"type": "response.output_text.delta", "delta": text} for text in ("one", " two")]
+    fault_server.reply(faults.sse(*deltas, *([{"type": end, "response": {"id": "r"}}] if end else [])))
+    stream = VLLMClient(fault_server.url).responses.create(model="stub", input="x", stream=True)
+    if end:
+        assert [event.type for event in stream] == ["response.output_text.delta"] * 2 + [end]
+    else:
+        with pytest.raises(e.IncompleteStream, match="without a finish reason"):
+            list(stream)
+
+
 @pytest.mark.parametrize("reason", ["repetition", "length"])
 def test_finish_reasons_that_openai_does_not_have_are_passed_on(ask, fault_server, reason):
     fault_server.reply(faults.sse(*payloads.chat_chunks("one", finish_reason=reason)))

@@ -83,3 +83,32 @@ def test_fractional_indices_raise(fault_server):
     fault_server.reply(faults.json_reply({"id": "r", "results": results}))
     with pytest.raises(e.InvalidResponse, match=r"missing or malformed.*float"):
         VLLMServer(fault_server.url, max_retries=0).rerank("q", TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "call", "text"),
+    [
+        ("/pooling", {"data": [{"index": 0, "data": [float("nan")]}]}, "pooling", "An output is empty or contains NaN"),
+        ("/pooling", {"data": [{"index": 0, "data": []}]}, "pooling", "An output is empty or contains NaN"),
+        ("/classify", {"data": [{"index": 0, "label": "a", "probs": []}]}, "classify", "not a classification"),
+        ("/classify", {"data": [{"index": 0, "label": 5, "probs": [1.0]}]}, "classify", "not a classification"),
+        ("/classify", {"data": ["a"]}, "classify", "A result is not a JSON object"),
+        ("/tokenize", {"tokens": ["a"], "max_model_len": 8}, "tokenize", "not a list of int"),
+        ("/tokenize", {"tokens": [1]}, "tokenize", "missing or malformed.*max_model_len"),
+        ("/tokenize", [1], "tokenize", "is not a JSON object"),
+    ],
+)
+def test_malformed_results_of_vllms_endpoints_raise(fault_server, path, body, call, text):
+    fault_server.reply(faults.json_reply(body), path)
+    server = VLLMServer(fault_server.url, model="stub", max_retries=0)
+    with pytest.raises(e.InvalidResponse, match=text):
+        getattr(server, call)("a")
+
+
+@pytest.mark.parametrize(
+    ("vector", "text"), [([], "The vectors are empty"), (["x"], "contains NaN"), ([1e400], "contains NaN")]
+)
+def test_vectors_that_are_not_finite_numbers_raise(fault_server, vector, text):
+    fault_server.reply(faults.json_reply(payloads.embeddings([vector])))
+    with VLLMClient(fault_server.url, max_retries=0) as client, pytest.raises(e.InvalidResponse, match=text):
+        client.embeddings.create(model="stub", input="a", encoding_format="float")

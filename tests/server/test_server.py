@@ -246,6 +246,24 @@ def test_serving_shares_both_clients(fault_server):
     assert other.async_client is server.async_client
 
 
+@pytest.mark.parametrize("name", ["embed_dtype", "endianness", "encoding_format"])
+def test_embed_with_another_format_raises(name):
+    with pytest.raises(e.InvalidRequest, match=f"`{name}` cannot be set.*client.embeddings.create"):
+        VLLMServer("http://localhost:9").embed("x", **{name: "float"})
+
+
+def test_rerank_of_a_single_str_raises():
+    with pytest.raises(TypeError, match=r"`documents` must be a sequence of str, not str\. Pass \[text\]"):
+        VLLMServer("http://localhost:9").rerank("q", "text")
+
+
+def test_unload_lora(fault_server):
+    fault_server.reply(faults.reply("Success: LoRA adapter 'mine' removed.", content_type="text/plain"))
+    assert "removed" in VLLMServer(fault_server.url).unload_lora("mine")
+    [post] = fault_server.posts()
+    assert (post.route, post.json) == ("/v1/unload_lora_adapter", {"lora_name": "mine"})
+
+
 # connect
 
 

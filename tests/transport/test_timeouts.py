@@ -10,6 +10,7 @@ import pytest
 
 from vllm_adapters import AsyncVLLMClient, Timeouts, VLLMClient
 from vllm_adapters import errors as e
+from vllm_adapters._transport.http import Deadline
 from vllm_adapters.testing import faults, payloads
 
 HELLO = {"model": "stub", "messages": [{"role": "user", "content": "hi"}]}
@@ -132,3 +133,23 @@ def test_total_limit_covers_the_wait_for_look_ups_of_other_calls(fault_server):
 def test_unreachable_server_raises(ask):
     with pytest.raises(e.ServerUnreachable, match=r"http://127\.0\.0\.1:9/v1.*Is it running"):
         ask("http://127.0.0.1:9")
+
+
+# Deadlines
+
+
+def test_inner_deadline_ends_no_later_than_the_outer_one():
+    outer = Deadline.start(Timeouts(idle=1, total=5))
+    assert Deadline.start(Timeouts(idle=2, total=50), outer) == Deadline(Timeouts(idle=2, total=5), outer.at)
+    inner = Deadline.start(Timeouts(total=1), outer)
+    assert (inner.limits, inner.at < outer.at) == (Timeouts(total=1), True)
+    assert Deadline.start(Timeouts(total=None), outer).at == outer.at
+
+
+def test_deadline_without_a_limit_has_nothing_left_to_count():
+    assert Deadline.start(Timeouts(total=None)).left() is None
+
+
+def test_expired_deadline_raises():
+    with pytest.raises(e.ServerTimeout, match="total limit of 5 s"):
+        Deadline(Timeouts(total=5), time.monotonic() - 1).left()
