@@ -16,7 +16,7 @@ ARGS ?=
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live smoke record lint test-openai3 test-alone recipes faults soak params readme pictures bench \
+.PHONY: help demo test live smoke versions record lint test-openai3 test-alone recipes faults soak params readme pictures bench \
 	trace coverage clean
 
 help: ## Show this list
@@ -32,8 +32,13 @@ test: $(VENV)/.installed ## Run the tests offline, with recorded servers; ARGS="
 smoke: $(VENV)/.installed ## Run a few server tests of each framework against a real vLLM
 	$(RUN) -m pytest --live -q -m smoke $(ARGS)
 
-live: $(VENV)/.installed ## Run all server tests against a real vLLM; ARGS="-m another_version": against older ones
-	$(RUN) -m pytest --live -m "(vllm or live) and not another_version and not fresh_environment" $(ARGS)
+live: $(VENV)/.installed ## Run all server tests against a real vLLM; VLLM_VERSION=0.14.1: of another version
+	$(RUN) -m pytest --live -m "(vllm or live) and not another_version and not fresh_environment" \
+		$(if $(VLLM_VERSION),--vllm-version $(VLLM_VERSION)) $(ARGS)
+
+versions: $(VENV)/.installed ## Record what each version of vLLM can do, and write the table; ARGS="-k 0.14.1" for one
+	$(RUN) -m pytest --live --record -q tests/versions $(ARGS)
+	$(RUN) scripts/make_readme.py
 
 record: $(VENV)/.installed ## Run them and record the cassettes anew
 	$(RUN) -m pytest --live --record $(ARGS)
