@@ -11,17 +11,23 @@ ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/
 ON_ALONE := tests/contracts/test_fault_matrix.py tests/demo
 STATIC := tests/package tests/testing/test_cassettes.py
 RUN := $(VENV)/bin/python
-PIP := -m pip --disable-pip-version-check install --quiet --editable
+# Modules are compiled when they are imported: most of them never are.
+PIP := -m pip --disable-pip-version-check install --quiet --no-compile --editable
 ARGS ?=
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live smoke versions record lint test-openai3 test-alone recipes faults soak params readme pictures bench \
+.PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone recipes faults soak params readme pictures bench \
 	trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
 		printf '  make %-14s %s\n' "$$name" "$$text"; done
+
+environments: $(VENV)/.installed $(OPENAI3)/.installed $(ALONE:%=.venv-%/.installed) local-vllm ## Install all that .ci/run needs
+
+local-vllm: $(VENV)/.installed
+	@$(VENV)/bin/vllm-adapters serve minilm --install
 
 demo: $(VENV)/.installed ## Show what works, against a real vLLM (VLLM_BASE_URL, or started here)
 	@$(VENV)/bin/vllm-adapters demo

@@ -10,6 +10,7 @@ import pytest
 
 from vllm_adapters._cli.serve import add_serve_parser, run_serve
 from vllm_adapters.errors import LocalVLLMError
+from vllm_adapters.local import server
 
 
 def parse(*arguments):
@@ -56,6 +57,14 @@ def test_serves_until_a_signal(fake_environment, capsys, number):
     assert "base_url: http://127.0.0.1:" in output
     assert "export VLLM_BASE_URL=http://127.0.0.1:" in output
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_install_starts_no_server(fake_environment, monkeypatch):
+    installed = []
+    monkeypatch.setattr(server, "prepare_model", lambda model, *rest: installed.append(model.name))
+    monkeypatch.setattr(server.LocalVLLM, "_launch", lambda *_: pytest.fail("a server was started"))
+    assert run_serve(parse("minilm", "--install", "--quiet")) == 0
+    assert installed == ["minilm"]
 
 
 def test_unset_key_variable_is_a_usage_error(monkeypatch, capsys):

@@ -44,6 +44,7 @@ def add_serve_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the API key to require")
     parser.add_argument("--max-model-len", type=int, metavar="TOKENS", help="context length in tokens")
     parser.add_argument("--lora", action="store_true", help="with tiny: enable LoRA and serve a random adapter")
+    parser.add_argument("--install", action="store_true", help="install vLLM and the model, and exit")
     parser.add_argument("--quiet", action="store_true", help="print no progress on standard error")
     parser.set_defaults(vllm_flags=[], run=run_serve)
     parse_own_args = parser.parse_known_args
@@ -67,7 +68,7 @@ def run_serve(args: argparse.Namespace) -> int:
         args: Parsed arguments of ``add_serve_parser``.
 
     Returns:
-        The exit code. 0: Ctrl-C or SIGTERM. 2: wrong arguments. Otherwise: vLLM's exit code.
+        The exit code. 0: Ctrl-C, SIGTERM, or installed. 2: wrong arguments. Otherwise: vLLM's exit code.
 
     Raises:
         LocalVLLMError: The server could not be installed or started.
@@ -92,6 +93,9 @@ def run_serve(args: argparse.Namespace) -> int:
         return _usage_error(str(error))
     previous_handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if args.install:
+            local.install()
+            return 0
         return _serve(local, args.api_key_env)
     except KeyboardInterrupt:
         return 0

@@ -144,12 +144,7 @@ class LocalVLLM:
             raise _error(f"The server is already running at {self.base_url}. Call stop() first.")
         if self._requested_port is not None and is_taken(self._requested_port):
             raise _error(f"Port {self._requested_port} is in use. Choose another, or leave it out to use a free port.")
-        environment = prepare_environment(self._version, self._progress)
-        if self._bundled:
-            model = str(prepare_model(self._bundled, environment, self._progress))
-        else:
-            model = str(Path(self.model).resolve()) if Path(self.model).is_dir() else self.model
-        adapter = prepare_lora(environment, self._progress) if self._lora else None
+        environment, model, adapter = self._prepare()
         for is_last_attempt in (self._requested_port is not None, True):
             port = self._requested_port or free_port()
             try:
@@ -162,6 +157,14 @@ class LocalVLLM:
                     continue  # another process has taken the port in the meantime
                 raise
             return
+
+    def install(self) -> None:
+        """Install vLLM and the model if necessary, without starting the server. ``start()`` does this, too.
+
+        Raises:
+            LocalVLLMError: The platform has no CPU build, or the installation failed.
+        """
+        self._prepare()
 
     def stop(self) -> None:
         """Stop the server and all its child processes. Does nothing if it is not running."""
@@ -219,6 +222,15 @@ class LocalVLLM:
         if self._log_path is None or not self._log_path.is_file():
             return ""
         return "\n".join(self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def _prepare(self) -> tuple[Environment, str, Path | None]:
+        """Return the environment, the path or name of the model, and the LoRA adapter."""
+        environment = prepare_environment(self._version, self._progress)
+        if self._bundled:
+            model = str(prepare_model(self._bundled, environment, self._progress))
+        else:
+            model = str(Path(self.model).resolve()) if Path(self.model).is_dir() else self.model
+        return environment, model, prepare_lora(environment, self._progress) if self._lora else None
 
     def _launch(self, environment: Environment, command: list[str], port: int) -> None:
         logs = cache_dir() / "logs"
