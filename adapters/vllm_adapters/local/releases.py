@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
-__all__ = ["TESTED_VERSIONS", "Release", "find_release", "supported_flags"]
+__all__ = ["FLAG_SINCE", "TESTED_VERSIONS", "Release", "find_release", "supported_flags"]
 
 TESTED_VERSIONS = ("0.11.0", "0.14.1", "0.18.1", "0.23.0", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0")
 """Versions that were served on a CPU, oldest first."""
 
-_FLAG_SINCE = {
+FLAG_SINCE = {
     "--default-chat-template-kwargs": Version("0.14"),
     "--enable-per-request-metrics": Version("0.25"),
 }
+"""The first version of a flag that not all versions have."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def supported_flags(flags: Sequence[str], version: str) -> list[str]:
     keep = True
     for part in flags:
         if part.startswith("--"):
-            keep = part not in _FLAG_SINCE or number >= _FLAG_SINCE[part]
+            keep = part not in FLAG_SINCE or number >= FLAG_SINCE[part]
         if keep:
             kept.append(part)
     return kept
