@@ -107,6 +107,18 @@ def test_libraries_that_a_version_insists_on_are_named(start_server, version, ne
     assert all(Path(path).exists() for path in filter(None, preloaded.split(":")))
 
 
+def test_rust_frontend_is_started_by_the_command_that_has_it(fake_environment, start_server):
+    fake_environment.python.write_text(fake_environment.python.read_text().replace("shift 2", "shift 4"))
+    _, launch = start_server("tiny", version="0.33.0", rust_frontend=True)
+    assert launch["environ"]["VLLM_USE_RUST_FRONTEND"] == "1"
+    assert flag(launch, "--served-model-name") == "tiny"
+
+
+def test_rust_frontend_requires_a_version_that_has_it():
+    with pytest.raises(ValueError, match=r"requires vLLM 0\.33\.0, not 0\.32\.0"):
+        LocalVLLM("tiny", version="0.32.0", rust_frontend=True)
+
+
 def test_additional_flags_come_last(start_server):
     _, launch = start_server("tiny", flags=("--max-num-seqs", "4"), max_model_len=512)
     assert launch["arguments"][-2:] == ["--max-num-seqs", "4"]

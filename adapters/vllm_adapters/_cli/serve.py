@@ -44,6 +44,7 @@ def add_serve_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the API key to require")
     parser.add_argument("--max-model-len", type=int, metavar="TOKENS", help="context length in tokens")
     parser.add_argument("--lora", action="store_true", help="with tiny: enable LoRA and serve a random adapter")
+    parser.add_argument("--rust-frontend", action="store_true", help="with 0.33.0: vLLM's HTTP server in Rust")
     parser.add_argument("--install", action="store_true", help="install vLLM and the model, and exit")
     parser.add_argument("--quiet", action="store_true", help="print no progress on standard error")
     parser.set_defaults(vllm_flags=[], run=run_serve)
@@ -88,6 +89,7 @@ def run_serve(args: argparse.Namespace) -> int:
             max_model_len=args.max_model_len,
             quiet=args.quiet,
             lora=args.lora,
+            rust_frontend=args.rust_frontend,
         )
     except ValueError as error:
         return _usage_error(str(error))

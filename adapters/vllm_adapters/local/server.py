@@ -19,7 +19,7 @@ from vllm_adapters.local.environment import Environment, cache_dir, clean_enviro
 from vllm_adapters.local.models import MODELS, BundledModel, prepare_lora, prepare_model
 from vllm_adapters.local.ports import free_port, is_listening, is_taken
 from vllm_adapters.local.progress import Progress
-from vllm_adapters.local.releases import find_release, supported_flags
+from vllm_adapters.local.releases import RUST_FRONTEND_VERSIONS, find_release, supported_flags
 
 if TYPE_CHECKING:
     from vllm_adapters.server import VLLMServer
@@ -62,12 +62,14 @@ class LocalVLLM:
             run time.
         bare: Leave out the default flags of a bundled model (parsers for tools and reasoning, reports), as
             ``vllm serve MODEL`` does.
+        rust_frontend: Serve with vLLM's HTTP server in Rust (``VLLM_USE_RUST_FRONTEND=1``). Needs 0.33.0.
 
     Attributes:
         model: Served model name: the ``model`` argument.
 
     Raises:
-        ValueError: ``lora`` with a model other than ``"tiny"``, or ``port`` out of range.
+        ValueError: ``lora`` with a model other than ``"tiny"``, ``rust_frontend`` with a version that does not have
+            it, or ``port`` out of range.
     """
 
     def __init__(
@@ -84,9 +86,14 @@ class LocalVLLM:
         startup_timeout: float = 600.0,
         lora: bool = False,
         bare: bool = False,
+        rust_frontend: bool = False,
     ) -> None:
         if lora and model != "tiny":
             raise ValueError('`lora` requires the model "tiny". For another model, pass its LoRA flags in `flags`.')
+        if rust_frontend and version not in RUST_FRONTEND_VERSIONS:
+            raise ValueError(
+                f"`rust_frontend` requires vLLM {' or '.join(RUST_FRONTEND_VERSIONS)}, not {version}. Set `version`."
+            )
         if port is not None and not 0 < port < 1 << 16:
             raise ValueError(f"`port` must be 1 to 65535, not {port}. Leave it out to use a free port.")
         self.model = model
@@ -100,6 +107,7 @@ class LocalVLLM:
         self._startup_timeout = startup_timeout
         self._lora = lora
         self._bare = bare
+        self._rust_frontend = rust_frontend
         self._progress = Progress(quiet=quiet)
         self._port: int | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
@@ -288,7 +296,11 @@ class LocalVLLM:
         return any(model["id"] == self.model for model in served)
 
     def _command(self, environment: Environment, model: str, port: int, adapter: Path | None) -> list[str]:
-        command = [str(environment.python), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+        command = [str(environment.python), "-m"]
+        if self._rust_frontend:
+            command += ["vllm.entrypoints.cli.main", "serve", model]
+        else:
+            command += ["vllm.entrypoints.openai.api_server", "--model", model]
         command += ["--served-model-name", self.model, "--host", "127.0.0.1", "--port", str(port)]
         # The CPU build gives wrong results in bfloat16, and compiling does not pay off for small models.
         command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "16"]
@@ -314,6 +326,8 @@ class LocalVLLM:
             environ["LD_PRELOAD"] = _stand_ins()
         if self._bundled or Path(self.model).is_dir():
             environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        if self._rust_frontend:
+            environ["VLLM_USE_RUST_FRONTEND"] = "1"
         if self._lora:
             environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         if self._api_key:

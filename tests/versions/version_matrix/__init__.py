@@ -22,8 +22,14 @@ from typing import Any
 from vllm_adapters import VLLMServer, errors
 from vllm_adapters.langchain import ChatVLLM
 
-VERSIONS = ("0.11.0", "0.14.1", "0.18.1", "0.23.0", "0.28.0", "0.32.0", "0.33.0")
-"""Versions whose outcomes are recorded, oldest first."""
+VERSIONS: dict[str, dict[str, Any]] = {
+    **{
+        version: {"version": version}
+        for version in ("0.11.0", "0.14.1", "0.18.1", "0.23.0", "0.28.0", "0.32.0", "0.33.0")
+    },
+    "0.33.0 Rust": {"version": "0.33.0", "rust_frontend": True},
+}
+"""Options of ``LocalVLLM`` for each column of the table, oldest version first."""
 
 OUTCOMES = ("ok", "translated", "refused", "detected", "limit", "not there", "WRONG")
 
@@ -101,7 +107,7 @@ def outcome(item: Capability, server: VLLMServer, sent_bodies: Callable[[], Sequ
         return "detected", str(error)
     except ServerLimit as error:
         return "limit", str(error)
-    except (errors.FeatureNotEnabled, errors.WrongAddress) as error:
+    except (errors.InvalidRequest, errors.WrongAddress) as error:
         return "not there", str(error)
     except Exception as error:
         return "WRONG", f"{type(error).__name__}: {error}"
