@@ -53,6 +53,7 @@ PUBLIC = {
         "RateLimited",
         "ServerFailed",
         "ServerNotReady",
+        "ServerOverloaded",
         "ServerTimeout",
         "ServerUnreachable",
         "TruncatedOutput",
