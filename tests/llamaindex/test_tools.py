@@ -95,6 +95,7 @@ def test_forced_tool_call_matches_its_schema(llm, sent, choice):
 
 
 def test_strict_is_sent_as_the_user_sets_it(fault_server):
+    fault_server.reply(faults.chat(tool_calls=[payloads.tool_call("get_weather", '{"city": "Rome"}')]), CHAT)
     strict, lax = (VLLM(base_url=fault_server.url, strict=strict) for strict in (True, False))
     strict.chat_with_tools([tool()], "hi", tool_required=True)
     lax.chat_with_tools([tool()], "hi", tool_required=True)

@@ -194,7 +194,7 @@ class Reply(ABC, Generic[R]):
         choice = dict(reply["choices"][0])
         if (message := choice.get("message")) is not None:
             self._set_tool_calls(parse_tool_calls(message.get("tool_calls"), choice.get("finish_reason")))
-            self._message.reasoning = message.get("reasoning") or ""
+            self._message.add({"choices": [{"delta": {"reasoning": message.get("reasoning")}}]})
             choice["delta"] = {"content": message.get("content")}
         self._message.add({**reply, "choices": [choice]})
         if choice.get("logprobs"):
