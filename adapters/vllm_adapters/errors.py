@@ -22,6 +22,7 @@
     ├── TruncatedOutput              (openai.LengthFinishReasonError)
     ├── FilteredOutput               (openai.ContentFilterFinishReasonError)
     ├── ConstraintNotEnforced                                      .reply .constraint
+    ├── ModelRefusal                                               .refusal: a gateway's text in place of an answer
     ├── InvalidResponse              (openai.APIResponseValidationError)
     └── LocalVLLMError                                             the local server could not be set up or died
 
@@ -51,6 +52,7 @@ __all__ = [
     "InvalidResponse",
     "LocalVLLMError",
     "ModelNotServed",
+    "ModelRefusal",
     "PermissionDenied",
     "RateLimited",
     "ServerFailed",
@@ -335,9 +337,13 @@ class IncompleteStream(VLLMError, openai.APIConnectionError):
 
 
 class TruncatedOutput(VLLMError, openai.LengthFinishReasonError):
-    """The token limit, or vLLM's ``repetition_detection``, truncated a requested object; ``.partial`` is its text."""
+    """The token limit, or vLLM's ``repetition_detection``, truncated a requested object or tool call.
+
+    ``.partial`` is its text.
+    """
 
     STATUS = 200
+    finish_reason: str = "length"
     completion: Any = None
 
 
@@ -345,6 +351,7 @@ class FilteredOutput(VLLMError, openai.ContentFilterFinishReasonError):
     """A gateway's content filter truncated a requested object; ``.partial`` is its text."""
 
     STATUS = 200
+    finish_reason: str = "content_filter"
     completion: Any = None
 
 
@@ -357,6 +364,16 @@ class ConstraintNotEnforced(VLLMError):
     STATUS = 200
     reply: str = ""
     constraint: str = ""
+
+
+class ModelRefusal(VLLMError):
+    """A refusal came in place of a requested object or tool call; ``.refusal`` is its text.
+
+    vLLM has none: gateways and other servers put one into the ``refusal`` field of a message.
+    """
+
+    STATUS = 200
+    refusal: str = ""
 
 
 class InvalidResponse(VLLMError, openai.APIResponseValidationError):

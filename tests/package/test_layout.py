@@ -49,6 +49,7 @@ PUBLIC = {
         "InvalidResponse",
         "LocalVLLMError",
         "ModelNotServed",
+        "ModelRefusal",
         "PermissionDenied",
         "RateLimited",
         "ServerFailed",

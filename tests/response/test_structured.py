@@ -130,9 +130,11 @@ def test_reply_that_fits_its_constraint_is_returned(ask, fault_server, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_reply_at_the_token_limit_is_not_checked(ask, fault_server, stream):
+def test_reply_at_the_token_limit_raises(ask, fault_server, stream):
     fault_server.reply(faults.chat('{"a', finish_reason="length"))
-    assert content_of(ask(fault_server.url, stream=stream, response_format={"type": "json_object"})) == '{"a'
+    with pytest.raises(e.TruncatedOutput, match="max_tokens") as caught:
+        ask(fault_server.url, stream=stream, response_format={"type": "json_object"})
+    assert caught.value.partial == '{"a'
 
 
 def test_reply_of_tool_calls_is_not_checked(ask, fault_server):

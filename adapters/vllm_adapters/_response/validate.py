@@ -12,8 +12,8 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # Pydantic refuses typing's own before Python 3.12
 
-from vllm_adapters._response.error_mapping import raise_if_aborted
-from vllm_adapters._response.structured import check_constraint, requested_constraint
+from vllm_adapters._response.requirements import Requirements
+from vllm_adapters._response.tool_calls import Called
 from vllm_adapters.errors import InvalidResponse
 
 CHOICE_FIELDS = frozenset({"stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts"})
@@ -130,8 +130,7 @@ def validate_response(response: object, body: object, *, endpoint: str | None, c
 
     Raises:
         InvalidResponse: It is malformed: HTML, no choices, vectors that are not one per input.
-        ConstraintNotEnforced: It violates the requested constraint.
-        ServerFailed: The server aborted a choice.
+        VLLMError: A choice does not have what was requested; see ``Requirements.check``.
     """
     if response is None or isinstance(response, str | list | int | float):
         raise InvalidResponse("The response is not a JSON object")
@@ -141,10 +140,10 @@ def validate_response(response: object, body: object, *, endpoint: str | None, c
         raise InvalidResponse(f"The response contains invalid Unicode ({error})") from None
     request = body if isinstance(body, Mapping) else {}
     if isinstance(response, ChatCompletion | Completion):
-        _validate_choices(response.choices, request)
+        _validate_choices(response, request, endpoint)
     elif isinstance(response, Mapping) and endpoint in ("chat", "completions"):
         validate_types(response)
-        _validate_choices(response.get("choices"), request)
+        _validate_choices(response, request, endpoint)
     elif endpoint == "responses":
         if not isinstance(_field(response, "output"), list):
             raise InvalidResponse("The response has no output")
@@ -153,7 +152,8 @@ def validate_response(response: object, body: object, *, endpoint: str | None, c
         validate_vectors([item.embedding for item in response.data], request.get("dimensions"))
 
 
-def _validate_choices(choices: Sequence[Any] | None, body: Mapping[str, Any]) -> None:
+def _validate_choices(response: Any, body: Mapping[str, Any], endpoint: str | None) -> None:
+    choices: Sequence[Any] | None = _field(response, "choices")
     if not choices:
         raise InvalidResponse("The response has no choices")
     prompts, each = count_inputs(body.get("prompt")) or 1, body.get("n") or 1
@@ -161,23 +161,56 @@ def _validate_choices(choices: Sequence[Any] | None, body: Mapping[str, Any]) ->
         raise InvalidResponse(f"The response has {len(choices)} choices, not {each}")
     if prompts > 1 and isinstance(choices, list) and not body.get("prompt_embeds"):  # these are prompts, too
         choices[:] = sort_by_index(choices, prompts * each)
-    constraint = requested_constraint(body)
+    requirements = Requirements(body, choices=len(choices), sdk=isinstance(response, BaseModel))
     for choice in choices:
         message = _field(choice, "message")
-        if message is not None:
-            old = _field(message, "reasoning_content")  # 0.15.1 and older
-            if old and not _field(message, "reasoning"):
-                if isinstance(message, dict):
-                    message["reasoning"] = old
-                else:
-                    message.reasoning = old
-        elif _field(choice, "text") is None:
-            raise InvalidResponse("A choice has no message")
-        text = (_field(choice, "text") if message is None else _field(message, "content")) or ""
-        reason = _field(choice, "finish_reason")
-        raise_if_aborted(reason, text)
-        if constraint is not None and not (message is not None and _field(message, "tool_calls")):
-            check_constraint(constraint, text, finish_reason=reason, stop_reason=_field(choice, "stop_reason"))
+        if message is None:
+            if _field(choice, "text") is None or endpoint == "chat":
+                raise InvalidResponse("A choice has no message")
+            requirements.check(
+                _field(choice, "text"),
+                finish_reason=_field(choice, "finish_reason"),
+                stop_reason=_field(choice, "stop_reason"),
+            )
+            continue
+        if endpoint == "completions":
+            raise InvalidResponse("A choice of the completion has a chat message instead of a text")
+        old = _field(message, "reasoning_content")  # 0.15.1 and older
+        if old and not _field(message, "reasoning"):
+            _set_field(message, "reasoning", old)
+        calls, reason = _calls_of(message), _field(choice, "finish_reason")
+        if calls:
+            found = requirements.finish_reason(reason, calls, _field(response, "usage"))
+            if found != reason:
+                _set_field(choice, "finish_reason", found)
+                reason = found
+        requirements.check(
+            _field(message, "content") or "",
+            finish_reason=reason,
+            stop_reason=_field(choice, "stop_reason"),
+            calls=calls,
+            refusal=_field(message, "refusal"),
+            completion=response,
+        )
+
+
+def _calls_of(message: Any) -> list[Called]:
+    """Return the tool calls of a message, as the SDK's objects or as dicts."""
+    calls = [_field(call, "function") for call in _field(message, "tool_calls") or ()]
+    if legacy := _field(message, "function_call"):
+        calls.append(legacy)
+    found = []
+    for call in calls:
+        function = {} if call is None else call
+        found.append(Called(_field(function, "name") or "", bool((_field(function, "arguments") or "").strip())))
+    return found
+
+
+def _set_field(part: Any, name: str, value: Any) -> None:
+    if isinstance(part, dict):
+        part[name] = value
+    else:
+        setattr(part, name, value)
 
 
 def reject_lone_surrogates(content: bytes, parsed: object) -> None:
