@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import openai
 from openai import NOT_GIVEN, NotGiven
 from packaging.version import Version
+from pydantic import SecretStr
 
 from vllm_adapters._client import endpoint
 from vllm_adapters._client.endpoint import EndpointCall, async_method, sync_method
@@ -144,7 +145,7 @@ class VLLMServer:
             settings: Further arguments of the constructor, if ``server`` is not given.
 
         Raises:
-            ValueError: ``server`` is given with another address, or with settings that it cannot take over.
+            ValueError: ``server`` is given with another address, or with settings that differ from its own.
         """
         if base_url and normalize_query(base_url, None):
             raise ValueError(
@@ -156,10 +157,27 @@ class VLLMServer:
             raise ValueError(
                 f"`server` ({server.base_url}) and the base URL ({base_url}) are different addresses. Pass one of them."
             )
+        own = server._own_settings()
         for name, unset in _UNSET.items():
-            if settings.get(name) not in unset:
+            value = settings.get(name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            elif name == "timeout" and value is not None:
+                value = Timeouts.of(value)
+            if value not in (*unset, own.get(name)):
                 raise ValueError(f"`{name}` cannot be set beside `server`, which has its own. Remove one of them.")
         return server.serving(model) if model else server
+
+    def _own_settings(self) -> dict[str, Any]:
+        client = self.client
+        return {
+            **self._clients.options,
+            "api_key": client.api_key,
+            "timeout": client.vllm.timeouts,
+            "max_retries": client.max_retries,
+            "default_headers": client._custom_headers,
+            "default_query": client._custom_query,
+        }
 
     @property
     def async_client(self) -> AsyncVLLMClient:
