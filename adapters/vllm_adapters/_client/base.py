@@ -199,6 +199,7 @@ class BaseVLLMClient:
         merged = {**(body or {}), **cast("Mapping[str, Any]", options.extra_json or {})}
         if not self.vllm.allow_unknown:
             compat.reject_unknown(endpoint, merged)
+        compat.reject_harmful_constraints(merged)
         info = self.vllm.info
         model = not merged.get("model") and "model" in availability.names(endpoint)
         if model and info.model:
@@ -234,6 +235,8 @@ class BaseVLLMClient:
 
     def _should_retry(self, response: http.Response) -> bool:
         """Do not retry when the call must be over before the server's ``Retry-After``: raise its error instead."""
+        if error_mapping.unsupported_construct(response):
+            return False
         parent: Any = super()
         at, wait = self._deadline().at, error_mapping.retry_after(response) or 0
         return bool(parent._should_retry(response)) and (at is None or time.monotonic() + wait < at)
