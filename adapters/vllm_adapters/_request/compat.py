@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_adapters import params
 from vllm_adapters._request import availability
 from vllm_adapters._request.constraints import reject_harmful
-from vllm_adapters._request.encode import encoding_error
+from vllm_adapters._request.encode import contains_non_finite, encoding_error
 from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
 
 ALLOW_UNKNOWN = "allow_unknown"
@@ -142,6 +142,8 @@ def validate_params(endpoint: str, body: Mapping[str, Any], *, skip: Set[str] = 
     adapter = params.adapter(model)
     try:
         found = adapter.validate_python({name: given[name] for name in added})
+        if name := next((name for name in added if contains_non_finite(given[name])), None):
+            raise encoding_error({name: given[name]}, ValueError("NaN or infinity"))  # Pydantic would send null
         given.update(adapter.dump_python(found, mode="json", fallback=params.schema_or_error))
         return given
     except ValidationError as error:
