@@ -211,7 +211,7 @@ class BaseVLLMClient:
         return endpoint, merged, look_up
 
     def _prepare_responses(self, body: Mapping[str, Any], options: FinalRequestOptions) -> None:
-        """Check the names in a body of ``/v1/responses``, and put it into ``options`` with the caller's ``extra_body``."""
+        """Check the names in a body of ``/v1/responses``, and merge the caller's ``extra_body`` into it."""
         merged = {**body, **cast("Mapping[str, Any]", options.extra_json or {})}
         if not self.vllm.allow_unknown:
             responses.reject_unknown(merged)

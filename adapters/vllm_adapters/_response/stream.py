@@ -58,6 +58,7 @@ class ChunkReader:
         """When the next piece was requested: the caller's own time between two pieces is not the server's."""
         self._endpoint = endpoint
         self._body = body
+        self._sdk = sdk
         self._expected = expected_choices(body)
         self._requirements = Requirements(body, choices=self._expected, version=version, sdk=sdk)
         self._convert_reasoning = self._requirements.reasoning_is_content
@@ -235,6 +236,8 @@ class ChunkReader:
                         raise InvalidResponse(f"The stream has {problem}")
             elif refusal := delta.get("refusal"):
                 self._refusals[index] = self._refusals.get(index, "") + refusal
+                if not self._sdk and not text:  # a framework's message has no other place for it
+                    delta["content"] = refusal
         else:
             text = choice.get("text")
         if text:

@@ -184,14 +184,17 @@ def _validate_choices(response: Any, body: Mapping[str, Any], endpoint: str | No
             if found != reason:
                 _set_field(choice, "finish_reason", found)
                 reason = found
+        refusal = _field(message, "refusal")
         requirements.check(
             _field(message, "content") or "",
             finish_reason=reason,
             stop_reason=_field(choice, "stop_reason"),
             calls=calls,
-            refusal=_field(message, "refusal"),
+            refusal=refusal,
             completion=response,
         )
+        if refusal and isinstance(message, dict) and not message.get("content"):
+            message["content"] = refusal  # a framework's message has no other place for it
 
 
 _INCOMPLETE = {"max_output_tokens": "length", "max_tokens": "length"}
