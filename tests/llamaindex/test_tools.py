@@ -4,8 +4,10 @@ import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
 
-from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
 from llama_index.core.tools import FunctionTool
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
+from pydantic import BaseModel, ConfigDict
 
 from vllm_adapters import errors as e
 from vllm_adapters.llamaindex import VLLM
@@ -183,3 +185,41 @@ def test_tool_is_not_called_with_truncated_arguments(fault_llm, fault_server):
     with pytest.raises(e.TruncatedOutput):
         fault_llm.predict_and_call([remove], "clean up")
     assert removed == []
+
+
+# Tools and tool calls of other kinds
+
+
+@pytest.mark.parametrize("kind", ["dict", "object"])
+def test_tool_calls_that_other_classes_leave(kind):
+    # LlamaIndex's other LLM classes put them into `additional_kwargs`.
+    call = {"id": "call-1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
+    if kind == "object":
+        call = ChatCompletionMessageFunctionToolCall(**call)
+    message = ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": [call]})
+    response = ChatResponse(message=message, additional_kwargs={"finish_reason": "tool_calls"})
+    (selection,) = VLLM().get_tool_calls_from_response(response)
+    assert (selection.tool_id, selection.tool_name, selection.tool_kwargs) == ("call-1", "add", {"a": 1, "b": 2})
+
+
+def test_schemas_of_tools_are_sent_as_they_are(fault_llm, fault_server):
+    # Stock: additionalProperties is false, so such a tool gets no arguments.
+    class Anything(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        counts: dict[str, int]
+
+    def count(**values: int) -> int:
+        """Count."""
+        return len(values)
+
+    fault_llm.chat_with_tools([FunctionTool.from_defaults(count, fn_schema=Anything), tool()], "hi")
+    free, fixed = (sent["function"]["parameters"] for sent in fault_server.posts(CHAT)[0].json["tools"])
+    assert free["additionalProperties"] is True
+    assert free["properties"]["counts"]["additionalProperties"] == {"type": "integer"}
+    assert fixed["additionalProperties"] is False
+
+
+def test_tools_as_a_text(fault_llm, fault_server):
+    with pytest.raises(TypeError, match="must be a sequence of tools, not str"):
+        fault_llm.chat_with_tools("add", "hi")
+    assert not fault_server.requests

@@ -184,7 +184,7 @@ def normalize_max_tokens(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def response_format(value: Any) -> Any:
     """Return a response format in OpenAI's form, from one or from a Pydantic class."""
     if isinstance(value, type) and issubclass(value, BaseModel):
-        schema = {"name": value.__name__, "schema": value.model_json_schema(), "strict": True}
+        schema = {"name": value.__name__, "schema": params.class_schema(value), "strict": True}
         return {"type": "json_schema", "json_schema": schema}
     return value
 
@@ -192,7 +192,7 @@ def response_format(value: Any) -> Any:
 def replace_classes(value: Any) -> Any:
     """Replace Pydantic classes, alone or anywhere in a dict, by their JSON schema."""
     if isinstance(value, type) and issubclass(value, BaseModel):
-        return value.model_json_schema()
+        return params.class_schema(value)
     if isinstance(value, Mapping):
         return {key: replace_classes(item) for key, item in value.items()}
     return value
