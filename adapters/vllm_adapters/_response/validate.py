@@ -193,7 +193,7 @@ def _validate_choices(response: Any, body: Mapping[str, Any], endpoint: str | No
             refusal=refusal,
             completion=response,
         )
-        if refusal and isinstance(message, dict) and not message.get("content"):
+        if refusal and not calls and isinstance(message, dict) and not message.get("content"):
             message["content"] = refusal  # a framework's message has no other place for it
 
 
