@@ -179,6 +179,44 @@ def test_changed_model_is_followed(make_fault_server, kind):
     assert [request.json["model"] for request in server.posts()] == ["two", "two", "one", "one"]
 
 
+# The model, checked by the constructor
+
+
+@every_kind
+def test_model_is_validated_on_init(make_fault_server, kind):
+    server = make_fault_server(models=("one", "two"))
+    given = {"base_url": server.url, "max_retries": 0, "validate_model_on_init": True}
+    part = kind("one", **given)
+    assert [request.route for request in server.requests] == ["/v1/models"]
+    with pytest.raises(e.ModelNotServed, match="one, two"):
+        kind("three", **given)
+    with pytest.raises(e.ModelNotServed, match="Pass model="):
+        kind(**given)
+    with pytest.raises(e.ServerUnreachable):
+        kind("one", **{**given, "base_url": "http://127.0.0.1:9"})
+    before = len(server.requests)
+    for loaded in (pickle.loads(pickle.dumps(part)), kind.from_dict(part.to_dict()), part.model_copy()):
+        call(loaded)
+    assert [request.method for request in server.requests[before:]] == ["POST"] * 3
+
+
+def test_validated_model_has_a_context_length(make_fault_server):
+    server = make_fault_server(models=("one",))
+    for name in ("", "one"):
+        llm = VLLM(name, base_url=server.url, validate_model_on_init=True)
+        before = len(server.requests)
+        assert (llm.metadata.context_window, llm.metadata.model_name) == (4096, "one")
+        assert len(server.requests) == before
+
+
+@pytest.mark.vllm("tiny")
+def test_model_of_a_real_server_is_validated_on_init(sent):
+    assert VLLM(validate_model_on_init=True).metadata.context_window == 2048
+    with pytest.raises(e.ModelNotServed, match="tiny"):
+        VLLM("other", validate_model_on_init=True)
+    assert [request.method for request in sent] == ["GET", "GET"]
+
+
 # Settings that change later
 
 

@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
 
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
 from llama_index.core.tools import FunctionTool
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
@@ -223,3 +224,39 @@ def test_tools_as_a_text(fault_llm, fault_server):
     with pytest.raises(TypeError, match="must be a sequence of tools, not str"):
         fault_llm.chat_with_tools("add", "hi")
     assert not fault_server.requests
+
+
+# Strict tools
+
+OFFERED = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "of_llamaindex", "of_a_dict"),
+    [
+        ({}, True, None),
+        ({"strict": False}, False, None),
+        ({"tools_strict": True}, True, True),
+        ({"tools_strict": True, "strict": False}, True, True),
+        ({"tools_strict": False}, False, False),
+    ],
+    ids=str,
+)
+async def test_strict_tools_in_auto_mode(fault_server, settings, of_llamaindex, of_a_dict):
+    llm = VLLM(base_url=fault_server.url, **settings)
+    await FunctionAgent(tools=[tool(), tool(add)], llm=llm).run("hi")
+    llm.chat([ChatMessage(content="hi")], tools=[OFFERED])
+    llm.chat([ChatMessage(content="hi")], tools=[{**OFFERED, "function": {**OFFERED["function"], "strict": False}}])
+    agent, offered, own = (
+        [sent["function"].get("strict") for sent in request.json["tools"]] for request in fault_server.posts(CHAT)
+    )
+    assert (agent, offered, own) == ([of_llamaindex] * 2, [of_a_dict], [False])
+    assert "strict" not in OFFERED["function"]
+
+
+@recorded
+async def test_agent_offers_strict_tools(sent):
+    agent = FunctionAgent(tools=[tool()], llm=VLLM(temperature=0, max_tokens=100, tools_strict=True))
+    assert "sunny in Rome" in str(await agent.run("What is the weather in Rome?"))
+    assert [body["tools"][0]["function"]["strict"] for body in sent.bodies(CHAT)] == [True, True]
+    assert sent.bodies(CHAT)[0]["tool_choice"] == "auto"

@@ -22,6 +22,8 @@ from pydantic import (
     model_serializer,
 )
 
+from vllm_adapters._client.discovery import LookUp
+from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters._request import compat
 from vllm_adapters._transport.credentials import normalize_api_key, normalize_base_url, normalize_headers
 from vllm_adapters.errors import InvalidRequest
@@ -101,6 +103,9 @@ class Connection(BaseModel):
         default=None, description="The server's vLLM version, for gateways that do not pass on `/version`."
     )
     allow_unknown: bool = Field(default=False, description="Let parameters pass that no vLLM version has.")
+    validate_model_on_init: bool = Field(
+        default=False, description="Ask the server in the constructor whether it serves the model.", exclude=True
+    )
 
     _server: VLLMServer = PrivateAttr()
     _unknown_model: str = PrivateAttr(default_factory=lambda: f"unknown-{uuid.uuid4().hex}")
@@ -138,6 +143,21 @@ class Connection(BaseModel):
         fields = vars(self)
         self._server = _make_server(fields, self._model_field, given=self.model_fields_set)
         fields[self._model_field] = self._server.model or ""
+        if self.validate_model_on_init:
+            self._validate_model()
+
+    def _validate_model(self) -> int | None:
+        """Return the context length of the model.
+
+        Raises:
+            VLLMError: The server cannot be reached.
+            ModelNotServed: It does not serve the model; or, if none is named, not exactly one.
+        """
+        client = self._served.client.vllm
+        if not getattr(self, self._model_field):
+            client.served_model()
+        cards = client.run(list_models(client.address))  # the client keeps the list: one request
+        return self._served._context_length(parse_models(cards))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in type(self).model_fields:
@@ -227,10 +247,9 @@ class Connection(BaseModel):
 
     def __getstate__(self) -> dict[Any, Any]:
         # A pickle contains no key, no headers and no connection: VLLM_API_KEY is read where it is loaded.
-        copied, left_out = super().model_copy(), dict.fromkeys(_PRIVATE)
-        if self._keeps_credentials():
-            left_out = self._credentials()
-        vars(copied).update(left_out)
+        copied = super().model_copy()
+        left_out = self._credentials() if self._keeps_credentials() else dict.fromkeys(_PRIVATE)
+        vars(copied).update(left_out, validate_model_on_init=False)  # nothing is sent where it is loaded
         return super(Connection, copied).__getstate__()
 
     @staticmethod
@@ -250,6 +269,11 @@ class Connection(BaseModel):
             "async_http_client": None,
             "server": None,
         }
+
+
+def list_models(address: str) -> LookUp[dict[str, Any]]:
+    """Look up ``/v1/models``, which the client keeps."""
+    return (yield f"{address}/models")
 
 
 def _make_server(fields: dict[str, Any], model: str, *, given: Collection[str]) -> VLLMServer:

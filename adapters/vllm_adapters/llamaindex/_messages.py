@@ -180,7 +180,8 @@ class Reply(ABC, Generic[R]):
     """Builds responses from one reply of either endpoint, complete or chunk by chunk.
 
     ``additional_kwargs`` of a response has ``finish_reason``, ``stop_reason``, token counts and what else vLLM adds
-    to a reply. A response does not change when further chunks are added.
+    to a reply. A gateway's refusal is the text, and ``additional_kwargs["refusal"]``. A response does not change when
+    further chunks are added.
     """
 
     def __init__(self) -> None:
@@ -195,7 +196,7 @@ class Reply(ABC, Generic[R]):
         if (message := choice.get("message")) is not None:
             self._set_tool_calls(parse_tool_calls(message.get("tool_calls"), choice.get("finish_reason")))
             self._message.add({"choices": [{"delta": {"reasoning": message.get("reasoning")}}]})
-            choice["delta"] = {"content": message.get("content")}
+            choice["delta"] = {"content": message.get("content"), "refusal": message.get("refusal")}
         self._message.add({**reply, "choices": [choice]})
         if choice.get("logprobs"):
             self._logprobs = _logprobs(choice["logprobs"])
@@ -212,7 +213,8 @@ class Reply(ABC, Generic[R]):
         details = self._details()
         if thinking := delta.get("reasoning"):
             details["thinking_delta"] = thinking
-        return self._respond(RawReply(chunk), delta.get("content") or delta.get("text") or "", details)
+        text = delta.get("content") or delta.get("text") or delta.get("refusal") or ""
+        return self._respond(RawReply(chunk), text, details)
 
     @abstractmethod
     def _respond(self, raw: Mapping[str, Any], delta: str | None, details: dict[str, Any]) -> R:
@@ -234,6 +236,8 @@ class Reply(ABC, Generic[R]):
         details = _copy_lists(message.fields) if message.fields else {}
         if message.finish_reason:
             details["finish_reason"] = message.finish_reason
+        if message.refusal:
+            details["refusal"] = message.refusal
         if message.usage:
             details.update(_token_counts(message.usage))
         if message.logprobs:
@@ -253,7 +257,7 @@ class ChatReply(Reply[ChatResponse]):
     """Builds ``ChatResponse`` objects."""
 
     def _respond(self, raw: Mapping[str, Any], delta: str | None, details: dict[str, Any]) -> ChatResponse:
-        text, thinking = self._message.text, self._message.reasoning
+        text, thinking = self._message.text or self._message.refusal, self._message.reasoning
         blocks: list[Any] = []
         fields: dict[str, Any] = {}
         if thinking:
@@ -277,7 +281,8 @@ class CompletionReply(Reply[CompletionResponse]):
             details["thinking"] = self._message.reasoning
         if self._tool_calls or self._invalid_tool_calls:
             details |= self._tool_call_fields()
-        response = CompletionResponse(text=self._message.text, delta=delta, raw=raw, additional_kwargs=details)
+        text = self._message.text or self._message.refusal
+        response = CompletionResponse(text=text, delta=delta, raw=raw, additional_kwargs=details)
         response.logprobs = self._logprobs
         return response
 

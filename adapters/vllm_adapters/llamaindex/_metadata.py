@@ -14,9 +14,9 @@ from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from pydantic import PrivateAttr, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 
-from vllm_adapters._client.discovery import LookUp
 from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters.errors import ServerNotReady, ServerTimeout, ServerUnreachable, VLLMError
+from vllm_adapters.llamaindex._connection import list_models
 from vllm_adapters.server import VLLMServer
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class ContextLengths:
         found = None
         try:
             if kept:
-                found = server._context_length(parse_models(server.client.vllm.run(_list_models(server.base_url))))
+                found = server._context_length(parse_models(server.client.vllm.run(list_models(server.base_url))))
             else:
                 found = server.context_length()
             if found is None:
@@ -84,10 +84,6 @@ class ContextLengths:
             if done is not None:
                 done.set()
         return self.known.setdefault(model, DEFAULT_CONTEXT_WINDOW)
-
-
-def _list_models(address: str) -> LookUp[dict[str, Any]]:
-    return (yield f"{address}/models")
 
 
 def _warn(server: VLLMServer, model: str, reason: str) -> None:

@@ -186,6 +186,11 @@ def request_parameters(
     body = {"model": llm.model, **request_body(*levels, endpoint=endpoint), "stream": stream}
     if not stream:
         body.pop("stream_options", None)
+    if llm.tools_strict is not None and body.get("tools"):
+        body["tools"] = [
+            {**tool, "function": {"strict": llm.tools_strict, **tool["function"]}} if "function" in tool else tool
+            for tool in body["tools"]
+        ]
     if isinstance(body.get("logprobs"), bool):
         _convert_logprobs(body, endpoint, llm.top_logprobs)
     return body

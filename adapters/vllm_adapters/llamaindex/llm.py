@@ -98,7 +98,10 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
     is_chat_model: bool = Field(default=True, description="False: `/v1/completions`, without a chat template.")
     is_function_calling_model: bool = Field(default=True, description="The server is started with a tool parser.")
     should_use_structured_outputs: bool = Field(default=True, description="Request objects by their JSON schema.")
-    strict: bool = Field(default=True, description="Let vLLM enforce the schemas of tools.")
+    strict: bool = Field(default=True, description="Let vLLM enforce the schemas of LlamaIndex's tools.")
+    tools_strict: bool | None = Field(
+        default=None, description="The same for every tool, also of a dict that `chat` gets; it overrides `strict`."
+    )
     extra_body: dict[str, Any] = Field(default_factory=dict, description="Further fields of every request.")
     replay_reasoning: bool = Field(
         default=False, description="Send the thinking of earlier messages, for models that need it."
@@ -192,6 +195,11 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
 
     def _context_length(self, *, kept: bool = False) -> int:
         return self._context_lengths.of(self._served, self.model, kept=kept)
+
+    def _validate_model(self) -> int | None:
+        if found := super()._validate_model():
+            self._context_lengths.known[self.model] = found
+        return found
 
     def _reset(self) -> None:
         super()._reset()
@@ -346,7 +354,7 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
             allow_parallel_tool_calls=allow_parallel_tool_calls,
             tool_required=tool_required,
             tool_choice=tool_choice,
-            strict=strict,
+            strict=self.tools_strict if strict is None else strict,
             **kwargs,
         )
         if tools:  # whichever of OpenAI's models has the same name
