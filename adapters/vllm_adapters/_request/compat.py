@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import params
 from vllm_adapters._request import availability
-from vllm_adapters._request.encode import encoding_error
+from vllm_adapters._request.constraints import reject_harmful
+from vllm_adapters._request.encode import contains_non_finite, encoding_error
 from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
 
 ALLOW_UNKNOWN = "allow_unknown"
@@ -141,6 +142,8 @@ def validate_params(endpoint: str, body: Mapping[str, Any], *, skip: Set[str] = 
     adapter = params.adapter(model)
     try:
         found = adapter.validate_python({name: given[name] for name in added})
+        if name := next((name for name in added if contains_non_finite(given[name])), None):
+            raise encoding_error({name: given[name]}, ValueError("NaN or infinity"))  # Pydantic would send null
         given.update(adapter.dump_python(found, mode="json", fallback=params.schema_or_error))
         return given
     except ValidationError as error:
@@ -193,6 +196,12 @@ def replace_classes(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: replace_classes(item) for key, item in value.items()}
     return value
+
+
+def reject_harmful_constraints(body: Mapping[str, Any]) -> None:
+    """Raise for constraints that stop a vLLM 0.11 server for all its callers; see ``constraints.reject_harmful``."""
+    if not _CONSTRAINTS.isdisjoint(body):
+        reject_harmful(body)
 
 
 def needs_version(endpoint: str, body: Mapping[str, Any]) -> bool:
@@ -305,9 +314,9 @@ def _translate_constraints(endpoint: str, body: dict[str, Any], version: Version
     if _has(endpoint, "structured_outputs", version):
         for old, kind in _GUIDED.items():
             if body.get(old) is not None and not _has(endpoint, old, version):
-                constraints = dict(body.get("structured_outputs") or {})
-                _set_synonym(constraints, old, kind, body.pop(old))
-                body["structured_outputs"] = constraints
+                outputs = dict(body.get("structured_outputs") or {})
+                _set_synonym(outputs, old, kind, body.pop(old))
+                body["structured_outputs"] = outputs
         return
     requested = body.get("structured_outputs")
     if not isinstance(requested, Mapping) or not _has(endpoint, "guided_json", version):
