@@ -23,6 +23,7 @@ from vllm_adapters._client.discovery import LookUp, ServerInfo
 from vllm_adapters._client.sdk_helpers import parse_errors
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability, compat, responses
+from vllm_adapters._request.constraints import reject_harmful
 from vllm_adapters._request.encode import encoding_error
 from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
@@ -201,7 +202,8 @@ class BaseVLLMClient:
         merged = {**(body or {}), **cast("Mapping[str, Any]", options.extra_json or {})}
         if not self.vllm.allow_unknown:
             compat.reject_unknown(endpoint, merged)
-        compat.reject_harmful_constraints(merged)
+        if not compat.CONSTRAINT_NAMES.isdisjoint(merged):
+            reject_harmful(merged)
         info = self.vllm.info
         model = not merged.get("model") and "model" in availability.names(endpoint)
         if model and info.model:
@@ -333,7 +335,7 @@ class BaseVLLMClient:
     def _checked_parser(self, options: FinalRequestOptions, response: http.Response) -> Callable[[Any], Any]:
         """Return the SDK's parser of a response that was not streamed, behind our checks."""
         body, parser = options.json_data, options.post_parser
-        endpoint = "responses" if _is_responses(options.url) else availability.endpoint_of(options.url)
+        endpoint = availability.endpoint_of(options.url) or ("responses" if _is_responses(options.url) else None)
 
         def parse(parsed: Any) -> Any:
             fields = parsed if isinstance(parsed, Mapping) else vars(parsed) if isinstance(parsed, BaseModel) else {}

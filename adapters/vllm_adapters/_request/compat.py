@@ -16,7 +16,6 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import params
 from vllm_adapters._request import availability
-from vllm_adapters._request.constraints import reject_harmful
 from vllm_adapters._request.encode import contains_non_finite, encoding_error
 from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
 
@@ -31,10 +30,11 @@ _GUIDED = {
     "guided_whitespace_pattern": "whitespace_pattern",
     "structural_tag": "structural_tag",
 }
-_CONSTRAINTS = frozenset({"structured_outputs", *_GUIDED})
+CONSTRAINT_NAMES = frozenset({"structured_outputs", *_GUIDED})
+"""The parameters with vLLM's own constraints, of all versions."""
 _ACTIVATION = ("use_activation", "normalize", "activation", "softmax")
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
-_SYNONYMS: tuple[Set[str], ...] = (_LIMITS, _CONSTRAINTS, frozenset(_ACTIVATION))
+_SYNONYMS: tuple[Set[str], ...] = (_LIMITS, CONSTRAINT_NAMES, frozenset(_ACTIVATION))
 _NESTED = ("structured_outputs", "stream_options")
 _HINTS = {
     "guided_decoding_backend": "Set it on the server: --structured-outputs-config '{\"backend\": ...}'",
@@ -142,8 +142,9 @@ def validate_params(endpoint: str, body: Mapping[str, Any], *, skip: Set[str] = 
     adapter = params.adapter(model)
     try:
         found = adapter.validate_python({name: given[name] for name in added})
-        if name := next((name for name in added if contains_non_finite(given[name])), None):
-            raise encoding_error({name: given[name]}, ValueError("NaN or infinity"))  # Pydantic would send null
+        for name in added:
+            if isinstance(given[name], dict | list) and contains_non_finite(given[name]):
+                raise encoding_error({name: given[name]}, ValueError("NaN or infinity"))  # Pydantic would send null
         given.update(adapter.dump_python(found, mode="json", fallback=params.schema_or_error))
         return given
     except ValidationError as error:
@@ -198,12 +199,6 @@ def replace_classes(value: Any) -> Any:
     return value
 
 
-def reject_harmful_constraints(body: Mapping[str, Any]) -> None:
-    """Raise for constraints that stop a vLLM 0.11 server for all its callers; see ``constraints.reject_harmful``."""
-    if not _CONSTRAINTS.isdisjoint(body):
-        reject_harmful(body)
-
-
 def needs_version(endpoint: str, body: Mapping[str, Any]) -> bool:
     """Return whether the translation of ``body`` depends on the server's version."""
     depends = body.keys() & _version_dependent(endpoint)
@@ -218,7 +213,7 @@ def _version_dependent(endpoint: str) -> frozenset[str]:
     oldest, known = availability.oldest(), availability.names(endpoint)
     found = {(name, availability.lookup(endpoint, name)) for name in known}
     partial = {name for name, span in found if span is not None and (span.first > oldest or span.last is not None)}
-    return frozenset(partial | ({*_CONSTRAINTS, *_ACTIVATION} - known))
+    return frozenset(partial | ({*CONSTRAINT_NAMES, *_ACTIVATION} - known))
 
 
 def translate(
@@ -242,7 +237,7 @@ def translate(
     allow_unknown = bool(sent.pop(ALLOW_UNKNOWN, False)) or allow_unknown
     if not _LIMITS.isdisjoint(sent):
         _rename_limits(endpoint, sent)
-    if not _CONSTRAINTS.isdisjoint(sent):
+    if not CONSTRAINT_NAMES.isdisjoint(sent):
         _translate_constraints(endpoint, sent, version)
     if not _SYNONYMS[2].isdisjoint(sent):
         _translate_activation(endpoint, sent, version)

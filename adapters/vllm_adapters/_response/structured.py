@@ -23,6 +23,8 @@ from vllm_adapters.params import CONSTRAINTS
 log = logging.getLogger(__name__)
 
 _GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structural_tag")
+FORM_NAMES = frozenset({"response_format", "structured_outputs", *_GUIDED, "guided_json_object"})
+"""The parameters that a constraint may be in."""
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,8 @@ def _validate_choices(response: Any, body: Mapping[str, Any], endpoint: str | No
         old = _field(message, "reasoning_content")  # 0.15.1 and older
         if old and not _field(message, "reasoning"):
             _set_field(message, "reasoning", old)
-        calls, reason = _calls_of(message), _field(choice, "finish_reason")
+        called = _field(message, "tool_calls") or _field(message, "function_call")
+        calls, reason = _calls_of(message) if called else [], _field(choice, "finish_reason")
         if calls:
             found = requirements.finish_reason(reason, calls, _field(response, "usage"))
             if found != reason:
