@@ -453,10 +453,13 @@ def test_refusal_is_in_the_field_of_the_sdk(ask, fault_server, request_, stream)
         assert reply.choices[0].message.refusal == REFUSAL
 
 
-def test_refusal_of_a_plain_stream_is_accumulated(fault_server):
+def test_refusal_of_a_plain_request_is_the_text_in_frameworks(fault_server):
     fault_server.reply(refusal(stream=True))
     message = streamed_message(fault_server.url)
-    assert (message.refusal, message.text) == (REFUSAL, "")
+    assert (message.refusal, message.text) == (REFUSAL, REFUSAL)
+    fault_server.reply(refusal(stream=False))
+    message = ask_raw(fault_server.url, stream=False)["choices"][0]["message"]
+    assert (message["refusal"], message["content"]) == (REFUSAL, REFUSAL)
 
 
 def test_whole_refusal_of_parse_has_no_object():

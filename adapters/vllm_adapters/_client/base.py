@@ -26,7 +26,8 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from vllm_adapters._client.discovery import LookUp, ServerInfo
 from vllm_adapters._client.sdk_helpers import parse_errors
 from vllm_adapters._compat import http
-from vllm_adapters._request import availability, compat
+from vllm_adapters._request import availability, compat, responses
+from vllm_adapters._request.constraints import reject_harmful
 from vllm_adapters._request.encode import encoding_error
 from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
@@ -328,11 +329,15 @@ class BaseVLLMClient:
             ``None`` for requests that are not translated.
         """
         endpoint, body = availability.endpoint_of(options.url), options.json_data
+        if endpoint is None and _is_responses(options.url) and isinstance(body, Mapping):
+            self._prepare_responses(body, options)
         if endpoint is None or not isinstance(body, Mapping | None) or options.method.lower() != "post":
             return None
         merged = {**(body or {}), **cast("Mapping[str, Any]", options.extra_json or {})}
         if not self.vllm.allow_unknown:
             compat.reject_unknown(endpoint, merged)
+        if not compat.CONSTRAINT_NAMES.isdisjoint(merged):
+            reject_harmful(merged)
         info = self.vllm.info
         model = not merged.get("model") and "model" in availability.names(endpoint)
         if model and info.model:
@@ -340,6 +345,14 @@ class BaseVLLMClient:
         version = not info.version_known and compat.needs_version(endpoint, merged)
         look_up = self._look_up(merged, model=model, version=version) if model or version else None
         return endpoint, merged, look_up
+
+    def _prepare_responses(self, body: Mapping[str, Any], options: FinalRequestOptions) -> None:
+        """Check the names in a body of ``/v1/responses``, and merge the caller's ``extra_body`` into it."""
+        merged = {**body, **cast("Mapping[str, Any]", options.extra_json or {})}
+        if not self.vllm.allow_unknown:
+            responses.reject_unknown(merged)
+        merged.pop(compat.ALLOW_UNKNOWN, None)
+        options.json_data, options.extra_json = merged, None
 
     def _look_up(self, body: dict[str, Any], *, model: bool, version: bool) -> LookUp[None]:
         if model:
@@ -368,6 +381,8 @@ class BaseVLLMClient:
 
     def _should_retry(self, response: http.Response) -> bool:
         """Do not retry when the call must be over before the server's ``Retry-After``: raise its error instead."""
+        if error_mapping.unsupported_construct(response):
+            return False
         parent: Any = super()
         at, wait = self._deadline().at, error_mapping.retry_after(response) or 0
         return bool(parent._should_retry(response)) and (at is None or time.monotonic() + wait < at)
@@ -454,15 +469,17 @@ class BaseVLLMClient:
     def _checked_parser(self, options: FinalRequestOptions, response: http.Response) -> Callable[[Any], Any]:
         """Return the SDK's parser of a response that was not streamed, behind our checks."""
         body, parser = options.json_data, options.post_parser
-        endpoint = (
-            "responses" if _path_of(options.url).endswith("/responses") else availability.endpoint_of(options.url)
-        )
+        endpoint = availability.endpoint_of(options.url) or ("responses" if _is_responses(options.url) else None)
 
         def parse(parsed: Any) -> Any:
             fields = parsed if isinstance(parsed, Mapping) else vars(parsed) if isinstance(parsed, BaseModel) else {}
             self.vllm.info.update(fields.get("system_fingerprint"))
             extra = fields if isinstance(parsed, Mapping) else getattr(parsed, "model_extra", None) or {}
-            if error := extra.get("error"):
+            error = extra.get("error")
+            if endpoint == "responses" and not error:  # a field of the SDK's class
+                error = fields.get("error")
+                error = error.to_dict() if isinstance(error, openai.BaseModel) else error
+            if error:
                 raise error_mapping.from_event({"error": error}, self._sent_context(response), response)
             validate_response(parsed, body, endpoint=endpoint, content=response.content)
             if not callable(parser):
@@ -494,6 +511,10 @@ def _path_of(url: str) -> str:
     """Return the path of a request to ``url``, which the SDK gives whole or relative to the server's ``/v1``."""
     found = http.URL(url)
     return "/v1/" + found.path.lstrip("/") if found.is_relative_url else found.path
+
+
+def _is_responses(url: str) -> bool:
+    return _path_of(url).endswith("/responses")
 
 
 def is_event_stream(response: http.Response) -> bool:

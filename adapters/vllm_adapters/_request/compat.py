@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import params
 from vllm_adapters._request import availability
-from vllm_adapters._request.encode import encoding_error
+from vllm_adapters._request.encode import contains_non_finite, encoding_error
 from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,11 @@ _GUIDED = {
     "guided_whitespace_pattern": "whitespace_pattern",
     "structural_tag": "structural_tag",
 }
-_CONSTRAINTS = frozenset({"structured_outputs", *_GUIDED})
+CONSTRAINT_NAMES = frozenset({"structured_outputs", *_GUIDED})
+"""The parameters with vLLM's own constraints, of all versions."""
 _ACTIVATION = ("use_activation", "normalize", "activation", "softmax")
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
-_SYNONYMS: tuple[Set[str], ...] = (_LIMITS, _CONSTRAINTS, frozenset(_ACTIVATION))
+_SYNONYMS: tuple[Set[str], ...] = (_LIMITS, CONSTRAINT_NAMES, frozenset(_ACTIVATION))
 _NESTED = ("structured_outputs", "stream_options")
 _HINTS = {
     "guided_decoding_backend": "Set it on the server: --structured-outputs-config '{\"backend\": ...}'",
@@ -141,6 +142,9 @@ def validate_params(endpoint: str, body: Mapping[str, Any], *, skip: Set[str] = 
     adapter = params.adapter(model)
     try:
         found = adapter.validate_python({name: given[name] for name in added})
+        for name in added:
+            if isinstance(given[name], dict | list) and contains_non_finite(given[name]):
+                raise encoding_error({name: given[name]}, ValueError("NaN or infinity"))  # Pydantic would send null
         given.update(adapter.dump_python(found, mode="json", fallback=params.schema_or_error))
         return given
     except ValidationError as error:
@@ -209,7 +213,7 @@ def _version_dependent(endpoint: str) -> frozenset[str]:
     oldest, known = availability.oldest(), availability.names(endpoint)
     found = {(name, availability.lookup(endpoint, name)) for name in known}
     partial = {name for name, span in found if span is not None and (span.first > oldest or span.last is not None)}
-    return frozenset(partial | ({*_CONSTRAINTS, *_ACTIVATION} - known))
+    return frozenset(partial | ({*CONSTRAINT_NAMES, *_ACTIVATION} - known))
 
 
 def translate(
@@ -235,7 +239,7 @@ def translate(
         _drop_without_effect(endpoint, sent)
     if not _LIMITS.isdisjoint(sent):
         _rename_limits(endpoint, sent)
-    if not _CONSTRAINTS.isdisjoint(sent):
+    if not CONSTRAINT_NAMES.isdisjoint(sent):
         _translate_constraints(endpoint, sent, version)
     if not _SYNONYMS[2].isdisjoint(sent):
         _translate_activation(endpoint, sent, version)
@@ -313,9 +317,9 @@ def _translate_constraints(endpoint: str, body: dict[str, Any], version: Version
     if _has(endpoint, "structured_outputs", version):
         for old, kind in _GUIDED.items():
             if body.get(old) is not None and not _has(endpoint, old, version):
-                constraints = dict(body.get("structured_outputs") or {})
-                _set_synonym(constraints, old, kind, body.pop(old))
-                body["structured_outputs"] = constraints
+                outputs = dict(body.get("structured_outputs") or {})
+                _set_synonym(outputs, old, kind, body.pop(old))
+                body["structured_outputs"] = outputs
         return
     requested = body.get("structured_outputs")
     if not isinstance(requested, Mapping) or not _has(endpoint, "guided_json", version):

@@ -18,6 +18,7 @@ from email.utils import mktime_tz, parsedate_tz
 
 from vllm_adapters import errors as e
 from vllm_adapters._compat import http
+from vllm_adapters._request import constraints
 from vllm_adapters._request.availability import endpoint_of
 
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]+(?:-[a-z0-9]+)*")
@@ -36,6 +37,9 @@ _FLAG_FOR_ROUTE = (
     ("/tokenizer_info", "--enable-tokenizer-info-endpoint"),
 )
 _OVERLOADED = re.compile(r"engine is currently busy|queue is full|generation is paused|overloaded|at capacity", re.I)
+_UNPARSED_CALLS = re.compile(
+    r"validation errors? for list\[function-wrap"
+)  # of vLLM 0.11 and 0.14, tool_choice=required
 _CONTEXT = re.compile(
     r"maximum context length|max_model_len|longer than the maximum model length|context length is only", re.I
 )
@@ -117,7 +121,8 @@ def from_status(status: int, body: object, context: RequestContext, response: ht
         flag for part, flag in _FLAG_FOR_ROUTE if part in context.path and status == 404
     )
     error = (
-        _connection_error(status, message, context, response)
+        _constraint_error(status, message, response)
+        or _connection_error(status, message, context, response)
         or _route_error(status, parsed, message, flags, context)
         or _request_error(status, parsed, message, flags)
     )
@@ -127,6 +132,34 @@ def from_status(status: int, body: object, context: RequestContext, response: ht
         error.code, error.type = inner.get("code", error.code), inner.get("type", error.type)
     error.param = parsed.param or error.param
     return error.add_context(address=context.address, model=context.model, response=response)
+
+
+def unsupported_construct(response: http.Response | None) -> str | None:
+    """Return what a server that responds with 500 cannot compile in a regex of the request; ``None`` if nothing."""
+    if response is None or response.status_code != 500:
+        return None
+    try:
+        body = json.loads(response.request.content)
+    except (ValueError, http.StreamError):
+        return None
+    return constraints.unsupported_construct(body) if isinstance(body, dict) else None
+
+
+def _constraint_error(status: int, message: str, response: http.Response | None) -> e.VLLMError | None:
+    """Return the error for a constraint that the server cannot compile, or a reply of its own that it cannot parse."""
+    if status == 500 and (construct := unsupported_construct(response)):
+        return e.InvalidRequest(
+            f"The server failed with HTTP 500 on a regex that contains `{construct}`: {message}",
+            hint="vLLM's structured-output backends cannot compile this construct: rewrite the regex without it",
+        )
+    if status == 400 and _UNPARSED_CALLS.search(message):
+        return e.ConstraintNotEnforced(
+            f"The server could not parse the tool calls that the model generated: {message}",
+            hint="The reply may have been truncated: raise max_tokens; or the reasoning parser keeps the server from "
+            "enforcing the form of a forced call: update vLLM",
+            constraint="tool_choice",
+        )
+    return None
 
 
 def _connection_error(

@@ -62,7 +62,7 @@ class StreamedMessage:
             self.reasoning = text
         elif tool_calls := delta.get("tool_calls"):
             self._tool_calls.add(tool_calls)
-        elif piece := delta.get("refusal"):
+        if piece := delta.get("refusal"):
             self.refusal += piece
         if choice.get("finish_reason"):
             self.finish_reason = choice["finish_reason"]

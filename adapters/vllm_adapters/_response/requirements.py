@@ -16,6 +16,8 @@ from packaging.version import Version
 
 from vllm_adapters._response.error_mapping import raise_if_aborted
 from vllm_adapters._response.structured import (
+    FORM_NAMES,
+    Constraint,
     check_constraint,
     missing_tool_call,
     model_refusal,
@@ -63,11 +65,14 @@ class Requirements:
     def __init__(
         self, body: Mapping[str, Any], *, choices: int = 1, version: Version | None = None, sdk: bool = False
     ) -> None:
-        self.constraint = requested_constraint(body)
-        self._form = self.constraint is not None or requested_form(body)
+        self.constraint: Constraint | None = None
+        self._form = False
+        if not FORM_NAMES.isdisjoint(body):
+            self.constraint = requested_constraint(body)
+            self._form = self.constraint is not None or requested_form(body)
         choice, tools = body.get("tool_choice"), body.get("tools")
         self._tools: Any = tools if isinstance(tools, list) and choice != "none" else ()
-        self._forced = _forced_tool(choice) if self._tools else None
+        self._forced = _forced_tool(choice) if self._tools and choice not in (None, "auto") else None
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         self._limit = limit * choices if isinstance(limit, int) else None
         self._sdk = sdk
@@ -145,7 +150,8 @@ class Requirements:
             FilteredOutput: A content filter truncated it.
             ConstraintNotEnforced: It violates the constraint, or does not call the forced tool.
         """
-        raise_if_aborted(finish_reason, text)
+        if finish_reason not in ("stop", "tool_calls"):
+            raise_if_aborted(finish_reason, text)
         if refusal:
             if not self._sdk and (self._form or self._forced is not None):
                 raise model_refusal(refusal)
@@ -160,7 +166,8 @@ class Requirements:
         if self._forced is not None or (finish_reason == "tool_calls" and self._tools):
             names = sorted(self._tool_names())
             raise missing_tool_call(names[0] if self._forced == "" and len(names) == 1 else self._forced, text)
-        check_constraint(self.constraint, text, finish_reason=finish_reason, stop_reason=stop_reason)
+        if self.constraint is not None:
+            check_constraint(self.constraint, text, finish_reason=finish_reason, stop_reason=stop_reason)
 
     def _check_truncation(self, text: str, finish_reason: Any, completion: Any) -> None:
         if self._form or self._forced is not None:

@@ -20,7 +20,7 @@ from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.requirements import Requirements
 from vllm_adapters._response.sse import EventSplitter
 from vllm_adapters._response.tool_calls import ToolCallDeltas
-from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed
+from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed, validate_output
 from vllm_adapters.errors import IncompleteStream, InvalidResponse, ServerTimeout, VLLMError
 
 T = TypeVar("T")
@@ -57,6 +57,8 @@ class ChunkReader:
         self.waiting_since = time.monotonic()
         """When the next piece was requested: the caller's own time between two pieces is not the server's."""
         self._endpoint = endpoint
+        self._body = body
+        self._sdk = sdk
         self._expected = expected_choices(body)
         self._requirements = Requirements(body, choices=self._expected, version=version, sdk=sdk)
         self._convert_reasoning = self._requirements.reasoning_is_content
@@ -114,7 +116,10 @@ class ChunkReader:
         if not isinstance(event, dict) or event.get("error"):
             raise error_mapping.from_event(event)
         if "choices" not in event and self._endpoint not in ("chat", "completions"):
-            self._ended = self._ended or event.get("type") in _RESPONSES_END
+            if event.get("type") in _RESPONSES_END:
+                self._ended = True
+                if isinstance(response := event.get("response"), dict) and response.get("output"):
+                    validate_output(response, self._body)
             chunks.append(event)
             return
         choices = event.get("choices")
@@ -231,6 +236,8 @@ class ChunkReader:
                         raise InvalidResponse(f"The stream has {problem}")
             elif refusal := delta.get("refusal"):
                 self._refusals[index] = self._refusals.get(index, "") + refusal
+                if not self._sdk and not text:  # a framework's message has no other place for it
+                    delta["content"] = refusal
         else:
             text = choice.get("text")
         if text:

@@ -23,6 +23,8 @@ from vllm_adapters.params import CONSTRAINTS
 log = logging.getLogger(__name__)
 
 _GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structural_tag")
+FORM_NAMES = frozenset({"response_format", "structured_outputs", *_GUIDED, "guided_json_object"})
+"""The parameters that a constraint may be in."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,18 @@ class Constraint:
         return None if any(pattern.fullmatch(text) for text in (reply, reply.strip())) else "it does not match"
 
     def _schema_violation(self, found: Any) -> str | None:
+        error = self._schema_error(found)
+        return f"{error.json_path}: {error.message}" if error else None
+
+    def _schema_error(self, found: Any) -> Any:
         schema = json.loads(self.value) if isinstance(self.value, str) else self.value
         validator = validator_for(schema)(schema)
-        error = best_match(validator.iter_errors(found))
-        return f"{error.json_path}: {error.message}" if error else None
+        return best_match(validator.iter_errors(found))
+
+    def violated_keyword(self, reply: str) -> str:
+        """Return the keyword of the JSON schema that ``reply``, which is JSON, violates."""
+        error = self._schema_error(json.loads(reply))
+        return str(error.validator) if error else ""
 
 
 def requested_constraint(body: Mapping[str, Any]) -> Constraint | None:
@@ -131,7 +141,12 @@ def check_constraint(
     if stop_reason is not None:
         cause = f"The stop {stop_reason!r} ended it early: remove it"
     elif constraint.kind == "json" and not violation.startswith("it is not JSON"):
-        cause = "The server's structured-output backend may not enforce this keyword of the schema"
+        keyword = constraint.violated_keyword(reply)
+        cause = (
+            "vLLM enforces `oneOf` as `anyOf`: make the alternatives exclusive, or request `anyOf`"
+            if keyword == "oneOf"
+            else f"The server's structured-output backend may not enforce this keyword of the schema: `{keyword}`"
+        )
     else:
         cause = (
             "The server ignored the constraint. vLLM does so when its reasoning parser never sees the end of "

@@ -12,6 +12,7 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # Pydantic refuses typing's own before Python 3.12
 
+from vllm_adapters._request.responses import as_chat
 from vllm_adapters._response.requirements import Requirements
 from vllm_adapters._response.tool_calls import Called
 from vllm_adapters.errors import InvalidResponse
@@ -145,8 +146,7 @@ def validate_response(response: object, body: object, *, endpoint: str | None, c
         validate_types(response)
         _validate_choices(response, request, endpoint)
     elif endpoint == "responses":
-        if not isinstance(_field(response, "output"), list):
-            raise InvalidResponse("The response has no output")
+        validate_output(response, request)
     elif isinstance(response, CreateEmbeddingResponse):
         response.data = sort_by_index(response.data, count_inputs(request.get("input")))
         validate_vectors([item.embedding for item in response.data], request.get("dimensions"))
@@ -178,20 +178,61 @@ def _validate_choices(response: Any, body: Mapping[str, Any], endpoint: str | No
         old = _field(message, "reasoning_content")  # 0.15.1 and older
         if old and not _field(message, "reasoning"):
             _set_field(message, "reasoning", old)
-        calls, reason = _calls_of(message), _field(choice, "finish_reason")
+        called = _field(message, "tool_calls") or _field(message, "function_call")
+        calls, reason = _calls_of(message) if called else [], _field(choice, "finish_reason")
         if calls:
             found = requirements.finish_reason(reason, calls, _field(response, "usage"))
             if found != reason:
                 _set_field(choice, "finish_reason", found)
                 reason = found
+        refusal = _field(message, "refusal")
         requirements.check(
             _field(message, "content") or "",
             finish_reason=reason,
             stop_reason=_field(choice, "stop_reason"),
             calls=calls,
-            refusal=_field(message, "refusal"),
+            refusal=refusal,
             completion=response,
         )
+        if refusal and not calls and isinstance(message, dict) and not message.get("content"):
+            message["content"] = refusal  # a framework's message has no other place for it
+
+
+_INCOMPLETE = {"max_output_tokens": "length", "max_tokens": "length"}
+
+
+def validate_output(response: Any, body: Mapping[str, Any]) -> None:
+    """Raise if a response of ``/v1/responses`` has no output, or not what was requested.
+
+    Args:
+        response: The response as the SDK parsed it, or the dict of a stream's last event.
+        body: The request's JSON body.
+    """
+    output = _field(response, "output")
+    if not isinstance(output, list):
+        raise InvalidResponse("The response has no output")
+    status, details = _field(response, "status"), _field(response, "incomplete_details")
+    if status not in ("completed", "incomplete"):  # still to come, cancelled or failed
+        return
+    reason = _field(details, "reason") if details is not None else None
+    texts, refusals = [], []
+    for part in (
+        part for item in output for part in _field(item, "content") or () if _field(item, "type") == "message"
+    ):
+        texts.append(_field(part, "text") or "")
+        refusals.append(_field(part, "refusal") or "")
+    calls = [
+        Called(_field(item, "name") or "", bool(_field(item, "arguments")))
+        for item in output
+        if _field(item, "type") == "function_call"
+    ]
+    Requirements(as_chat(body), sdk=True).check(
+        "".join(texts),
+        finish_reason="stop" if status == "completed" else _INCOMPLETE.get(str(reason), reason),
+        calls=calls,
+        refusal="".join(refusals),
+        completion=response,
+    )
 
 
 def _calls_of(message: Any) -> list[Called]:
