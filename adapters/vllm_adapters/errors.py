@@ -12,6 +12,7 @@
     ├── AuthenticationFailed         (openai.AuthenticationError)
     ├── PermissionDenied             (openai.PermissionDeniedError)
     ├── RateLimited                  (openai.RateLimitError)       .retry_after
+    │   └── ServerOverloaded         (openai.InternalServerError)  503: the server's queue is full
     ├── InvalidRequest               (openai.BadRequestError)      .param
     │   ├── ContextLengthExceeded                                  .max_model_len .requested
     │   ├── UnknownParameter                                       refused before sending
@@ -21,6 +22,7 @@
     ├── TruncatedOutput              (openai.LengthFinishReasonError)
     ├── FilteredOutput               (openai.ContentFilterFinishReasonError)
     ├── ConstraintNotEnforced                                      .reply .constraint
+    ├── ModelRefusal                                               .refusal: a gateway's text in place of an answer
     ├── InvalidResponse              (openai.APIResponseValidationError)
     └── LocalVLLMError                                             the local server could not be set up or died
 
@@ -50,10 +52,12 @@ __all__ = [
     "InvalidResponse",
     "LocalVLLMError",
     "ModelNotServed",
+    "ModelRefusal",
     "PermissionDenied",
     "RateLimited",
     "ServerFailed",
     "ServerNotReady",
+    "ServerOverloaded",
     "ServerTimeout",
     "ServerUnreachable",
     "TruncatedOutput",
@@ -187,6 +191,9 @@ class VLLMError(openai.OpenAIError):
         for name in list(self.request.headers):
             if name.lower() not in _HARMLESS_HEADERS:
                 del self.request.headers[name]
+        if self.request.url.query:  # gateways take keys there, too
+            redacted = "&".join(f"{name}=***" for name in self.request.url.params)
+            self.request.url = self.request.url.copy_with(query=redacted.encode())
         response.next_request = None  # a refused redirect's request has the headers, too
         self.response = response
         self.status_code = response.status_code
@@ -272,6 +279,15 @@ class RateLimited(VLLMError, openai.RateLimitError):
     retry_after: float | None = None
 
 
+class ServerOverloaded(RateLimited, openai.InternalServerError):
+    """The server responded with 503 because its queue is full, or because it is paused.
+
+    vLLM does so with ``--max-num-queued-reqs`` and ``--max-num-queued-tokens``, and after ``/pause``.
+    """
+
+    STATUS = 503
+
+
 class InvalidRequest(VLLMError, openai.BadRequestError):
     """The server rejected the request; ``.param`` names the parameter, if known."""
 
@@ -321,9 +337,13 @@ class IncompleteStream(VLLMError, openai.APIConnectionError):
 
 
 class TruncatedOutput(VLLMError, openai.LengthFinishReasonError):
-    """The token limit, or vLLM's ``repetition_detection``, truncated a requested object; ``.partial`` is its text."""
+    """The token limit, or vLLM's ``repetition_detection``, truncated a requested object or tool call.
+
+    ``.partial`` is its text.
+    """
 
     STATUS = 200
+    finish_reason: str = "length"
     completion: Any = None
 
 
@@ -331,6 +351,7 @@ class FilteredOutput(VLLMError, openai.ContentFilterFinishReasonError):
     """A gateway's content filter truncated a requested object; ``.partial`` is its text."""
 
     STATUS = 200
+    finish_reason: str = "content_filter"
     completion: Any = None
 
 
@@ -343,6 +364,16 @@ class ConstraintNotEnforced(VLLMError):
     STATUS = 200
     reply: str = ""
     constraint: str = ""
+
+
+class ModelRefusal(VLLMError):
+    """A refusal came in place of a requested object or tool call; ``.refusal`` is its text.
+
+    vLLM has none: gateways and other servers put one into the ``refusal`` field of a message.
+    """
+
+    STATUS = 200
+    refusal: str = ""
 
 
 class InvalidResponse(VLLMError, openai.APIResponseValidationError):

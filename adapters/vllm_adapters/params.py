@@ -39,10 +39,35 @@ __all__ = [
 ]
 
 
+_FORMATS = frozenset(["date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"])
+"""The formats of strings that vLLM can enforce."""
+
+
+def class_schema(cls: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON schema of a Pydantic class without what vLLM refuses and the class checks itself.
+
+    vLLM knows neither ``uniqueItems``, which sets have, nor Pydantic's own formats, as of ``bytes`` and ``SecretStr``.
+    """
+    return _enforceable(cls.model_json_schema())  # type: ignore[no-any-return]
+
+
+def _enforceable(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_enforceable(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: _enforceable(value)
+        for name, value in schema.items()
+        if not (name == "uniqueItems" and value is True)
+        and not (name == "format" and isinstance(value, str) and value not in _FORMATS)
+    }
+
+
 def _schema(value: Any) -> Any:
     """Return the JSON schema of a Pydantic class, and any other value unchanged."""
     found = isinstance(value, type) and issubclass(value, BaseModel)
-    return value.model_json_schema() if found else value
+    return class_schema(value) if found else value
 
 
 JsonSchema = Annotated[dict[str, Any] | str | type[BaseModel], BeforeValidator(_schema)]

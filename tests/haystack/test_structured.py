@@ -50,10 +50,11 @@ def test_truncated_object_raises(llm, run, vllm_url):
 
 
 @pytest.mark.vllm("tiny")
-def test_truncated_text_that_satisfies_its_constraint_is_returned(llm, run):
+def test_truncated_text_raises_even_if_it_satisfies_its_constraint(llm, run):
     parameters = {"structured_outputs": {"regex": "[a-z]+"}, "max_tokens": 3}
-    (reply,) = run(llm, "Hello", generation_kwargs=parameters)
-    assert (reply.text.isalpha(), reply.meta["finish_reason"]) == (True, "length")
+    with pytest.raises(e.TruncatedOutput) as caught:
+        run(llm, "Hello", generation_kwargs=parameters)
+    assert caught.value.partial.isalpha()
 
 
 def test_ignored_constraint_raises(stub_llm, fault_server, run):

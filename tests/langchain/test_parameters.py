@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import VLLM, ChatVLLM
+from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
 CAPITAL = "What is the capital of Japan?"
@@ -224,6 +225,7 @@ def test_binding_more_keeps_listeners(faulty_llm):
 
 
 def test_bound_parameters_stay_with_bind_tools(faulty_llm, fault_server):
+    fault_server.reply(faults.chat(tool_calls=[payloads.tool_call("add", '{"a": 1, "b": 2}')]), CHAT)
     bound = faulty_llm.bind(top_k=1, stop=["x"], chat_template_kwargs={"a": 1}).bind_tools([add], tool_choice="any")
     bound.invoke("hi", chat_template_kwargs={"b": 2})
     body = fault_server.posts(CHAT)[0].json

@@ -112,7 +112,8 @@ def test_named_tool_is_called(llm):
 )
 def test_schemas_are_sent_as_written(faulty_llm, fault_server, options, strict):
     written = faulty_llm.bind_tools([Query]).kwargs["tools"][0]["function"]["parameters"]
-    fault_server.reply(faults.chat("{}"))
+    forced = options.get("tool_choice") in ("any", "Query", True)
+    fault_server.reply(faults.chat(tool_calls=[payloads.tool_call("Query", "{}")]) if forced else faults.chat("{}"))
     faulty_llm.bind_tools([Query], **options).invoke("x")
     function = fault_server.posts(CHAT)[0].json["tools"][0]["function"]
     assert function.get("strict") is strict
@@ -124,6 +125,7 @@ def test_schemas_are_sent_as_written(faulty_llm, fault_server, options, strict):
 def test_strict_of_a_tool_wins(faulty_llm, fault_server):
     function = {"name": "add", "parameters": {"type": "object", "properties": {}}}
     loose = {"type": "function", "function": {**function, "strict": False}}
+    fault_server.reply(reply("{}", finish_reason="tool_calls"))
     for options in ({"strict": True}, {"tool_choice": "any"}):
         faulty_llm.bind_tools([loose], **options).invoke("x")
     assert [request.json["tools"] for request in fault_server.posts(CHAT)] == [[loose]] * 2

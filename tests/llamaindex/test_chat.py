@@ -1,5 +1,9 @@
 """Replies of ``VLLM``: text, thinking, usage, log probabilities and what else vLLM returns."""
 
+import copy
+import json
+import pickle
+
 import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
@@ -178,3 +182,37 @@ def test_several_choices(fault_llm, fault_server):
     response = fault_llm.chat(MESSAGES, n=2)
     assert response.message.content == "one"
     assert len(response.raw["choices"]) == 2
+
+
+# The server's reply
+
+
+def test_raw_reads_as_a_dict_and_as_an_object(fault_server, method, is_chat_model):
+    # Code for stock LLMs reads `response.raw.usage`.
+    raw = method(VLLM(base_url=fault_server.url, is_chat_model=is_chat_model)).raw
+    assert raw.usage.prompt_tokens == raw["usage"]["prompt_tokens"] > 0
+    assert raw.usage.prompt_tokens_details is None
+    assert (raw.model, raw.id, raw.service_tier) == ("stub", raw["id"], None)
+    assert isinstance(raw, dict)
+    assert json.loads(json.dumps(raw)) == copy.deepcopy(raw) == pickle.loads(pickle.dumps(raw)) == raw
+    assert not hasattr(raw, "model_dump")
+    with pytest.raises(AttributeError, match="does not have the field `usge`"):
+        raw.usge  # noqa: B018
+
+
+def test_raw_choices_are_objects(fault_llm, fault_server):
+    fault_server.reply(faults.chat(tool_calls=[payloads.tool_call("add", '{"a": 1}')], finish_reason="tool_calls"))
+    choice = fault_llm.chat(MESSAGES).raw.choices[0]
+    assert choice.message.tool_calls[0].function.arguments == '{"a": 1}'
+    assert choice.message.refusal is choice.logprobs is None
+    chunks = [response.raw for response in fault_llm.stream_chat(MESSAGES)]
+    called = [chunk.choices[0].delta.tool_calls for chunk in chunks if chunk.choices]
+    assert any(calls and calls[0].function.name == "add" for calls in called)
+
+
+def test_messages_as_a_text(fault_llm, fault_server):
+    # Stock: an AttributeError about its first character.
+    for send in (fault_llm.chat, fault_llm.model_copy(update={"is_chat_model": False}).chat):
+        with pytest.raises(TypeError, match="must be a sequence of ChatMessage, not str"):
+            send("hi")
+    assert not fault_server.requests

@@ -7,12 +7,17 @@ import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
 
+from llama_index.core import Document
+from llama_index.core.extractors import SummaryExtractor
+from llama_index.core.ingestion import IngestionCache, IngestionPipeline
+from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.rate_limiter import TokenBucketRateLimiter
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
-from vllm_adapters.llamaindex import VLLMEmbedding
+from vllm_adapters.llamaindex import VLLM, VLLMEmbedding
+from vllm_adapters.testing import faults, payloads
 
 EMBED = "/v1/embeddings"
 TEXTS = ["A cat sleeps.", "A kitten naps.", "The central bank raised interest rates."]
@@ -151,3 +156,93 @@ def test_concurrent_requests_are_bounded(make_fault_server, mode):
     assert [len(request.json["input"]) for request in server.posts(EMBED)] == [2] * 10
     assert 1 < server.peak <= 3
     assert vectors == [model.get_text_embedding(text) for text in texts]
+
+
+# Pipelines
+
+
+def test_ingestion_cache_separates_models_that_are_not_named(make_fault_server):
+    # Otherwise: both have an empty name, and the second model's documents get the first one's vectors.
+    server = make_fault_server(models=("one",))
+    cache, document = IngestionCache(), Document(text="text")
+
+    def ingest():
+        pipeline = IngestionPipeline(transformations=[VLLMEmbedding(base_url=server.url)], cache=cache)
+        return pipeline.run(documents=[document])[0].embedding
+
+    first = ingest()
+    assert ingest() == first
+    assert len(server.posts(EMBED)) == 1
+    server.reply(faults.json_reply(payloads.models("two")), "/v1/models")
+    ingest()
+    assert [request.json["model"] for request in server.posts(EMBED)] == ["one", "two"]
+
+
+async def test_ingestion_cache_in_an_event_loop(make_fault_server):
+    # No request is sent to find the name: the event loop would stand still.
+    server = make_fault_server()
+    cache, embedding = IngestionCache(), VLLMEmbedding(base_url=server.url)
+    other = VLLMEmbedding(base_url=server.url)
+    for model in (embedding, other, other, other):
+        await IngestionPipeline(transformations=[model], cache=cache).arun(documents=[Document(text="text")])
+    assert len(server.posts(EMBED)) == 3
+
+
+def test_dump_names_the_model(make_fault_server):
+    server = make_fault_server(models=("one",))
+    named, unnamed = VLLMEmbedding("one", base_url=server.url), VLLMEmbedding(base_url=server.url)
+    assert "served_model" not in named.to_dict()
+    assert (unnamed.to_dict()["served_model"], unnamed.to_dict()["model_name"]) == ("one", "")
+    assert VLLMEmbedding.from_dict(unnamed.to_dict()).model_name == ""
+    down = [VLLMEmbedding(base_url="http://127.0.0.1:9", max_retries=0) for _ in range(2)]
+    assert down[0].to_dict() == down[0].to_dict() != down[1].to_dict()
+    # The language model of a transformation has no name either.
+    extractors = [SummaryExtractor(llm=VLLM(base_url=server.url)) for _ in range(2)]
+    assert len({get_transformation_hash([], extractor) for extractor in extractors}) == 2
+
+
+def test_pipeline_of_two_processes_has_the_key(make_fault_server):
+    # Otherwise: `Pass api_key=`, which was passed.
+    server = make_fault_server(api_key="sk-there")
+    pipeline = IngestionPipeline(transformations=[VLLMEmbedding(base_url=server.url, api_key="sk-there")])
+    nodes = pipeline.run(documents=[Document(text=text) for text in TEXTS], num_workers=2)
+    assert all(node.embedding for node in nodes)
+    assert len(nodes) == 3
+
+
+# Arguments that are no texts
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_one_text_is_not_many(fault_server, limited):
+    # Stock: a vector for each character.
+    limiter = TokenBucketRateLimiter(requests_per_minute=6000) if limited else None
+    model = VLLMEmbedding(base_url=fault_server.url, rate_limiter=limiter)
+    for name in ("get_text_embedding_batch", "get_agg_embedding_from_queries", "_get_text_embeddings"):
+        send = getattr(model, name)
+        asend = getattr(model, name.replace("get", "aget", 1))
+        with pytest.raises(TypeError, match="must be a sequence of str, not str"):
+            send("abc")
+        with pytest.raises(TypeError, match="must be a sequence of str, not str"):
+            asyncio.run(asend("abc"))
+        with pytest.raises(TypeError, match=r"\[1\]` must be a str, not NoneType"):
+            send(["a", None])
+    assert not fault_server.requests
+
+
+@pytest.mark.parametrize("name", ["embed_dtype", "endianness"])
+def test_number_formats_are_refused_by_the_constructor(name):
+    # Otherwise: the first call refuses them.
+    value = {"embed_dtype": "float16", "endianness": "big"}[name]
+    with pytest.raises(e.InvalidRequest, match=f"`{name}` cannot be set"):
+        VLLMEmbedding(**{name: value})
+    with pytest.raises(e.InvalidRequest, match=f"`{name}` cannot be set"):
+        setattr(VLLMEmbedding(), name, value)
+
+
+def test_fields_of_plugins(fault_server):
+    with pytest.raises(e.UnknownParameter, match="extra_body"):
+        VLLMEmbedding(plugin=1)
+    model = VLLMEmbedding(base_url=fault_server.url, extra_body={"plugin": 1}, allow_unknown=True)
+    model.get_text_embedding("a")
+    assert fault_server.posts()[0].json["plugin"] == 1

@@ -1,15 +1,20 @@
 """Identity and metadata of ``VLLM``: base classes, model, context length, LoRA adapters."""
 
+import asyncio
+import time
+
 import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
 
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.llms import LLMMetadata
+from llama_index.core.memory import ChatMemoryBuffer
 from pydantic import BaseModel
 
 from vllm_adapters import VLLMServer
-from vllm_adapters import errors as e
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
-from vllm_adapters.testing import payloads
+from vllm_adapters.testing import faults, payloads
 
 recorded = pytest.mark.vllm("tiny")
 
@@ -90,8 +95,6 @@ def test_base_of_an_adapter_may_be_named_by_its_root(make_fault_server):
     server = make_fault_server(models=(base, lora))
     llm = VLLM("lora", base_url=server.url)
     assert llm.metadata.context_window == 8192
-    with pytest.raises(e.ModelNotServed, match="alias, lora"):
-        llm.model_copy(update={"model": "other"}).metadata.context_window  # noqa: B018
 
 
 def test_tokenizer_sets_max_tokens_of_completions(fault_server):
@@ -104,3 +107,92 @@ def test_tokenizer_sets_max_tokens_of_completions(fault_server):
     llm.complete("one two", max_tokens=3)
     assert [request.json["max_tokens"] for request in fault_server.posts(TEXT)] == [4094, 3]
     assert VLLM.from_dict(llm.to_dict()).tokenizer is None
+
+
+# Context length where the server does not tell it
+
+MODELS = "/v1/models"
+GATEWAYS = {
+    "missing": faults.error(404),
+    "forbidden": faults.error(403),
+    "unauthorized": faults.error(401),
+    "broken": faults.error(500),
+    "loading": faults.error(503),
+    "html": faults.html(),
+    "of another shape": faults.json_reply({"models": ["stub"]}),
+    "of odd cards": faults.json_reply({"data": ["stub", None]}),
+    "of other names": faults.json_reply(payloads.models("other")),
+    "without length": faults.json_reply({"data": [{"id": "stub"}]}),
+}
+
+
+@pytest.fixture(params=GATEWAYS)
+def gateway(make_fault_server, request):
+    server = make_fault_server()
+    server.reply(GATEWAYS[request.param], MODELS)
+    return server
+
+
+def test_context_window_behind_a_gateway_is_the_default(gateway, caplog):
+    # Otherwise: agents and query engines fail, although chat works.
+    llm = VLLM("stub", base_url=gateway.url, max_retries=0)
+    assert llm.metadata.context_window == 3900
+    assert "Pass context_window=" in caplog.text
+    assert llm.metadata.model_dump()["context_window"] == 3900
+    assert VLLM("stub", base_url=gateway.url, max_retries=0).metadata.model_dump()["context_window"] == 3900
+    assert llm.complete("hi").text == "hi"
+    assert llm.model_copy(update={"context_window": 100}).metadata.context_window == 100
+
+
+async def test_agent_behind_a_gateway(gateway):
+    llm = VLLM("stub", base_url=gateway.url, max_retries=0)
+    assert str(await FunctionAgent(tools=[], llm=llm).run("hi")) == "hi"
+
+
+def test_context_window_is_looked_up_again_when_the_server_was_not_ready(make_fault_server):
+    server = make_fault_server()
+    llm = VLLM("stub", base_url=server.url, max_retries=0)
+    server.script(MODELS, [faults.error(503)])
+    assert [llm.metadata.context_window for _ in range(2)] == [3900, 4096]
+
+
+async def test_first_run_of_an_agent_does_not_block_the_event_loop(make_fault_server, caplog):
+    # Otherwise: a request of the sync client, in a coroutine.
+    server = make_fault_server()
+    server.reply(faults.slow(1.0, faults.json_reply(payloads.models("stub"))), MODELS)
+    llm = VLLM("stub", base_url=server.url)
+    gaps = []
+
+    async def tick():
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - before)
+
+    ticking = asyncio.create_task(tick())
+    assert str(await FunctionAgent(tools=[], llm=llm).run("hi")) == "hi"
+    assert "Pass context_window=" in caplog.text
+    await asyncio.sleep(1.2)
+    assert llm.metadata.context_window == 4096
+    ticking.cancel()
+    assert max(gaps) < 0.6
+    assert len([request for request in server.requests if request.route == MODELS]) == 1
+
+
+async def test_agent_on_a_prompt_server_knows_the_context_length(fault_server):
+    llm = VLLM("stub", base_url=fault_server.url)
+    assert ChatMemoryBuffer.from_defaults(llm=llm).token_limit == int(4096 * 0.75)
+
+
+def test_dump_of_the_metadata_is_complete(fault_server):
+    metadata = VLLM("stub", base_url=fault_server.url).metadata
+    assert metadata.model_dump()["context_window"] == 4096
+    assert LLMMetadata(**metadata.model_dump()).context_window == 4096
+    assert '"context_window":4096' in metadata.model_dump_json()
+
+
+def test_completions_have_no_function_calls():
+    # Otherwise: LlamaIndex sends tools to an endpoint that has none.
+    llm = VLLM(is_chat_model=False)
+    assert llm.metadata.is_function_calling_model is llm.to_payload()["is_function_calling_model"] is False
+    assert VLLM().metadata.is_function_calling_model

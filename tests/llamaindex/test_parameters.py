@@ -144,7 +144,42 @@ def test_served_names_like_openais_change_nothing(make_fault_server, name):
     assert "temperature" not in server.posts(CHAT)[1].json
 
 
+def test_hook_of_subclasses(fault_server, method, is_chat_model):
+    class Own(VLLM):
+        def _get_model_kwargs(self, **kwargs):
+            parameters = super()._get_model_kwargs(**kwargs)
+            return {**parameters, "top_k": parameters["top_k"] + 1, "min_p": 0.5}
+
+    method(Own(base_url=fault_server.url, is_chat_model=is_chat_model), top_k=2)
+    body = fault_server.posts(CHAT if is_chat_model else TEXT)[0].json
+    assert (body["top_k"], body["min_p"]) == (3, 0.5)
+
+
+def test_endpoint_of_a_call(fault_llm, fault_server, method):
+    method(fault_llm, use_chat_completions=False)
+    assert [request.route for request in fault_server.posts()] == [TEXT]
+
+
+def test_maximum_reasoning_effort(fault_server):
+    VLLM(base_url=fault_server.url, reasoning_effort="max").complete("hi")
+    assert fault_server.posts(CHAT)[0].json["reasoning_effort"] == "max"
+
+
 # Refused before sending
+
+
+def test_assigned_values_are_validated():
+    # Stock: kept as they are, and refused by the server or ignored.
+    llm = VLLM(top_k=5)
+    for name, value in (("top_k", "x"), ("temperature", -1), ("structured_outputs", {"regx": "a"}), ("stop", 1)):
+        with pytest.raises(ValidationError, match=name):
+            setattr(llm, name, value)
+    llm.max_tokens = "7"
+    assert (llm.top_k, llm.temperature, llm.max_tokens) == (5, None, 7)
+    with pytest.raises(ValueError, match="topk"):
+        llm.topk = 1
+    with pytest.raises(e.UnknownParameter, match="Did you mean `top_k`"):
+        llm.model_copy(update={"topk": 1})
 
 
 @pytest.mark.parametrize(
@@ -179,7 +214,7 @@ def test_unknown_or_invalid_parameter_of_the_constructor(fault_server):
     for given in ({"extra_body": {"plugin": 1}}, {"additional_kwargs": {"plugin": 1}}):
         with pytest.raises(e.UnknownParameter, match="plugin"):
             VLLM(base_url=fault_server.url, **given).complete("hi")
-    with pytest.raises(e.UnknownParameter, match="OpenAI-only"):
+    with pytest.raises(e.UnknownParameter, match="vLLM does not have this parameter of OpenAI"):
         VLLM(base_url=fault_server.url, modalities=["text", "audio"]).complete("hi")
     assert not fault_server.requests
 

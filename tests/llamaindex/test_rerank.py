@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
 
-from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
+from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, TextNode
 
 from vllm_adapters import errors as e
 from vllm_adapters.llamaindex import VLLMRerank
@@ -54,6 +54,34 @@ def test_no_nodes_and_no_query(fault_server):
     with pytest.raises(ValueError, match="query is missing"):
         rerank.postprocess_nodes(nodes("a"))
     assert not fault_server.requests
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_nodes_without_text_are_left_out(fault_server, caplog, mode):
+    # The text of an image is empty, and a model ranks an empty text anywhere, also first.
+    image = NodeWithScore(node=ImageNode(image="aGk="), score=0.9)
+    captioned = NodeWithScore(node=ImageNode(image="aGk=", text="a caption"), score=0.9)
+    retrieved = [image, *nodes("one"), NodeWithScore(node=TextNode(text=" \n")), captioned]
+    rerank = VLLMRerank(base_url=fault_server.url, metadata_mode=MetadataMode.NONE, top_n=4)
+
+    def call(retrieved):
+        if mode == "async":
+            return asyncio.run(rerank.apostprocess_nodes(retrieved, query_str="q"))
+        return rerank.postprocess_nodes(retrieved, query_str="q")
+
+    best = call(retrieved)
+    assert fault_server.posts()[0].json["documents"] == ["one", "a caption"]
+    assert {node.node_id for node in best} == {retrieved[1].node_id, captioned.node_id}
+    assert "2 of 4 nodes have no text" in caplog.text
+    assert call([image]) == []
+    assert len(fault_server.posts()) == 1
+
+
+def test_fields_of_plugins(fault_server):
+    VLLMRerank(base_url=fault_server.url, extra_body={"plugin": 1}, allow_unknown=True).postprocess_nodes(
+        nodes("a"), query_str="q"
+    )
+    assert fault_server.posts()[0].json["plugin"] == 1
 
 
 def test_async_calls_are_concurrent(make_fault_server):

@@ -1,5 +1,6 @@
 """Objects of a Pydantic class through ``VLLM``: vLLM enforces their schema, and they are complete or raise."""
 
+import json
 from typing import Literal
 
 import pytest
@@ -10,7 +11,7 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.types import PydanticProgramMode
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator
 from pydantic import ValidationError as PydanticError
 
 from vllm_adapters import errors as e
@@ -158,6 +159,43 @@ def test_class_without_docstring_has_no_description(llm, sent):
     llm.pydantic_program_mode = PydanticProgramMode.FUNCTION
     llm.structured_predict(Place, PROMPT, **ROME)
     assert sent.last.json["tools"][0]["function"]["description"] == ""
+
+
+class Files(BaseModel):
+    """Fields whose schema vLLM does not know."""
+
+    numbers: set[int] = Field(max_length=3)
+    names: frozenset[Literal["a", "b"]] = Field(max_length=2)
+    content: bytes = Field(max_length=4)
+    secret: SecretStr = Field(max_length=4)
+
+
+@recorded
+@modes
+def test_sets_and_bytes(llm, sent, mode):
+    # Otherwise: 400, `Unimplemented keys: ["uniqueItems"]`, `Unknown format: binary`.
+    llm.pydantic_program_mode = mode
+    files = llm.structured_predict(Files, PROMPT, llm_kwargs={"max_tokens": 400}, **ROME)
+    assert type(files.numbers) is set
+    assert files.names <= {"a", "b"}
+    assert type(files.content) is bytes
+    if mode == PydanticProgramMode.DEFAULT:
+        assert not {"uniqueItems", "binary", "password"} & set(json.dumps(sent.last.json).split('"'))
+
+
+def test_partial_objects_have_aliased_fields(fault_server):
+    # Stock: `None` until the object is complete.
+    class Aliased(BaseModel):
+        first: str = Field(alias="firstName")
+        second: str = Field(validation_alias=AliasChoices("secondName", "second_name"))
+        third: int
+
+    llm = VLLM(base_url=fault_server.url)
+    fault_server.reply(faults.chat('{"firstName": "Ada", "secondName": "Byron", "third": 3}'))
+    *partial, last = llm.stream_structured_predict(Aliased, WHO)
+    assert (last.first, last.second, last.third) == ("Ada", "Byron", 3)
+    assert [(found.first, found.second) for found in partial][-1] == ("Ada", "Byron")
+    assert type(partial[-1]) is not Aliased
 
 
 # Objects that are truncated, missing or invalid

@@ -4,8 +4,11 @@ import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
 
-from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
 from llama_index.core.tools import FunctionTool
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
+from pydantic import BaseModel, ConfigDict
 
 from vllm_adapters import errors as e
 from vllm_adapters.llamaindex import VLLM
@@ -93,6 +96,7 @@ def test_forced_tool_call_matches_its_schema(llm, sent, choice):
 
 
 def test_strict_is_sent_as_the_user_sets_it(fault_server):
+    fault_server.reply(faults.chat(tool_calls=[payloads.tool_call("get_weather", '{"city": "Rome"}')]), CHAT)
     strict, lax = (VLLM(base_url=fault_server.url, strict=strict) for strict in (True, False))
     strict.chat_with_tools([tool()], "hi", tool_required=True)
     lax.chat_with_tools([tool()], "hi", tool_required=True)
@@ -182,3 +186,77 @@ def test_tool_is_not_called_with_truncated_arguments(fault_llm, fault_server):
     with pytest.raises(e.TruncatedOutput):
         fault_llm.predict_and_call([remove], "clean up")
     assert removed == []
+
+
+# Tools and tool calls of other kinds
+
+
+@pytest.mark.parametrize("kind", ["dict", "object"])
+def test_tool_calls_that_other_classes_leave(kind):
+    # LlamaIndex's other LLM classes put them into `additional_kwargs`.
+    call = {"id": "call-1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
+    if kind == "object":
+        call = ChatCompletionMessageFunctionToolCall(**call)
+    message = ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": [call]})
+    response = ChatResponse(message=message, additional_kwargs={"finish_reason": "tool_calls"})
+    (selection,) = VLLM().get_tool_calls_from_response(response)
+    assert (selection.tool_id, selection.tool_name, selection.tool_kwargs) == ("call-1", "add", {"a": 1, "b": 2})
+
+
+def test_schemas_of_tools_are_sent_as_they_are(fault_llm, fault_server):
+    # Stock: additionalProperties is false, so such a tool gets no arguments.
+    class Anything(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        counts: dict[str, int]
+
+    def count(**values: int) -> int:
+        """Count."""
+        return len(values)
+
+    fault_llm.chat_with_tools([FunctionTool.from_defaults(count, fn_schema=Anything), tool()], "hi")
+    free, fixed = (sent["function"]["parameters"] for sent in fault_server.posts(CHAT)[0].json["tools"])
+    assert free["additionalProperties"] is True
+    assert free["properties"]["counts"]["additionalProperties"] == {"type": "integer"}
+    assert fixed["additionalProperties"] is False
+
+
+def test_tools_as_a_text(fault_llm, fault_server):
+    with pytest.raises(TypeError, match="must be a sequence of tools, not str"):
+        fault_llm.chat_with_tools("add", "hi")
+    assert not fault_server.requests
+
+
+# Strict tools
+
+OFFERED = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "of_llamaindex", "of_a_dict"),
+    [
+        ({}, True, None),
+        ({"strict": False}, False, None),
+        ({"tools_strict": True}, True, True),
+        ({"tools_strict": True, "strict": False}, True, True),
+        ({"tools_strict": False}, False, False),
+    ],
+    ids=str,
+)
+async def test_strict_tools_in_auto_mode(fault_server, settings, of_llamaindex, of_a_dict):
+    llm = VLLM(base_url=fault_server.url, **settings)
+    await FunctionAgent(tools=[tool(), tool(add)], llm=llm).run("hi")
+    llm.chat([ChatMessage(content="hi")], tools=[OFFERED])
+    llm.chat([ChatMessage(content="hi")], tools=[{**OFFERED, "function": {**OFFERED["function"], "strict": False}}])
+    agent, offered, own = (
+        [sent["function"].get("strict") for sent in request.json["tools"]] for request in fault_server.posts(CHAT)
+    )
+    assert (agent, offered, own) == ([of_llamaindex] * 2, [of_a_dict], [False])
+    assert "strict" not in OFFERED["function"]
+
+
+@recorded
+async def test_agent_offers_strict_tools(sent):
+    agent = FunctionAgent(tools=[tool()], llm=VLLM(temperature=0, max_tokens=100, tools_strict=True))
+    assert "sunny in Rome" in str(await agent.run("What is the weather in Rome?"))
+    assert [body["tools"][0]["function"]["strict"] for body in sent.bodies(CHAT)] == [True, True]
+    assert sent.bodies(CHAT)[0]["tool_choice"] == "auto"

@@ -78,6 +78,13 @@ def test_lora_with_another_model_is_a_usage_error(capsys):
     assert "tiny" in capsys.readouterr().err
 
 
+def test_unknown_model_is_a_usage_error(capsys):
+    assert run_serve(parse("nope")) == 2
+    printed = capsys.readouterr().err
+    assert "'nope' is neither a bundled model (tiny, " in printed
+    assert "Qwen/Qwen3-8B" in printed
+
+
 @pytest.mark.parametrize("port", ["0", "-1", "65536"])
 def test_invalid_port_is_a_usage_error(capsys, port):
     assert run_serve(parse("--port", port)) == 2

@@ -6,12 +6,13 @@ import re
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
+from vllm_adapters import errors as e
 from vllm_adapters._request.availability import (
     additions,
     fields,
     names,
 )
-from vllm_adapters._request.body import set_fields
+from vllm_adapters._request.body import request_body, set_fields
 from vllm_adapters.params import (
     CONSTRAINTS,
     MODELS,
@@ -255,3 +256,11 @@ def test_set_fields_returns_only_the_parameters_of_the_mixin():
 
 def test_pooling_has_every_parameter_of_embeddings():
     assert set(EmbeddingParams.model_fields) - {"late_chunking_params"} < set(PoolingParams.model_fields)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_nan_inside_a_dict_is_refused_with_its_place(number):
+    # Pydantic's JSON has null in its place.
+    with pytest.raises(e.InvalidRequest, match=r"`chat_template_kwargs.a\[0\]` is (nan|inf)") as caught:
+        request_body({"chat_template_kwargs": {"a": [number]}})
+    assert caught.value.param == "chat_template_kwargs"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -110,6 +111,17 @@ def test_added_fields_are_concatenated_or_replaced():
 
 def test_fields_of_openai_are_not_added_fields():
     assert accumulated(*payloads.chat_chunks("one two")).fields == {"system_fingerprint": payloads.FINGERPRINT}
+
+
+def test_long_message_takes_linear_time():
+    def seconds(count):
+        message, began = StreamedMessage(), time.process_time()
+        for _ in range(count):
+            message.add(delta({"content": "a word of a long reply"}))
+        assert len(message.text) == 22 * count
+        return time.process_time() - began
+
+    assert seconds(160_000) < 12 * seconds(20_000) + 0.5
 
 
 def test_chunks_are_not_changed():

@@ -51,6 +51,14 @@ def read(body, pieces):
     return chunks
 
 
+def outcome(body, pieces):
+    """Return the chunks of a stream, or its error: of a recorded object that was truncated."""
+    try:
+        return read(body, pieces)
+    except VLLMError as error:
+        return type(error), str(error), error.partial
+
+
 def as_messages(chunks):
     """Return text, reasoning, tool calls and finish reason of each choice."""
     messages = {}
@@ -78,12 +86,12 @@ LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 @given(STREAMS, CUTS, LINE_ENDS)
 def test_pieces_and_line_ends_do_not_change_the_chunks(stream, cuts, line_end):
     _, body, data = stream
-    assert read(body, pieces_of(data.replace(b"\n", line_end), cuts)) == read(body, [data])
+    assert outcome(body, pieces_of(data.replace(b"\n", line_end), cuts)) == outcome(body, [data])
 
 
 def test_single_bytes_give_the_same_chunks():
     for _, body, data in recorded():
-        assert read(body, [bytes([byte]) for byte in data]) == read(body, [data])
+        assert outcome(body, [bytes([byte]) for byte in data]) == outcome(body, [data])
 
 
 @settings(max_examples=300)

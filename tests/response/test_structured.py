@@ -16,6 +16,8 @@ from vllm_adapters.testing import faults
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
 
+OVERLAPPING = {"properties": {"n": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}
+
 
 @pytest.mark.parametrize(
     ("body", "constraint"),
@@ -63,11 +65,18 @@ def test_regex_that_python_does_not_support_is_not_checked_but_logged(caplog):
     assert "cannot be checked" in caplog.text
 
 
+@pytest.mark.filterwarnings("error")
+def test_regex_that_python_warns_of_is_checked_without_a_warning():
+    assert Constraint("regex", r"[[a-z]+").violation("abc") is None
+    assert Constraint("regex", r"[[a-z]+").violation("ABC")
+
+
 @pytest.mark.parametrize(
     ("constraint", "reply", "stop_reason", "cause"),
     [
         (Constraint("choice", ["a"]), "b", None, "reasoning parser"),
-        (Constraint("json", SCHEMA), '{"n": 0}', None, "may not enforce this keyword"),
+        (Constraint("json", SCHEMA), '{"n": 0}', None, "may not enforce this keyword of the schema: `minimum`"),
+        (Constraint("json", OVERLAPPING), '{"n": 2}', None, "enforces `oneOf` as `anyOf`"),
         (Constraint("json", SCHEMA), '{"n"', "}", r"The stop '}' ended it"),
     ],
 )
@@ -130,9 +139,11 @@ def test_reply_that_fits_its_constraint_is_returned(ask, fault_server, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_reply_at_the_token_limit_is_not_checked(ask, fault_server, stream):
+def test_reply_at_the_token_limit_raises(ask, fault_server, stream):
     fault_server.reply(faults.chat('{"a', finish_reason="length"))
-    assert content_of(ask(fault_server.url, stream=stream, response_format={"type": "json_object"})) == '{"a'
+    with pytest.raises(e.TruncatedOutput, match="max_tokens") as caught:
+        ask(fault_server.url, stream=stream, response_format={"type": "json_object"})
+    assert caught.value.partial == '{"a'
 
 
 def test_reply_of_tool_calls_is_not_checked(ask, fault_server):

@@ -139,7 +139,11 @@ def suggest(endpoint: str, name: str) -> list[str]:
     """Return names of the endpoint that are close to ``name``, best first; often none."""
     if name in _CLIENT_SETTINGS:
         return [f"the client's {name}"]
-    known = names(endpoint)
+    return suggest_among(names(endpoint), name)
+
+
+def suggest_among(known: frozenset[str], name: str) -> list[str]:
+    """Return names of ``known`` that are close to ``name``, best first; often none."""
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])|-", "_", name).lower()
     found = [_FOREIGN_NAMES[plain]] if plain in _FOREIGN_NAMES else []
     if plain != name:

@@ -7,6 +7,7 @@ https://github.com/vllm-project/vllm/issues/53975
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Set
 from functools import cache
 from typing import Any
@@ -16,8 +17,10 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import params
 from vllm_adapters._request import availability
-from vllm_adapters._request.encode import encoding_error
+from vllm_adapters._request.encode import contains_non_finite, encoding_error
 from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
+
+log = logging.getLogger(__name__)
 
 ALLOW_UNKNOWN = "allow_unknown"
 """Key of a request body that lets unknown fields pass (for servers with plugins). It is never sent."""
@@ -30,10 +33,11 @@ _GUIDED = {
     "guided_whitespace_pattern": "whitespace_pattern",
     "structural_tag": "structural_tag",
 }
-_CONSTRAINTS = frozenset({"structured_outputs", *_GUIDED})
+CONSTRAINT_NAMES = frozenset({"structured_outputs", *_GUIDED})
+"""The parameters with vLLM's own constraints, of all versions."""
 _ACTIVATION = ("use_activation", "normalize", "activation", "softmax")
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
-_SYNONYMS: tuple[Set[str], ...] = (_LIMITS, _CONSTRAINTS, frozenset(_ACTIVATION))
+_SYNONYMS: tuple[Set[str], ...] = (_LIMITS, CONSTRAINT_NAMES, frozenset(_ACTIVATION))
 _NESTED = ("structured_outputs", "stream_options")
 _HINTS = {
     "guided_decoding_backend": "Set it on the server: --structured-outputs-config '{\"backend\": ...}'",
@@ -42,12 +46,10 @@ _HINTS = {
     "functions": "Use `tools`",
     "function_call": "Use `tool_choice`",
 }
-_OPENAI_ONLY = frozenset(
+_OPENAI_ONLY = frozenset(["audio", "modalities", "moderation", "verbosity", "web_search_options"])
+_WITHOUT_EFFECT = frozenset(
     [
-        "audio",
         "metadata",
-        "modalities",
-        "moderation",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -55,10 +57,9 @@ _OPENAI_ONLY = frozenset(
         "safety_identifier",
         "service_tier",
         "store",
-        "verbosity",
-        "web_search_options",
     ]
 )
+"""OpenAI's parameters that do not change the reply: how it is stored, billed, cached. They are not sent."""
 _REASONING_RENAMED = Version("0.11.1")
 
 
@@ -94,7 +95,7 @@ def reject_unknown(endpoint: str, body: Mapping[str, Any]) -> None:
 @cache
 def _accepted_names(endpoint: str) -> frozenset[str]:
     known = availability.names(endpoint)
-    return known.union({ALLOW_UNKNOWN}, *(group for group in _SYNONYMS if known & group))
+    return known.union({ALLOW_UNKNOWN}, _WITHOUT_EFFECT, *(group for group in _SYNONYMS if known & group))
 
 
 def unknown_parameter(endpoint: str, name: str) -> UnknownParameter:
@@ -106,7 +107,7 @@ def unknown_parameter(endpoint: str, name: str) -> UnknownParameter:
     """
     suggestions = tuple(availability.suggest(endpoint, name))
     hint = _HINTS.get(name) or (
-        "Remove it: it is an OpenAI-only parameter"
+        "Remove it: vLLM does not have this parameter of OpenAI. For a gateway that has it, pass allow_unknown=True"
         if name in _OPENAI_ONLY
         else f"Did you mean {' or '.join(f'`{s}`' for s in suggestions)}?"
         if suggestions
@@ -141,6 +142,9 @@ def validate_params(endpoint: str, body: Mapping[str, Any], *, skip: Set[str] = 
     adapter = params.adapter(model)
     try:
         found = adapter.validate_python({name: given[name] for name in added})
+        for name in added:
+            if isinstance(given[name], dict | list) and contains_non_finite(given[name]):
+                raise encoding_error({name: given[name]}, ValueError("NaN or infinity"))  # Pydantic would send null
         given.update(adapter.dump_python(found, mode="json", fallback=params.schema_or_error))
         return given
     except ValidationError as error:
@@ -181,7 +185,7 @@ def normalize_max_tokens(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def response_format(value: Any) -> Any:
     """Return a response format in OpenAI's form, from one or from a Pydantic class."""
     if isinstance(value, type) and issubclass(value, BaseModel):
-        schema = {"name": value.__name__, "schema": value.model_json_schema(), "strict": True}
+        schema = {"name": value.__name__, "schema": params.class_schema(value), "strict": True}
         return {"type": "json_schema", "json_schema": schema}
     return value
 
@@ -189,7 +193,7 @@ def response_format(value: Any) -> Any:
 def replace_classes(value: Any) -> Any:
     """Replace Pydantic classes, alone or anywhere in a dict, by their JSON schema."""
     if isinstance(value, type) and issubclass(value, BaseModel):
-        return value.model_json_schema()
+        return params.class_schema(value)
     if isinstance(value, Mapping):
         return {key: replace_classes(item) for key, item in value.items()}
     return value
@@ -209,7 +213,7 @@ def _version_dependent(endpoint: str) -> frozenset[str]:
     oldest, known = availability.oldest(), availability.names(endpoint)
     found = {(name, availability.lookup(endpoint, name)) for name in known}
     partial = {name for name, span in found if span is not None and (span.first > oldest or span.last is not None)}
-    return frozenset(partial | ({*_CONSTRAINTS, *_ACTIVATION} - known))
+    return frozenset(partial | ({*CONSTRAINT_NAMES, *_ACTIVATION} - known))
 
 
 def translate(
@@ -231,9 +235,11 @@ def translate(
     version = version or availability.newest()
     sent = dict(body)
     allow_unknown = bool(sent.pop(ALLOW_UNKNOWN, False)) or allow_unknown
+    if not allow_unknown:
+        _drop_without_effect(endpoint, sent)
     if not _LIMITS.isdisjoint(sent):
         _rename_limits(endpoint, sent)
-    if not _CONSTRAINTS.isdisjoint(sent):
+    if not CONSTRAINT_NAMES.isdisjoint(sent):
         _translate_constraints(endpoint, sent, version)
     if not _SYNONYMS[2].isdisjoint(sent):
         _translate_activation(endpoint, sent, version)
@@ -250,6 +256,12 @@ def translate(
         if outer in sent:
             _check_nested(outer, sent[outer], version, allow_unknown)
     return sent
+
+
+def _drop_without_effect(endpoint: str, body: dict[str, Any]) -> None:
+    for name in _WITHOUT_EFFECT.intersection(body) - availability.names(endpoint):
+        log.debug("`%s` is not sent: vLLM does not have it, and it would not change the reply", name)
+        del body[name]
 
 
 @cache
@@ -305,9 +317,9 @@ def _translate_constraints(endpoint: str, body: dict[str, Any], version: Version
     if _has(endpoint, "structured_outputs", version):
         for old, kind in _GUIDED.items():
             if body.get(old) is not None and not _has(endpoint, old, version):
-                constraints = dict(body.get("structured_outputs") or {})
-                _set_synonym(constraints, old, kind, body.pop(old))
-                body["structured_outputs"] = constraints
+                outputs = dict(body.get("structured_outputs") or {})
+                _set_synonym(outputs, old, kind, body.pop(old))
+                body["structured_outputs"] = outputs
         return
     requested = body.get("structured_outputs")
     if not isinstance(requested, Mapping) or not _has(endpoint, "guided_json", version):

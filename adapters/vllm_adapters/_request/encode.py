@@ -29,6 +29,15 @@ def encoding_error(body: object, error: Exception) -> InvalidRequest:
     return InvalidRequest(f"`{place}` {problem}" if hint else f"{place} {problem}", hint=hint, param=param)
 
 
+def contains_non_finite(value: object) -> bool:
+    """Return whether a JSON value contains NaN or infinity."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, Mapping):
+        return any(map(contains_non_finite, value.values()))
+    return isinstance(value, list | tuple) and any(map(contains_non_finite, value))
+
+
 def _unencodable(value: object, place: str, parents: tuple[object, ...] = ()) -> Iterator[tuple[str, tuple[str, str]]]:
     if any(value is parent for parent in parents):
         yield place, ("contains a circular reference", "Remove the reference to itself")

@@ -18,6 +18,7 @@ from email.utils import mktime_tz, parsedate_tz
 
 from vllm_adapters import errors as e
 from vllm_adapters._compat import http
+from vllm_adapters._request import constraints
 from vllm_adapters._request.availability import endpoint_of
 
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]+(?:-[a-z0-9]+)*")
@@ -35,6 +36,10 @@ _FLAG_FOR_ROUTE = (
     ("lora_adapter", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"),
     ("/tokenizer_info", "--enable-tokenizer-info-endpoint"),
 )
+_OVERLOADED = re.compile(r"engine is currently busy|queue is full|generation is paused|overloaded|at capacity", re.I)
+_UNPARSED_CALLS = re.compile(
+    r"validation errors? for list\[function-wrap"
+)  # of vLLM 0.11 and 0.14, tool_choice=required
 _CONTEXT = re.compile(
     r"maximum context length|max_model_len|longer than the maximum model length|context length is only", re.I
 )
@@ -116,7 +121,8 @@ def from_status(status: int, body: object, context: RequestContext, response: ht
         flag for part, flag in _FLAG_FOR_ROUTE if part in context.path and status == 404
     )
     error = (
-        _connection_error(status, message, context, response)
+        _constraint_error(status, message, response)
+        or _connection_error(status, message, context, response)
         or _route_error(status, parsed, message, flags, context)
         or _request_error(status, parsed, message, flags)
     )
@@ -126,6 +132,34 @@ def from_status(status: int, body: object, context: RequestContext, response: ht
         error.code, error.type = inner.get("code", error.code), inner.get("type", error.type)
     error.param = parsed.param or error.param
     return error.add_context(address=context.address, model=context.model, response=response)
+
+
+def unsupported_construct(response: http.Response | None) -> str | None:
+    """Return what a server that responds with 500 cannot compile in a regex of the request; ``None`` if nothing."""
+    if response is None or response.status_code != 500:
+        return None
+    try:
+        body = json.loads(response.request.content)
+    except (ValueError, http.StreamError):
+        return None
+    return constraints.unsupported_construct(body) if isinstance(body, dict) else None
+
+
+def _constraint_error(status: int, message: str, response: http.Response | None) -> e.VLLMError | None:
+    """Return the error for a constraint that the server cannot compile, or a reply of its own that it cannot parse."""
+    if status == 500 and (construct := unsupported_construct(response)):
+        return e.InvalidRequest(
+            f"The server failed with HTTP 500 on a regex that contains `{construct}`: {message}",
+            hint="vLLM's structured-output backends cannot compile this construct: rewrite the regex without it",
+        )
+    if status == 400 and _UNPARSED_CALLS.search(message):
+        return e.ConstraintNotEnforced(
+            f"The server could not parse the tool calls that the model generated: {message}",
+            hint="The reply may have been truncated: raise max_tokens; or the reasoning parser keeps the server from "
+            "enforcing the form of a forced call: update vLLM",
+            constraint="tool_choice",
+        )
+    return None
 
 
 def _connection_error(
@@ -146,6 +180,12 @@ def _connection_error(
         )
     if status == 429:
         return e.RateLimited(f"Too many requests: {message}", retry_after=retry_after(response))
+    if status == 503 and _OVERLOADED.search(message):
+        return e.ServerOverloaded(
+            f"The server is overloaded or paused: {message}",
+            hint="Try again later, send fewer requests at once, or use another replica",
+            retry_after=retry_after(response),
+        )
     if status == 503:
         return e.ServerNotReady(
             f"The server is not ready: {message}",
@@ -165,6 +205,12 @@ def _route_error(
             flags=flags,
         )
     if (status == 404 and not parsed.from_vllm) or status == 405:
+        if context.endpoint is None and "/v1/" in context.path and context.path != "/v1/models":
+            return e.WrongAddress(
+                f"The server has no route {context.path}: HTTP {status} {message}",
+                hint="vLLM does not have all of OpenAI's API: VLLMServer(...).capabilities() lists the routes of the "
+                f"server at {context.address}",
+            )
         return e.WrongAddress(
             f"The server has no route {context.path or 'of this path'}: HTTP {status} {message}",
             hint=f"base_url must be the root of a vLLM server or its /v1 (it is {context.address}), "
@@ -230,6 +276,12 @@ def from_transport(failure: BaseException, request: http.Request | None = None) 
             request=request,
         )
     reason = str(failure) or name
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return e.ServerUnreachable(
+            f"The server's certificate is not trusted: {reason}",
+            hint="Set SSL_CERT_FILE to a file of trusted certificates, or pass http_options={'verify': ssl_context}",
+            request=request,
+        )
     return e.ServerUnreachable(
         f"The server did not respond: {reason}",
         hint="Is it running, and is base_url (or VLLM_BASE_URL) its address?",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from vllm_adapters._response.tool_calls import ToolCallAccumulator
@@ -25,6 +25,7 @@ class StreamedMessage:
     Attributes:
         text: The text so far.
         reasoning: The reasoning so far.
+        refusal: A gateway's refusal so far.
         finish_reason: Why it ended; ``None`` while it goes on.
         usage: The token usage, if a chunk had it.
         logprobs: The log probabilities so far, in the server's form.
@@ -34,6 +35,7 @@ class StreamedMessage:
     def __init__(self) -> None:
         self.text = ""
         self.reasoning = ""
+        self.refusal = ""
         self.finish_reason: str | None = None
         self.usage: Mapping[str, Any] | None = None
         self.logprobs: dict[str, Any] | None = None
@@ -49,22 +51,31 @@ class StreamedMessage:
         choices = chunk.get("choices")
         choice: Mapping[str, Any] = choices[0] if choices else {}
         delta: Mapping[str, Any] = choice.get("delta", choice)
-        if text := delta.get("content") or choice.get("text"):
-            self.text += text
-        elif reasoning := delta.get("reasoning"):
-            self.reasoning += reasoning
+        # A text that only a local variable refers to grows in place; an attribute would be copied at each chunk.
+        if piece := delta.get("content") or choice.get("text"):
+            text, self.text = self.text, ""
+            text += piece
+            self.text = text
+        elif piece := delta.get("reasoning"):
+            text, self.reasoning = self.reasoning, ""
+            text += piece
+            self.reasoning = text
         elif tool_calls := delta.get("tool_calls"):
             self._tool_calls.add(tool_calls)
+        if piece := delta.get("refusal"):
+            self.refusal += piece
         if choice.get("finish_reason"):
             self.finish_reason = choice["finish_reason"]
         if logprobs := choice.get("logprobs"):
             self.logprobs = self.logprobs or {}
-            _extend(self.logprobs, logprobs, logprobs)
+            for name, value in logprobs.items():
+                _extend(self.logprobs, name, value)
         if chunk.get("usage"):
             self.usage = chunk["usage"]
         for part in (chunk, choice):
-            if added := part.keys() & _ADDED_FIELDS:
-                _extend(self.fields, part, added)
+            for name in part.keys() & _ADDED_FIELDS:
+                if (value := part[name]) is not None:
+                    _extend(self.fields, name, value)
         return delta
 
     def tool_calls(self) -> list[ToolCall]:
@@ -72,11 +83,10 @@ class StreamedMessage:
         return self._tool_calls.parse(self.finish_reason or "unfinished")
 
 
-def _extend(fields: dict[str, Any], part: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Add named fields of one chunk: lists are extended, other values are replaced."""
-    for name in names:
-        value, before = part[name], fields.get(name)
-        if isinstance(before, list) and isinstance(value, list):
-            before.extend(value)
-        elif value is not None:
-            fields[name] = list(value) if isinstance(value, list) else value
+def _extend(fields: dict[str, Any], name: str, value: Any) -> None:
+    """Add a field of one chunk: lists are extended, other values are replaced."""
+    before = fields.get(name)
+    if isinstance(before, list) and isinstance(value, list):
+        before.extend(value)
+    elif value is not None:
+        fields[name] = list(value) if isinstance(value, list) else value

@@ -11,15 +11,16 @@ from typing import Any, TypeVar, cast
 
 import openai
 from openai import AsyncStream, Stream
+from packaging.version import Version
 from pydantic_core import ValidationError, from_json
 
 from vllm_adapters._compat import http
 from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters._response.requirements import Requirements
 from vllm_adapters._response.sse import EventSplitter
-from vllm_adapters._response.structured import check_constraint, requested_constraint
 from vllm_adapters._response.tool_calls import ToolCallDeltas
-from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed
+from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed, validate_output
 from vllm_adapters.errors import IncompleteStream, InvalidResponse, ServerTimeout, VLLMError
 
 T = TypeVar("T")
@@ -37,18 +38,37 @@ class ChunkReader:
         body: The request's JSON body: how many choices to expect, which constraint to check.
         endpoint: ``"chat"``, ``"completions"``, or another name or ``None`` for streams without choices.
         idle: Seconds that may pass with nothing but comments; ``None`` for no limit.
+        version: The server's version, if known.
+        sdk: Whether the chunks go to a caller of the SDK.
     """
 
-    def __init__(self, body: Mapping[str, Any], endpoint: str | None, *, idle: float | None = None) -> None:
+    def __init__(
+        self,
+        body: Mapping[str, Any],
+        endpoint: str | None,
+        *,
+        idle: float | None = None,
+        version: Version | None = None,
+        sdk: bool = False,
+    ) -> None:
         self._events = EventSplitter()
         self._idle = idle
         self._silence = 0.0
         self.waiting_since = time.monotonic()
         """When the next piece was requested: the caller's own time between two pieces is not the server's."""
         self._endpoint = endpoint
-        self._constraint = requested_constraint(body)
+        self._body = body
+        self._sdk = sdk
         self._expected = expected_choices(body)
+        self._requirements = Requirements(body, choices=self._expected, version=version, sdk=sdk)
+        self._convert_reasoning = self._requirements.reasoning_is_content
+        self._hold_reasoning = self._requirements.reasoning_may_be_content
+        self._held_reasoning: dict[int, list[dict[str, Any]] | None] = {}  # what may be a choice's answer
+        self._unjudged: list[tuple[int, dict[str, Any]]] = []  # ends of tool calls, until the usage is known
+        self._held_back: list[dict[str, Any]] = []  # the chunks from the first of these on
+        self._usage: Any = None
         self._texts: dict[int, list[str]] = {}
+        self._refusals: dict[int, str] = {}
         self._reasoning: list[str] = []
         self._tool_calls: dict[int, ToolCallDeltas] = {}
         self._open: set[int] = set()
@@ -70,7 +90,7 @@ class ChunkReader:
             for data in self._events.feed(piece):
                 if data.startswith(_DONE):
                     self.done = True
-                    return chunks
+                    return chunks + self.finish()
                 self._read(data, chunks)
             if self._events.only_comments:
                 self._check_silence(waited)
@@ -96,7 +116,10 @@ class ChunkReader:
         if not isinstance(event, dict) or event.get("error"):
             raise error_mapping.from_event(event)
         if "choices" not in event and self._endpoint not in ("chat", "completions"):
-            self._ended = self._ended or event.get("type") in _RESPONSES_END
+            if event.get("type") in _RESPONSES_END:
+                self._ended = True
+                if isinstance(response := event.get("response"), dict) and response.get("output"):
+                    validate_output(response, self._body)
             chunks.append(event)
             return
         choices = event.get("choices")
@@ -110,11 +133,56 @@ class ChunkReader:
             raise malformed(error) from None
         if self._endpoint == "chat":
             event["object"] = "chat.completion.chunk"  # the SDK's helper skips all others
+        self._usage = event.get("usage") or None
         split = split_chunk(event, completions=self._endpoint == "completions")
+        if self._convert_reasoning or self._hold_reasoning:
+            split = [ready for chunk in split for ready in self._sort_reasoning(chunk)]
         for chunk in split:
             for choice in chunk["choices"]:
                 self._add(choice)
-        chunks += split
+        if not self._unjudged:
+            chunks += split
+            return
+        self._held_back += split
+        if self._usage is not None and len(self._finished) >= self._expected:
+            chunks += self.finish()
+
+    def _sort_reasoning(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the chunks that are ready, with reasoning as content where the server streams answers so."""
+        choice = chunk["choices"][0] if chunk["choices"] else {}
+        index, delta = choice.get("index", 0), choice.get("delta") or {}
+        if self._convert_reasoning:
+            _rename_reasoning(delta)
+            return [chunk]
+        held = self._held_reasoning.setdefault(index, [])
+        if held is None:  # it was reasoning
+            return [chunk]
+        if delta.get("reasoning"):
+            held.append(chunk)
+            if not choice.get("finish_reason"):
+                return []
+            held.pop()
+        elif delta.get("content") or delta.get("tool_calls"):
+            self._held_reasoning[index] = None
+            return [*held, chunk]
+        if choice.get("finish_reason"):
+            self._held_reasoning[index] = None
+            for each in (*held, chunk):
+                _rename_reasoning(each["choices"][0]["delta"])
+            return [*held, chunk]
+        return [chunk]
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Return the chunks that were held back for the usage, which may come after them or not at all.
+
+        Raises:
+            VLLMError: The reply does not have what was requested.
+        """
+        unjudged, chunks = self._unjudged, self._held_back
+        self._unjudged, self._held_back = [], []
+        for index, choice in unjudged:
+            self._judge(index, choice)
+        return chunks
 
     def check_complete(self) -> None:
         """Raise unless every choice has had its finish reason.
@@ -134,6 +202,9 @@ class ChunkReader:
             timeout = error_mapping.from_transport(failure)
             timeout.partial = self.partial
             return timeout
+        for index, held in self._held_reasoning.items():
+            texts = self._texts.setdefault(index, []) if held else []
+            texts += [chunk["choices"][0]["delta"]["reasoning"] for chunk in held or ()]
         reason = "it ended without a finish reason" if failure is None else str(failure) or type(failure).__name__
         return IncompleteStream(
             f"The stream ended early: {reason}",
@@ -163,6 +234,10 @@ class ChunkReader:
                 for call in tool_calls:
                     if problem := deltas.normalize(call):
                         raise InvalidResponse(f"The stream has {problem}")
+            elif refusal := delta.get("refusal"):
+                self._refusals[index] = self._refusals.get(index, "") + refusal
+                if not self._sdk and not text:  # a framework's message has no other place for it
+                    delta["content"] = refusal
         else:
             text = choice.get("text")
         if text:
@@ -175,17 +250,44 @@ class ChunkReader:
     def _finish(self, index: int, choice: dict[str, Any]) -> None:
         if choice.get("message"):
             raise InvalidResponse("The stream has a whole message instead of a delta")
-        reason = choice["finish_reason"]
         if index in self._finished:
             choice["finish_reason"] = None  # repeated by a gateway; frameworks would concatenate the two
+            return
         self._open.discard(index)
         self._finished.add(index)
         if len(self._open) + len(self._finished) > self._expected:
             raise InvalidResponse(f"The stream has more choices than the requested {self._expected}")
-        text = "".join(self._texts.get(index, []))
-        error_mapping.raise_if_aborted(reason, text)
-        if self._constraint is not None and index not in self._tool_calls:
-            check_constraint(self._constraint, text, finish_reason=reason, stop_reason=choice.get("stop_reason"))
+        if (
+            index in self._tool_calls
+            and self._usage is None
+            and self._requirements.awaits_usage(choice["finish_reason"])
+        ):
+            self._unjudged.append((index, choice))
+        else:
+            self._judge(index, choice)
+
+    def _judge(self, index: int, choice: dict[str, Any]) -> None:
+        """Raise if a finished choice does not have what was requested, and correct its finish reason."""
+        reason, deltas = choice["finish_reason"], self._tool_calls.get(index)
+        calls = deltas.called() if deltas is not None else []
+        if calls:
+            reason = choice["finish_reason"] = self._requirements.finish_reason(
+                reason, calls, self._usage, streamed=True
+            )
+        self._requirements.check(
+            "".join(self._texts.get(index, ())),
+            finish_reason=reason,
+            stop_reason=choice.get("stop_reason"),
+            calls=calls,
+            refusal=self._refusals.get(index),
+        )
+
+
+def _rename_reasoning(delta: dict[str, Any]) -> None:
+    """Make reasoning the content of a delta."""
+    if delta.get("reasoning"):
+        delta["content"] = delta.pop("reasoning")
+        delta.pop("reasoning_content", None)
 
 
 def split_chunk(chunk: dict[str, Any], *, completions: bool = False) -> list[dict[str, Any]]:
@@ -203,9 +305,13 @@ def split_chunk(chunk: dict[str, Any], *, completions: bool = False) -> list[dic
     for choice in chunk["choices"]:
         choice["index"] = choice.get("index") or 0
         if completions:
+            if choice.get("text") is None and ("delta" in choice or "message" in choice):
+                raise InvalidResponse("A choice of the completion has a chat message instead of a text")
             choice["text"] = choice.get("text") or ""
             parts.append(choice)
             continue
+        if choice.get("delta") is None and choice.get("text"):
+            raise InvalidResponse("A choice of the chat completion has a text instead of a delta")
         delta = choice["delta"] = choice.get("delta") or {}
         if "reasoning_content" in delta and not delta.get("reasoning"):
             delta["reasoning"] = delta["reasoning_content"]
@@ -241,11 +347,12 @@ def _split_choice(choice: dict[str, Any], delta: dict[str, Any], tool_calls: Any
 _TRANSPORT_ERRORS = (http.RequestError, http.StreamError, openai.APIConnectionError)
 
 
-def _reader(client: Any, options: Any) -> ChunkReader:
+def _reader(client: Any, options: Any, *, sdk: bool) -> ChunkReader:
     body = options.json_data if options is not None else None
     idle = getattr(getattr(options, "timeout", None), "read", None)
     endpoint = client.vllm.context(options).endpoint
-    return ChunkReader(body if isinstance(body, dict) else {}, endpoint, idle=idle)
+    version = client.vllm.info.version
+    return ChunkReader(body if isinstance(body, dict) else {}, endpoint, idle=idle, version=version, sdk=sdk)
 
 
 def _converter(client: Any, cast_to: Any, response: http.Response) -> Callable[[dict[str, Any]], Any] | None:
@@ -281,7 +388,8 @@ def _mapped(failure: Exception, reader: ChunkReader, client: Any, options: Any, 
 
 def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) -> Iterator[Any]:
     """Yield the chunks to the end of the reply."""
-    reader, convert = _reader(client, options), _converter(client, cast_to, response)
+    convert = _converter(client, cast_to, response)
+    reader = _reader(client, options, sdk=convert is not None)
     try:
         for piece in response.iter_bytes():
             for chunk in reader.feed(piece):
@@ -291,6 +399,8 @@ def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) ->
             if reader.done:
                 break
             reader.waiting_since = time.monotonic()
+        for chunk in reader.finish():
+            yield chunk if convert is None else convert(chunk)
         reader.check_complete()
     except (VLLMError, *_TRANSPORT_ERRORS) as failure:
         error = _mapped(failure, reader, client, options, response)
@@ -301,7 +411,8 @@ def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) ->
 
 async def _achunks(response: http.Response, client: Any, options: Any, cast_to: Any) -> AsyncIterator[Any]:
     """Async version of ``_chunks``."""
-    reader, convert = _reader(client, options), _converter(client, cast_to, response)
+    convert = _converter(client, cast_to, response)
+    reader = _reader(client, options, sdk=convert is not None)
     try:
         async for piece in response.aiter_bytes():
             for chunk in reader.feed(piece):
@@ -311,6 +422,8 @@ async def _achunks(response: http.Response, client: Any, options: Any, cast_to: 
             if reader.done:
                 break
             reader.waiting_since = time.monotonic()
+        for chunk in reader.finish():
+            yield chunk if convert is None else convert(chunk)
         reader.check_complete()
     except (VLLMError, *_TRANSPORT_ERRORS) as failure:
         error = _mapped(failure, reader, client, options, response)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,14 @@ from typing import Any
 from jsonschema.exceptions import best_match
 from jsonschema.validators import validator_for
 
-from vllm_adapters.errors import ConstraintNotEnforced, FilteredOutput, TruncatedOutput
+from vllm_adapters.errors import ConstraintNotEnforced, FilteredOutput, ModelRefusal, TruncatedOutput
+from vllm_adapters.params import CONSTRAINTS
 
 log = logging.getLogger(__name__)
+
+_GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structural_tag")
+FORM_NAMES = frozenset({"response_format", "structured_outputs", *_GUIDED, "guided_json_object"})
+"""The parameters that a constraint may be in."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,21 @@ class Constraint:
             return f"it is not JSON ({error})"
         return self._schema_violation(found) if self.kind == "json" else None
 
+    def is_whole_choice(self, reply: str) -> bool:
+        """Return whether ``reply`` is a choice that no other choice begins with: it is complete, however it ended."""
+        if self.kind != "choice":
+            return False
+        choices = {str(choice) for choice in self.value}
+        return any(
+            text in choices and not any(other != text and other.startswith(text) for other in choices)
+            for text in (reply, reply.strip())
+        )
+
     def _regex_violation(self, reply: str) -> str | None:
         try:
-            pattern = re.compile(self.value)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # what Python's sets may come to mean
+                pattern = re.compile(self.value)
         except re.error as error:
             # vLLM's engines have syntax that Python does not have, such as \p{L}.
             log.warning("The regex cannot be checked here (%s); the reply is passed on unchecked", error)
@@ -56,10 +74,18 @@ class Constraint:
         return None if any(pattern.fullmatch(text) for text in (reply, reply.strip())) else "it does not match"
 
     def _schema_violation(self, found: Any) -> str | None:
+        error = self._schema_error(found)
+        return f"{error.json_path}: {error.message}" if error else None
+
+    def _schema_error(self, found: Any) -> Any:
         schema = json.loads(self.value) if isinstance(self.value, str) else self.value
         validator = validator_for(schema)(schema)
-        error = best_match(validator.iter_errors(found))
-        return f"{error.json_path}: {error.message}" if error else None
+        return best_match(validator.iter_errors(found))
+
+    def violated_keyword(self, reply: str) -> str:
+        """Return the keyword of the JSON schema that ``reply``, which is JSON, violates."""
+        error = self._schema_error(json.loads(reply))
+        return str(error.validator) if error else ""
 
 
 def requested_constraint(body: Mapping[str, Any]) -> Constraint | None:
@@ -80,6 +106,17 @@ def requested_constraint(body: Mapping[str, Any]) -> Constraint | None:
         if value:
             return Constraint(kind, value)
     return None
+
+
+def requested_form(body: Mapping[str, Any]) -> bool:
+    """Return whether a request body has a constraint of any kind, also one that cannot be checked."""
+    form = body.get("response_format")
+    if isinstance(form, Mapping) and form.get("type") not in (None, "text"):
+        return True
+    outputs = body.get("structured_outputs")
+    if isinstance(outputs, Mapping) and any(outputs.get(kind) not in (None, False) for kind in CONSTRAINTS):
+        return True
+    return any(body.get(name) is not None for name in _GUIDED)
 
 
 def check_constraint(
@@ -104,7 +141,12 @@ def check_constraint(
     if stop_reason is not None:
         cause = f"The stop {stop_reason!r} ended it early: remove it"
     elif constraint.kind == "json" and not violation.startswith("it is not JSON"):
-        cause = "The server's structured-output backend may not enforce this keyword of the schema"
+        keyword = constraint.violated_keyword(reply)
+        cause = (
+            "vLLM enforces `oneOf` as `anyOf`: make the alternatives exclusive, or request `anyOf`"
+            if keyword == "oneOf"
+            else f"The server's structured-output backend may not enforce this keyword of the schema: `{keyword}`"
+        )
     else:
         cause = (
             "The server ignored the constraint. vLLM does so when its reasoning parser never sees the end of "
@@ -119,19 +161,31 @@ def check_constraint(
     )
 
 
-def missing_tool_call(name: str, reply: str) -> ConstraintNotEnforced:
-    """Return the error for a reply without the tool call that was forced.
+def missing_tool_call(name: str | None, reply: str) -> ConstraintNotEnforced:
+    """Return the error for a reply without the tool call that was forced, or that its finish reason names.
 
     Args:
-        name: The tool's name.
+        name: The tool's name; empty if any tool would do, ``None`` if none was forced.
         reply: The reply's text, or its arguments.
     """
+    problem = (
+        "The reply has finish reason `tool_calls` and no tool call"
+        if name is None
+        else f"The reply does not call the forced tool `{name}`"
+        if name
+        else "The reply calls no tool, although a call was forced"
+    )
     return ConstraintNotEnforced(
-        f"The reply does not call the forced tool `{name}`: {_shortened(reply)!r}",
+        f"{problem}: {_shortened(reply)!r}",
         hint="Check --tool-call-parser, or request a JSON schema, which needs no tool parser",
         reply=reply,
         constraint="tool_choice",
     )
+
+
+def model_refusal(refusal: str) -> ModelRefusal:
+    """Return the error for a refusal in place of what was requested."""
+    return ModelRefusal(f"The model refused: {_shortened(refusal)}", refusal=refusal)
 
 
 _TRUNCATIONS: dict[str, tuple[type[TruncatedOutput | FilteredOutput], str, str]] = {
@@ -142,7 +196,7 @@ _TRUNCATIONS: dict[str, tuple[type[TruncatedOutput | FilteredOutput], str, str]]
 
 
 def truncation_error(
-    finish_reason: object, partial: str, *, completion: Any = None
+    finish_reason: object, partial: str, *, what: str = "the requested object", completion: Any = None
 ) -> TruncatedOutput | FilteredOutput | None:
     """Return the error for a requested object whose end is missing, or ``None`` if it ended by itself.
 
@@ -152,12 +206,15 @@ def truncation_error(
     Args:
         finish_reason: The choice's.
         partial: The text, as far as it was generated.
+        what: What was truncated.
         completion: The SDK's object, for its own error class.
     """
     if finish_reason not in _TRUNCATIONS:
         return None
     error, cause, hint = _TRUNCATIONS[str(finish_reason)]
-    return error(f"{cause} truncated the requested object", hint=hint, partial=partial, completion=completion)
+    return error(
+        f"{cause} truncated {what}", hint=hint, partial=partial, finish_reason=finish_reason, completion=completion
+    )
 
 
 def _shortened(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from vllm_adapters.types import ToolCall
 
@@ -54,6 +54,13 @@ def parse_tool_calls(calls: Iterable[Any] | None, finish_reason: str | None) -> 
     accumulator = ToolCallAccumulator()
     accumulator.add({**_fields(call), "index": index} for index, call in enumerate(calls or ()))
     return accumulator.parse(finish_reason)
+
+
+class Called(NamedTuple):
+    """One tool call of a finished reply: the tool's name, and whether it has a byte of arguments."""
+
+    name: str
+    has_arguments: bool
 
 
 class ToolCallAccumulator:
@@ -103,6 +110,7 @@ class ToolCallDeltas:
 
     def __init__(self) -> None:
         self._first: dict[int, dict[str, str]] = {}  # id and name of each call
+        self._begun: set[int] = set()  # calls with a byte of arguments
         self._unindexed = ""  # arguments so far of the last call, where deltas have no index
 
     def normalize(self, delta: dict[str, Any]) -> str | None:
@@ -116,6 +124,8 @@ class ToolCallDeltas:
         if index is None:
             index = delta["index"] = self._infer_index(delta.get("id"), name, function.get("arguments") or "")
         first = self._first.setdefault(index, {})
+        if index not in self._begun and (function.get("arguments") or "").strip():
+            self._begun.add(index)
         if name and first.get("name", name) != name:
             return f"two tools in one call: {first['name']} and {name}"
         for part, key in ((delta, "id"), (function, "name")):
@@ -124,6 +134,10 @@ class ToolCallDeltas:
             elif part.get(key):
                 first[key] = part[key]
         return None
+
+    def called(self) -> list[Called]:
+        """Return the calls so far, in order of their index."""
+        return [Called(first.get("name", ""), index in self._begun) for index, first in sorted(self._first.items())]
 
     def _infer_index(self, id: str | None, name: str | None, arguments: str) -> int:
         """Return the index for a delta without one: the last call's, unless the delta begins another call."""

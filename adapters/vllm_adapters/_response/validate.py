@@ -12,8 +12,9 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # Pydantic refuses typing's own before Python 3.12
 
-from vllm_adapters._response.error_mapping import raise_if_aborted
-from vllm_adapters._response.structured import check_constraint, requested_constraint
+from vllm_adapters._request.responses import as_chat
+from vllm_adapters._response.requirements import Requirements
+from vllm_adapters._response.tool_calls import Called
 from vllm_adapters.errors import InvalidResponse
 
 CHOICE_FIELDS = frozenset({"stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts"})
@@ -130,8 +131,7 @@ def validate_response(response: object, body: object, *, endpoint: str | None, c
 
     Raises:
         InvalidResponse: It is malformed: HTML, no choices, vectors that are not one per input.
-        ConstraintNotEnforced: It violates the requested constraint.
-        ServerFailed: The server aborted a choice.
+        VLLMError: A choice does not have what was requested; see ``Requirements.check``.
     """
     if response is None or isinstance(response, str | list | int | float):
         raise InvalidResponse("The response is not a JSON object")
@@ -141,19 +141,19 @@ def validate_response(response: object, body: object, *, endpoint: str | None, c
         raise InvalidResponse(f"The response contains invalid Unicode ({error})") from None
     request = body if isinstance(body, Mapping) else {}
     if isinstance(response, ChatCompletion | Completion):
-        _validate_choices(response.choices, request)
+        _validate_choices(response, request, endpoint)
     elif isinstance(response, Mapping) and endpoint in ("chat", "completions"):
         validate_types(response)
-        _validate_choices(response.get("choices"), request)
+        _validate_choices(response, request, endpoint)
     elif endpoint == "responses":
-        if not isinstance(_field(response, "output"), list):
-            raise InvalidResponse("The response has no output")
+        validate_output(response, request)
     elif isinstance(response, CreateEmbeddingResponse):
         response.data = sort_by_index(response.data, count_inputs(request.get("input")))
         validate_vectors([item.embedding for item in response.data], request.get("dimensions"))
 
 
-def _validate_choices(choices: Sequence[Any] | None, body: Mapping[str, Any]) -> None:
+def _validate_choices(response: Any, body: Mapping[str, Any], endpoint: str | None) -> None:
+    choices: Sequence[Any] | None = _field(response, "choices")
     if not choices:
         raise InvalidResponse("The response has no choices")
     prompts, each = count_inputs(body.get("prompt")) or 1, body.get("n") or 1
@@ -161,23 +161,97 @@ def _validate_choices(choices: Sequence[Any] | None, body: Mapping[str, Any]) ->
         raise InvalidResponse(f"The response has {len(choices)} choices, not {each}")
     if prompts > 1 and isinstance(choices, list) and not body.get("prompt_embeds"):  # these are prompts, too
         choices[:] = sort_by_index(choices, prompts * each)
-    constraint = requested_constraint(body)
+    requirements = Requirements(body, choices=len(choices), sdk=isinstance(response, BaseModel))
     for choice in choices:
         message = _field(choice, "message")
-        if message is not None:
-            old = _field(message, "reasoning_content")  # 0.15.1 and older
-            if old and not _field(message, "reasoning"):
-                if isinstance(message, dict):
-                    message["reasoning"] = old
-                else:
-                    message.reasoning = old
-        elif _field(choice, "text") is None:
-            raise InvalidResponse("A choice has no message")
-        text = (_field(choice, "text") if message is None else _field(message, "content")) or ""
-        reason = _field(choice, "finish_reason")
-        raise_if_aborted(reason, text)
-        if constraint is not None and not (message is not None and _field(message, "tool_calls")):
-            check_constraint(constraint, text, finish_reason=reason, stop_reason=_field(choice, "stop_reason"))
+        if message is None:
+            if _field(choice, "text") is None or endpoint == "chat":
+                raise InvalidResponse("A choice has no message")
+            requirements.check(
+                _field(choice, "text"),
+                finish_reason=_field(choice, "finish_reason"),
+                stop_reason=_field(choice, "stop_reason"),
+            )
+            continue
+        if endpoint == "completions":
+            raise InvalidResponse("A choice of the completion has a chat message instead of a text")
+        old = _field(message, "reasoning_content")  # 0.15.1 and older
+        if old and not _field(message, "reasoning"):
+            _set_field(message, "reasoning", old)
+        called = _field(message, "tool_calls") or _field(message, "function_call")
+        calls, reason = _calls_of(message) if called else [], _field(choice, "finish_reason")
+        if calls:
+            found = requirements.finish_reason(reason, calls, _field(response, "usage"))
+            if found != reason:
+                _set_field(choice, "finish_reason", found)
+                reason = found
+        refusal = _field(message, "refusal")
+        requirements.check(
+            _field(message, "content") or "",
+            finish_reason=reason,
+            stop_reason=_field(choice, "stop_reason"),
+            calls=calls,
+            refusal=refusal,
+            completion=response,
+        )
+        if refusal and not calls and isinstance(message, dict) and not message.get("content"):
+            message["content"] = refusal  # a framework's message has no other place for it
+
+
+_INCOMPLETE = {"max_output_tokens": "length", "max_tokens": "length"}
+
+
+def validate_output(response: Any, body: Mapping[str, Any]) -> None:
+    """Raise if a response of ``/v1/responses`` has no output, or not what was requested.
+
+    Args:
+        response: The response as the SDK parsed it, or the dict of a stream's last event.
+        body: The request's JSON body.
+    """
+    output = _field(response, "output")
+    if not isinstance(output, list):
+        raise InvalidResponse("The response has no output")
+    status, details = _field(response, "status"), _field(response, "incomplete_details")
+    if status not in ("completed", "incomplete"):  # still to come, cancelled or failed
+        return
+    reason = _field(details, "reason") if details is not None else None
+    texts, refusals = [], []
+    for part in (
+        part for item in output for part in _field(item, "content") or () if _field(item, "type") == "message"
+    ):
+        texts.append(_field(part, "text") or "")
+        refusals.append(_field(part, "refusal") or "")
+    calls = [
+        Called(_field(item, "name") or "", bool(_field(item, "arguments")))
+        for item in output
+        if _field(item, "type") == "function_call"
+    ]
+    Requirements(as_chat(body), sdk=True).check(
+        "".join(texts),
+        finish_reason="stop" if status == "completed" else _INCOMPLETE.get(str(reason), reason),
+        calls=calls,
+        refusal="".join(refusals),
+        completion=response,
+    )
+
+
+def _calls_of(message: Any) -> list[Called]:
+    """Return the tool calls of a message, as the SDK's objects or as dicts."""
+    calls = [_field(call, "function") for call in _field(message, "tool_calls") or ()]
+    if legacy := _field(message, "function_call"):
+        calls.append(legacy)
+    found = []
+    for call in calls:
+        function = {} if call is None else call
+        found.append(Called(_field(function, "name") or "", bool((_field(function, "arguments") or "").strip())))
+    return found
+
+
+def _set_field(part: Any, name: str, value: Any) -> None:
+    if isinstance(part, dict):
+        part[name] = value
+    else:
+        setattr(part, name, value)
 
 
 def reject_lone_surrogates(content: bytes, parsed: object) -> None:

@@ -25,7 +25,7 @@ from vllm_adapters._response.structured import (
     requested_constraint,
     truncation_error,
 )
-from vllm_adapters.errors import VLLMError
+from vllm_adapters.errors import FilteredOutput, TruncatedOutput, VLLMError
 from vllm_adapters.langchain._messages import convert_tools
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def structured_output(
         return request.llm | parse  # type: ignore[no-any-return]
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parse, parsing_error=lambda _: None)
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=request.llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+    return RunnableMap(raw=_TruncatedToo(request.llm)) | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
 
 def convert_response_format(value: Any) -> Any:
@@ -200,6 +200,47 @@ def _match_converter(pattern: str) -> Callable[[str], Any]:
 
 
 # Checks
+
+
+class _TruncatedToo(Runnable[Any, Any]):
+    """The bound model, with a truncated reply as a message: ``include_raw`` returns it, and the check reports it."""
+
+    def __init__(self, llm: BoundChatVLLM) -> None:
+        self._llm: Any = llm
+
+    def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+        try:
+            return self._llm.invoke(input, config, **kwargs)
+        except (TruncatedOutput, FilteredOutput) as error:
+            return _truncated_message(AIMessage, error.partial, error)
+
+    async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+        try:
+            return await self._llm.ainvoke(input, config, **kwargs)
+        except (TruncatedOutput, FilteredOutput) as error:
+            return _truncated_message(AIMessage, error.partial, error)
+
+    def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Iterator[Any]:
+        text = ""
+        try:
+            for chunk in self._llm.stream(input, config, **kwargs):
+                text += str(chunk.text)
+                yield chunk
+        except (TruncatedOutput, FilteredOutput) as error:
+            yield _truncated_message(AIMessageChunk, error.partial.removeprefix(text), error)
+
+    async def astream(self, input: Any, config: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
+        text = ""
+        try:
+            async for chunk in self._llm.astream(input, config, **kwargs):
+                text += str(chunk.text)
+                yield chunk
+        except (TruncatedOutput, FilteredOutput) as error:
+            yield _truncated_message(AIMessageChunk, error.partial.removeprefix(text), error)
+
+
+def _truncated_message(cls: type[AIMessage], text: str, error: TruncatedOutput | FilteredOutput) -> AIMessage:
+    return cls(content=text, response_metadata={"finish_reason": error.finish_reason})
 
 
 class _ReplyCheck:

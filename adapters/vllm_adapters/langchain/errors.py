@@ -26,6 +26,7 @@ __all__ = [
     "RateLimited",
     "ServerFailed",
     "ServerNotReady",
+    "ServerOverloaded",
     "ServerTimeout",
     "ServerUnreachable",
     "UnknownParameter",
@@ -78,6 +79,10 @@ class RateLimited(e.RateLimited, lc.ModelRateLimitError):
     """The server, or a gateway in front of it, responded with 429."""
 
 
+class ServerOverloaded(e.ServerOverloaded, lc.ModelRateLimitError):
+    """The server responded with 503 because its queue is full, or because it is paused."""
+
+
 class InvalidRequest(e.InvalidRequest, lc.ModelInvalidRequestError):
     """The server rejected the request, or it was rejected before it was sent; ``.param`` names the parameter."""
 
@@ -110,6 +115,7 @@ _CLASSES: dict[type[e.VLLMError], type[e.VLLMError]] = {
     e.AuthenticationFailed: AuthenticationFailed,
     e.PermissionDenied: PermissionDenied,
     e.RateLimited: RateLimited,
+    e.ServerOverloaded: ServerOverloaded,
     e.InvalidRequest: InvalidRequest,
     e.ContextLengthExceeded: ContextLengthExceeded,
     e.UnknownParameter: UnknownParameter,

@@ -52,7 +52,10 @@ def messages_to_json(messages: Sequence[ChatMessage], *, replay_reasoning: bool 
     Raises:
         InvalidRequest: There is a block that vLLM cannot take, such as a document.
     """
-    return [_message_to_json(message, replay_reasoning) for message in messages]
+    converted = []
+    for message in messages:  # no comprehension: a call less for Python 3.11
+        converted.append(_message_to_json(message, replay_reasoning))
+    return converted
 
 
 def reject_media(messages: Sequence[ChatMessage]) -> None:
@@ -144,12 +147,41 @@ def _legacy_tool_call(call: Any) -> dict[str, Any]:
 
 # Replies
 
+_OPTIONAL = frozenset(
+    {
+        *("annotations", "audio", "content", "function_call", "refusal", "role", "tool_calls"),
+        *("finish_reason", "logprobs", "service_tier", "system_fingerprint", "usage"),
+        *("completion_tokens_details", "prompt_tokens_details"),
+    }
+)
+"""Fields that the SDK's objects always have, and vLLM's replies only with a value."""
+
+
+class RawReply(dict[str, Any]):
+    """A reply or chunk as vLLM sent it: a dict, whose fields are also attributes, as of the SDK's objects."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return _with_attributes(self[name])
+        if name in _OPTIONAL:
+            return None
+        raise AttributeError(f"The reply does not have the field `{name}`. It has: {', '.join(self)}.")
+
+
+def _with_attributes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return RawReply(value)
+    return [_with_attributes(item) for item in value] if isinstance(value, list) else value
+
 
 class Reply(ABC, Generic[R]):
     """Builds responses from one reply of either endpoint, complete or chunk by chunk.
 
     ``additional_kwargs`` of a response has ``finish_reason``, ``stop_reason``, token counts and what else vLLM adds
-    to a reply. A response does not change when further chunks are added.
+    to a reply. A gateway's refusal is the text, and ``additional_kwargs["refusal"]``. A response does not change when
+    further chunks are added.
     """
 
     def __init__(self) -> None:
@@ -163,12 +195,12 @@ class Reply(ABC, Generic[R]):
         choice = dict(reply["choices"][0])
         if (message := choice.get("message")) is not None:
             self._set_tool_calls(parse_tool_calls(message.get("tool_calls"), choice.get("finish_reason")))
-            self._message.reasoning = message.get("reasoning") or ""
-            choice["delta"] = {"content": message.get("content")}
+            self._message.add({"choices": [{"delta": {"reasoning": message.get("reasoning")}}]})
+            choice["delta"] = {"content": message.get("content"), "refusal": message.get("refusal")}
         self._message.add({**reply, "choices": [choice]})
         if choice.get("logprobs"):
             self._logprobs = _logprobs(choice["logprobs"])
-        return self._respond(reply, None, self._details())
+        return self._respond(RawReply(reply), None, self._details())
 
     def add(self, chunk: Mapping[str, Any]) -> R:
         """Add one chunk of a stream, and return the response for the reply so far."""
@@ -181,7 +213,8 @@ class Reply(ABC, Generic[R]):
         details = self._details()
         if thinking := delta.get("reasoning"):
             details["thinking_delta"] = thinking
-        return self._respond(chunk, delta.get("content") or delta.get("text") or "", details)
+        text = delta.get("content") or delta.get("text") or delta.get("refusal") or ""
+        return self._respond(RawReply(chunk), text, details)
 
     @abstractmethod
     def _respond(self, raw: Mapping[str, Any], delta: str | None, details: dict[str, Any]) -> R:
@@ -203,6 +236,8 @@ class Reply(ABC, Generic[R]):
         details = _copy_lists(message.fields) if message.fields else {}
         if message.finish_reason:
             details["finish_reason"] = message.finish_reason
+        if message.refusal:
+            details["refusal"] = message.refusal
         if message.usage:
             details.update(_token_counts(message.usage))
         if message.logprobs:
@@ -222,7 +257,7 @@ class ChatReply(Reply[ChatResponse]):
     """Builds ``ChatResponse`` objects."""
 
     def _respond(self, raw: Mapping[str, Any], delta: str | None, details: dict[str, Any]) -> ChatResponse:
-        text, thinking = self._message.text, self._message.reasoning
+        text, thinking = self._message.text or self._message.refusal, self._message.reasoning
         blocks: list[Any] = []
         fields: dict[str, Any] = {}
         if thinking:
@@ -246,7 +281,8 @@ class CompletionReply(Reply[CompletionResponse]):
             details["thinking"] = self._message.reasoning
         if self._tool_calls or self._invalid_tool_calls:
             details |= self._tool_call_fields()
-        response = CompletionResponse(text=self._message.text, delta=delta, raw=raw, additional_kwargs=details)
+        text = self._message.text or self._message.refusal
+        response = CompletionResponse(text=text, delta=delta, raw=raw, additional_kwargs=details)
         response.logprobs = self._logprobs
         return response
 
@@ -315,13 +351,22 @@ def tool_selections(response: ChatResponse) -> list[ToolSelection]:
             hint="Pass the tool with strict=True, or force it with tool_choice: vLLM then enforces its schema",
         )
     selections = []
-    for block in response.message.blocks:
-        if isinstance(block, ToolCallBlock):
-            arguments: Any = block.tool_kwargs
-            if isinstance(arguments, str):
-                truncated = reason is None
-                arguments = parse_tool_call(0, None, block.tool_name, arguments, truncated=truncated).arguments
-            if arguments is not None:
-                id, name = block.tool_call_id or "", block.tool_name
-                selections.append(ToolSelection(tool_id=id, tool_name=name, tool_kwargs=arguments))
+    for id, name, arguments in _called_tools(response.message):
+        if isinstance(arguments, str):
+            arguments = parse_tool_call(0, None, name, arguments, truncated=reason is None).arguments
+        if arguments is not None:
+            selections.append(ToolSelection(tool_id=id, tool_name=name, tool_kwargs=arguments))
     return selections
+
+
+def _called_tools(message: ChatMessage) -> list[tuple[str, str, Any]]:
+    """Return id, name and arguments of each tool call of a message, as blocks or as other LLM classes leave them."""
+    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    if blocks:
+        return [(block.tool_call_id or "", block.tool_name, block.tool_kwargs) for block in blocks]
+    calls = [_legacy_tool_call(call) for call in message.additional_kwargs.get("tool_calls") or ()]
+    return [
+        (call.get("id") or "", call["function"].get("name") or "", call["function"].get("arguments") or "{}")
+        for call in calls
+        if isinstance(call.get("function"), Mapping)
+    ]

@@ -1,11 +1,14 @@
-"""Requests of a ``VLLM``: their parameters, and how they are sent."""
+"""Requests of a ``VLLM``: their parameters, what LlamaIndex's spans see of them, and how they are sent."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from functools import wraps
+from inspect import iscoroutinefunction, signature
+from typing import Any, Generic, Literal, Self, TypeVar
 
+from llama_index_instrumentation import get_dispatcher
 from pydantic import Field
 
 from vllm_adapters._client.raw_completions import RawCompletions
@@ -14,7 +17,16 @@ from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.llamaindex._messages import Reply
 from vllm_adapters.params import ChatParams
 
+F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
+
+dispatcher = get_dispatcher(__name__)
+
+_SECRET = frozenset({"extra_headers", "extra_query", "cache_salt"})
+SECRETS = frozenset({*_SECRET, "extra_body", "llm_kwargs"})
+"""Parameters of a call that are or may contain secrets."""
+_REDACTED = "**********"
+_NO_MESSAGES = "`messages` must be a sequence of ChatMessage, not str. Use complete(), or pass [ChatMessage(text)]."
 
 
 class LLMParams(ChatParams):
@@ -31,10 +43,121 @@ class LLMParams(ChatParams):
     presence_penalty: float | None = Field(default=None, ge=-2, le=2, description="Avoid tokens that have occurred.")
     logit_bias: dict[str, float] | None = Field(default=None, description="Token id to bias, -100 to 100.")
     user: str | None = Field(default=None, description="Name of the end user; vLLM makes no use of it.")
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
         default=None, description="How long to think, for chat templates that support it."
     )
     modalities: list[str] | None = Field(default=None, description="OpenAI-only: vLLM refuses it.")
+
+
+# What spans, events and callbacks see of a call
+
+
+class RedactedDict(dict[str, Any]):
+    """A dict that shows its keys, and asterisks for its values.
+
+    Attributes:
+        secret: The values, which are sent.
+    """
+
+    __slots__ = ("secret",)
+
+    def __init__(self, secret: Mapping[str, Any]) -> None:
+        super().__init__(dict.fromkeys(secret, _REDACTED))
+        self.secret = secret
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+class RedactedText(str):
+    """A str of asterisks.
+
+    Attributes:
+        secret: The text, which is sent.
+    """
+
+    __slots__ = ("secret",)
+    secret: str
+
+    @classmethod
+    def of(cls, secret: str) -> Self:
+        """Return the asterisks for a text."""
+        redacted = cls(_REDACTED)
+        redacted.secret = secret
+        return redacted
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)
+
+
+def traced(method: F) -> F:
+    """Put LlamaIndex's span around a method, without the secrets among the parameters of the call.
+
+    The method raises a ``TypeError`` for ``messages`` that are a text.
+    """
+    span: Any = dispatcher.span(method)
+    has_messages = "messages" in signature(method).parameters
+
+    if iscoroutinefunction(method):
+
+        @wraps(span)
+        async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if has_messages and isinstance(args[0] if args else kwargs.get("messages"), str):
+                raise TypeError(_NO_MESSAGES)
+            if not SECRETS.isdisjoint(kwargs):
+                kwargs = _redact(kwargs)
+            return await span.__get__(self)(*args, **kwargs)
+    else:
+
+        @wraps(span)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if has_messages and isinstance(args[0] if args else kwargs.get("messages"), str):
+                raise TypeError(_NO_MESSAGES)
+            if not SECRETS.isdisjoint(kwargs):
+                kwargs = _redact(kwargs)
+            return span.__get__(self)(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _redact(call: Mapping[str, Any]) -> dict[str, Any]:
+    redacted = dict(call)
+    for name in SECRETS & call.keys():
+        value = call[name]
+        if isinstance(value, RedactedDict | RedactedText):
+            continue
+        if isinstance(value, Mapping):
+            redacted[name] = RedactedDict(value) if name in _SECRET else _redact(value)
+        elif isinstance(value, str) and name in _SECRET:
+            redacted[name] = RedactedText.of(value)
+    return redacted
+
+
+def with_secrets(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of a call as the caller gave them."""
+    given = dict(call)
+    for name in SECRETS & call.keys():
+        value = call[name]
+        if isinstance(value, RedactedDict | RedactedText):
+            given[name] = value.secret
+        elif isinstance(value, Mapping):
+            given[name] = with_secrets(value)
+    return given
+
+
+# Parameters
 
 
 def request_parameters(
@@ -63,6 +186,11 @@ def request_parameters(
     body = {"model": llm.model, **request_body(*levels, endpoint=endpoint), "stream": stream}
     if not stream:
         body.pop("stream_options", None)
+    if llm.tools_strict is not None and body.get("tools"):
+        body["tools"] = [
+            {**tool, "function": {"strict": llm.tools_strict, **tool["function"]}} if "function" in tool else tool
+            for tool in body["tools"]
+        ]
     if isinstance(body.get("logprobs"), bool):
         _convert_logprobs(body, endpoint, llm.top_logprobs)
     return body

@@ -10,15 +10,16 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ChatResponse, ToolCallBlock
 from llama_index.core.instrumentation.events.llm import LLMStructuredPredictStartEvent
-from llama_index.core.program.utils import create_flexible_model
+from llama_index.core.program.utils import FlexibleModel
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool, ToolMetadata
 from llama_index_instrumentation import get_dispatcher
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, create_model
 from pydantic_core import from_json
 
 from vllm_adapters._response.structured import Constraint, check_constraint, missing_tool_call, truncation_error
 from vllm_adapters.llamaindex._messages import tool_selections
+from vllm_adapters.params import class_schema
 
 dispatcher = get_dispatcher(__name__)
 
@@ -39,8 +40,14 @@ class ObjectRequest:
 
     @cached_property
     def flexible_cls(self) -> type[BaseModel]:
-        """The class with all fields optional."""
-        return create_flexible_model(self.output_cls)
+        """The class with all fields optional, and of any type."""
+        fields: dict[str, Any] = {}
+        for name, field in self.output_cls.model_fields.items():
+            # LlamaIndex's own function forgets aliases, under which the reply has the values.
+            alias = field.validation_alias or field.alias
+            given = AliasChoices(*(alias.choices if isinstance(alias, AliasChoices) else [alias]), name)
+            fields[name] = (Any, Field(default=None, validation_alias=given) if alias else None)
+        return create_model(f"Flexible{self.output_cls.__name__}", __base__=FlexibleModel, **fields)
 
     def parse_partial(self, response: ChatResponse, previous: BaseModel | None) -> BaseModel:
         """Return the object so far, its missing fields ``None``.
@@ -82,7 +89,7 @@ class ObjectRequest:
             return self.output_cls.model_validate_json(text)
         except ValidationError:
             # The server may have ended the reply for a reason of its own, or not enforce the schemas of tools.
-            check_constraint(Constraint("json", self.output_cls.model_json_schema()), text, finish_reason="stop")
+            check_constraint(Constraint("json", class_schema(self.output_cls)), text, finish_reason="stop")
             raise
 
 

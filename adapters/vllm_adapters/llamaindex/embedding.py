@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from asyncio import get_running_loop
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,17 +15,21 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index_instrumentation import get_dispatcher
 from pydantic import ConfigDict, Field
 
 from vllm_adapters._request.body import set_fields
 from vllm_adapters.embedder import Embedder
+from vllm_adapters.errors import InvalidRequest, VLLMError
 from vllm_adapters.llamaindex._connection import Connection
 from vllm_adapters.params import EmbeddingParams
 from vllm_adapters.types import Embedded
 
 dispatcher = get_dispatcher(__name__)
+
+log = logging.getLogger(__name__)
 
 Vectors = list[list[float]]
 
@@ -37,9 +43,13 @@ class EmbeddingUsageEvent(BaseEvent):
         model_name: Served model name.
         texts: Number of texts.
         prompt_tokens: Tokens of the texts.
+        embedding_span_id: The span of the call. ``span_id`` is ``None``: handlers that know LlamaIndex's own events
+            only, such as OpenInference's, warn of every other event of a span.
     """
 
     model_config = ConfigDict(protected_namespaces=("pydantic_model_",))
+    span_id: str | None = None
+    embedding_span_id: str | None = Field(default_factory=lambda: active_span_id.get())
     model_name: str
     texts: int
     prompt_tokens: int
@@ -84,6 +94,7 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
     query_instruction: str = Field(default="", description="Prefix of each query, unchanged.")
     text_instruction: str = Field(default="", description="Prefix of each text, unchanged.")
     dimensions: int | None = Field(default=None, ge=1, description="Dimensions of a Matryoshka model's vectors.")
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="Further fields of every request.")
     cache: BaseKVStore | None = Field(default=None, exclude=True, description="Keeps vectors.")
 
     if not TYPE_CHECKING:  # type checkers derive it from the fields
@@ -100,6 +111,40 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
     def class_name(cls) -> str:
         """``"VLLMEmbedding"``, for serialization."""
         return "VLLMEmbedding"
+
+    @classmethod
+    def _reject_arguments(cls, arguments: Mapping[str, Any]) -> None:
+        super()._reject_arguments(arguments)
+        for name in ("embed_dtype", "endianness"):
+            if arguments.get(name) is not None:
+                raise InvalidRequest(
+                    f"`{name}` cannot be set: {cls.__name__} always requests base64 of float32",
+                    hint="Use client.embeddings.create(), which takes it",
+                    param=name,
+                )
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return the payload of instrumentation events."""
+        return {**super().to_payload(), "model_name": self._served.model_name or "unknown"}
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the fields; without a given name also the served model, by which ``IngestionCache`` finds vectors.
+
+        It is looked up if it is not known, unless an event loop runs.
+        """
+        if not self._served.model_name:
+            try:
+                get_running_loop()
+            except RuntimeError:
+                self._look_up_model()
+        dumped: dict[str, Any] = super().to_dict(**kwargs)
+        return dumped
+
+    def _look_up_model(self) -> None:
+        try:
+            self._served.client.vllm.served_model()
+        except VLLMError as error:  # the call that embeds will raise it
+            log.debug("The served model is unknown: %s", error)
 
     # LlamaIndex's hooks: one text, or those of one batch
 
@@ -130,20 +175,53 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
             texts: Sent in requests of ``embed_batch_size`` texts, ``num_workers`` of them concurrently.
             show_progress: Show a progress bar on standard error.
             kwargs: Not used.
+
+        Raises:
+            TypeError: ``texts`` is one text, or one of them is no text.
         """
+        _check_texts(texts)
         if self.rate_limiter is not None:  # it counts batches
             return super().get_text_embedding_batch(texts, show_progress, **kwargs)
+        if not self._served.model_name:
+            self._served.client.vllm.served_model()
         with self._events(texts) as vectors:
             vectors += self._embed("text", texts, show_progress)
         return vectors
 
     async def aget_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **kwargs: Any) -> Vectors:
         """Async version of ``get_text_embedding_batch``."""
+        _check_texts(texts)
         if self.rate_limiter is not None:
             return await super().aget_text_embedding_batch(texts, show_progress, **kwargs)
+        if not self._served.model_name:
+            await self._served.async_client.vllm.served_model()
         with self._events(texts) as vectors:
             vectors += await self._aembed("text", texts, show_progress)
         return vectors
+
+    def get_agg_embedding_from_queries(
+        self, queries: list[str], agg_fn: Callable[..., list[float]] | None = None
+    ) -> list[float]:
+        """Return one vector for several queries.
+
+        Args:
+            queries: The queries.
+            agg_fn: How their vectors become one; default: their mean.
+
+        Raises:
+            TypeError: ``queries`` is one text, or one of them is no text.
+        """
+        _check_texts(queries, "queries")
+        vector: list[float] = super().get_agg_embedding_from_queries(queries, agg_fn)
+        return vector
+
+    async def aget_agg_embedding_from_queries(
+        self, queries: list[str], agg_fn: Callable[..., list[float]] | None = None
+    ) -> list[float]:
+        """Async version of ``get_agg_embedding_from_queries``."""
+        _check_texts(queries, "queries")
+        vector: list[float] = await super().aget_agg_embedding_from_queries(queries, agg_fn)
+        return vector
 
     @contextmanager
     def _events(self, texts: Sequence[str]) -> Iterator[Vectors]:
@@ -191,9 +269,10 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
     @property
     def _parameters(self) -> dict[str, Any]:
         dimensions = {"dimensions": self.dimensions} if self.dimensions is not None else {}
-        return {**set_fields(self, EmbeddingParams), **dimensions}
+        return {**set_fields(self, EmbeddingParams), **dimensions, **self.extra_body}
 
     def _with_instruction(self, role: str, texts: Sequence[str]) -> list[str]:
+        _check_texts(texts)
         instruction = self.query_instruction if role == "query" else self.text_instruction
         return [instruction + text for text in texts]
 
@@ -226,6 +305,19 @@ class _CachedVectors:
         for index, vector in zip(self._missing, vectors, strict=True):
             self.vectors[index] = vector
             yield index, {str(uuid.uuid4()): vector}
+
+
+def _check_texts(texts: object, name: str = "texts") -> None:
+    """Raise unless ``texts`` is a sequence of texts: of one text, every character would get a vector.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise TypeError(f"`{name}` must be a sequence of str, not {type(texts).__name__}. Pass [text].")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"`{name}[{index}]` must be a str, not {type(text).__name__}. Leave it out.")
 
 
 def _title(show_progress: bool) -> str | None:

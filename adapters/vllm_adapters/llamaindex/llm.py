@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from llama_index.core.base.llms.generic_utils import prompt_to_messages
 from llama_index.core.base.llms.types import (
@@ -25,9 +25,17 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import PydanticProgramMode
 from llama_index.llms.openai import OpenAI
 from llama_index.llms.openai_like import OpenAILike
-from pydantic import BaseModel, Field, PrivateAttr, field_serializer
+from pydantic import (
+    BaseModel,
+    Field,
+    PrivateAttr,
+    field_serializer,
+    field_validator,
+)
 
+from vllm_adapters._request.body import SEND_OPTIONS
 from vllm_adapters._response.structured import truncation_error
+from vllm_adapters._transport.credentials import normalize_headers
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.llamaindex._connection import Connection
 from vllm_adapters.llamaindex._messages import (
@@ -37,7 +45,8 @@ from vllm_adapters.llamaindex._messages import (
     reject_media,
     tool_selections,
 )
-from vllm_adapters.llamaindex._request import LLMParams, Request, request_parameters
+from vllm_adapters.llamaindex._metadata import ContextLengths, LazyMetadata
+from vllm_adapters.llamaindex._request import SECRETS, LLMParams, Request, request_parameters, traced, with_secrets
 from vllm_adapters.llamaindex._structured import ObjectRequest, dispatcher, emit_start, tool_of, without_tool_options
 from vllm_adapters.server import VLLMServer
 
@@ -89,13 +98,16 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
     is_chat_model: bool = Field(default=True, description="False: `/v1/completions`, without a chat template.")
     is_function_calling_model: bool = Field(default=True, description="The server is started with a tool parser.")
     should_use_structured_outputs: bool = Field(default=True, description="Request objects by their JSON schema.")
-    strict: bool = Field(default=True, description="Let vLLM enforce the schemas of tools.")
+    strict: bool = Field(default=True, description="Let vLLM enforce the schemas of LlamaIndex's tools.")
+    tools_strict: bool | None = Field(
+        default=None, description="The same for every tool, also of a dict that `chat` gets; it overrides `strict`."
+    )
     extra_body: dict[str, Any] = Field(default_factory=dict, description="Further fields of every request.")
     replay_reasoning: bool = Field(
         default=False, description="Send the thinking of earlier messages, for models that need it."
     )
 
-    _context_lengths: dict[str, int] = PrivateAttr(default_factory=dict)
+    _context_lengths: ContextLengths = PrivateAttr(default_factory=ContextLengths)
 
     if not TYPE_CHECKING:  # type checkers derive it from the fields
 
@@ -122,12 +134,30 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         where: dict[str, Any] = {"server": server} if isinstance(server, VLLMServer) else {"api_base": server}
         llm = cls(**where, **fields)
         llm.model = llm.model or llm._server.client.vllm.served_model()
-        llm.context_window = llm.context_window or llm._look_up_context_length()
+        llm.context_window = llm.context_window or llm._served.context_length() or DEFAULT_CONTEXT_WINDOW
         return llm
 
     @field_serializer("tokenizer")
     def _serialize_tokenizer(self, tokenizer: Any) -> str | None:
         return tokenizer if isinstance(tokenizer, str) else None  # an object cannot be serialized
+
+    @field_validator("additional_kwargs")
+    @classmethod
+    def _redact_headers(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        if (headers := parameters.get("extra_headers")) is None:
+            return parameters
+        return {**parameters, "extra_headers": normalize_headers(headers)}  # repr does not show their values
+
+    @field_serializer("additional_kwargs")
+    def _serialize_additional_kwargs(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in parameters.items() if name not in SEND_OPTIONS}
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        if not self._keeps_credentials():
+            parameters = self._serialize_additional_kwargs(self.additional_kwargs)
+            state["__dict__"] = {**state["__dict__"], "additional_kwargs": parameters}
+        return state
 
     # Identity and metadata
 
@@ -138,8 +168,12 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
 
     @property
     def metadata(self) -> LLMMetadata:
-        """Metadata for LlamaIndex; the context length is looked up when it is first read."""
-        return _LazyMetadata.of(self.to_payload(), self._look_up_context_length)
+        """Metadata for LlamaIndex; the context length is looked up when it is first read.
+
+        A server that does not tell it, such as a gateway, has LlamaIndex's default, with a warning. So has, until it
+        is known, one that does not tell it within 0.1 s while an event loop runs, which would stand still meanwhile.
+        """
+        return LazyMetadata.of(self.to_payload(), self._context_length)
 
     def to_payload(self) -> dict[str, Any]:
         """Return the payload of instrumentation events: the metadata, as far as it is known without a request."""
@@ -147,18 +181,29 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
             "class_name": "VLLM",
             "num_output": self.max_tokens or -1,
             "is_chat_model": self.is_chat_model,
-            "is_function_calling_model": self.is_function_calling_model,
-            "model_name": self.model or self._server.model_name,
+            "is_function_calling_model": self._calls_functions,
+            "model_name": self.model or self._server.model_name or "unknown",
             "system_role": MessageRole.SYSTEM,
         }
-        if context_window := self.context_window or self._context_lengths.get(self.model):
+        if context_window := self.context_window or self._context_lengths.known.get(self.model):
             payload["context_window"] = context_window
         return payload
 
-    def _look_up_context_length(self) -> int:
-        if self.model not in self._context_lengths:  # copies can name another model
-            self._context_lengths[self.model] = self._served.context_length() or DEFAULT_CONTEXT_WINDOW
-        return self._context_lengths[self.model]
+    @property
+    def _calls_functions(self) -> bool:
+        return self.is_function_calling_model and self.is_chat_model  # completions have no tools
+
+    def _context_length(self, *, kept: bool = False) -> int:
+        return self._context_lengths.of(self._served, self.model, kept=kept)
+
+    def _validate_model(self) -> int | None:
+        if found := super()._validate_model():
+            self._context_lengths.known[self.model] = found
+        return found
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._context_lengths = ContextLengths()
 
     # The base class must not make clients of its own, which would connect to api.openai.com.
 
@@ -170,34 +215,46 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
 
     # Requests
 
+    def _get_model_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the body of a request without its messages or prompt: LlamaIndex's hook, which can be overridden.
+
+        Args:
+            kwargs: Parameters of the call; ``stream`` if it is streamed, ``use_chat_completions`` if the call chooses
+                the endpoint.
+        """
+        chat = kwargs.pop("use_chat_completions", self.is_chat_model)
+        endpoint: Literal["chat", "completions"] = "chat" if chat else "completions"
+        return request_parameters(self, endpoint, kwargs, stream=kwargs.pop("stream", False))
+
     def _chat_request(
-        self, messages: Sequence[ChatMessage], call: dict[str, Any], *, stream: bool = False
+        self, messages: Sequence[ChatMessage], call: Mapping[str, Any], *, stream: bool = False
     ) -> Request[ChatResponse]:
         """Return the request for a reply to messages; it goes to either endpoint."""
-        if call.pop("use_chat_completions", self.is_chat_model):
-            return Request("/chat/completions", self._chat_body(messages, call, stream), ChatReply)
+        if call.get("use_chat_completions", self.is_chat_model):
+            call = call if SECRETS.isdisjoint(call) else with_secrets(call)
+            body = self._get_model_kwargs(**{**call, "stream": stream})
+            body["messages"] = messages_to_json(messages, replay_reasoning=self.replay_reasoning)
+            return Request("/chat/completions", body, ChatReply)
         reject_media(messages)
         prompt = self.messages_to_prompt(messages)  # type: ignore[misc]  # the constructor sets it
         return Request("/completions", self._completion_body(prompt, call, stream), ChatReply)
 
     def _completion_request(
-        self, prompt: str, formatted: bool, call: dict[str, Any], *, stream: bool = False
+        self, prompt: str, formatted: bool, call: Mapping[str, Any], *, stream: bool = False
     ) -> Request[CompletionResponse]:
         """Return the request for a reply to a prompt; it goes to either endpoint."""
         if not formatted:
             prompt = self.completion_to_prompt(prompt)  # type: ignore[misc]  # the constructor sets it
-        if call.pop("use_chat_completions", self.is_chat_model):
-            body = self._chat_body(prompt_to_messages(prompt), call, stream)
+        if call.get("use_chat_completions", self.is_chat_model):
+            call = call if SECRETS.isdisjoint(call) else with_secrets(call)
+            body = self._get_model_kwargs(**{**call, "stream": stream})
+            body["messages"] = messages_to_json(prompt_to_messages(prompt), replay_reasoning=self.replay_reasoning)
             return Request("/chat/completions", body, CompletionReply)
         return Request("/completions", self._completion_body(prompt, call, stream), CompletionReply)
 
-    def _chat_body(self, messages: Sequence[ChatMessage], call: Mapping[str, Any], stream: bool) -> dict[str, Any]:
-        body = request_parameters(self, "chat", call, stream=stream)
-        body["messages"] = messages_to_json(messages, replay_reasoning=self.replay_reasoning)
-        return body
-
     def _completion_body(self, prompt: str, call: Mapping[str, Any], stream: bool) -> dict[str, Any]:
-        body = request_parameters(self, "completions", call, stream=stream)
+        call = call if SECRETS.isdisjoint(call) else with_secrets(call)
+        body = self._get_model_kwargs(**{**call, "stream": stream})
         body["prompt"] = prompt
         if "max_tokens" not in body:
             self._update_max_tokens(body, prompt)
@@ -205,6 +262,7 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
 
     # Chat and completion. These methods call none of the base class's, which would emit LlamaIndex's events again.
 
+    @traced
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the reply to messages.
@@ -215,11 +273,13 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         """
         return self._chat_request(messages, kwargs).send(self._server.client)
 
+    @traced
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Async version of ``chat``."""
         return await self._chat_request(messages, kwargs).asend(self._server.async_client)
 
+    @traced
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Yield the reply so far at each chunk; arguments are those of ``chat``.
@@ -229,11 +289,13 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         """
         return self._chat_request(messages, kwargs, stream=True).stream(self._server.client)
 
+    @traced
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Async version of ``stream_chat``."""
         return self._chat_request(messages, kwargs, stream=True).astream(self._server.async_client)
 
+    @traced
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the reply to a prompt, which is sent as one user message unless ``is_chat_model=False``.
@@ -245,11 +307,13 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         """
         return self._completion_request(prompt, formatted, kwargs).send(self._server.client)
 
+    @traced
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Async version of ``complete``."""
         return await self._completion_request(prompt, formatted, kwargs).asend(self._server.async_client)
 
+    @traced
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Yield the reply so far at each chunk; arguments are those of ``complete``.
@@ -259,6 +323,7 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         """
         return self._completion_request(prompt, formatted, kwargs, stream=True).stream(self._server.client)
 
+    @traced
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """Async version of ``stream_complete``."""
@@ -266,6 +331,7 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
 
     # Tools
 
+    @traced
     def _prepare_chat_with_tools(
         self,
         tools: Sequence[BaseTool],
@@ -278,6 +344,8 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         strict: bool | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
+        if isinstance(tools, str):
+            raise TypeError("`tools` must be a sequence of tools, not str. Pass [tool].")
         prepared = super()._prepare_chat_with_tools(
             tools,
             user_msg=user_msg,
@@ -286,11 +354,16 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
             allow_parallel_tool_calls=allow_parallel_tool_calls,
             tool_required=tool_required,
             tool_choice=tool_choice,
-            strict=strict,
+            strict=self.tools_strict if strict is None else strict,
             **kwargs,
         )
         if tools:  # whichever of OpenAI's models has the same name
             prepared["parallel_tool_calls"] = allow_parallel_tool_calls
+            for tool, sent in zip(tools, prepared["tools"], strict=True):
+                arguments = tool.metadata.fn_schema
+                if arguments is not None and arguments.model_config.get("extra") == "allow":
+                    allowed = arguments.model_json_schema()["additionalProperties"]  # the base class forbids them
+                    sent["function"]["parameters"]["additionalProperties"] = allowed
         return prepared
 
     def get_tool_calls_from_response(
@@ -330,7 +403,7 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         default = self.pydantic_program_mode == PydanticProgramMode.DEFAULT
         by_schema = default and self.should_use_structured_outputs
         by_tool_call = self.pydantic_program_mode == PydanticProgramMode.FUNCTION
-        if not (by_schema or by_tool_call or (default and self.is_function_calling_model)):
+        if not (by_schema or by_tool_call or (default and self._calls_functions)):
             return None
         messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
         parameters = without_tool_options(llm_kwargs)
@@ -342,6 +415,7 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
             )
         return ObjectRequest(output_cls, arguments, by_tool_call=not by_schema)
 
+    @traced
     def structured_predict(
         self,
         output_cls: type[M],
@@ -377,6 +451,7 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         dispatcher.event(LLMStructuredPredictEndEvent(output=output))
         return output
 
+    @traced
     async def astructured_predict(
         self,
         output_cls: type[M],
@@ -395,6 +470,11 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         output: M = request.parse(await self.achat(**request.arguments))
         dispatcher.event(LLMStructuredPredictEndEvent(output=output))
         return output
+
+    predict_and_call = traced(OpenAILike.predict_and_call)
+    apredict_and_call = traced(OpenAILike.apredict_and_call)
+    stream_structured_predict = traced(OpenAILike.stream_structured_predict)
+    astream_structured_predict = traced(OpenAILike.astream_structured_predict)
 
     def _structured_stream_call(
         self,
@@ -438,26 +518,3 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
             yield request.parse(response)
 
         return objects()
-
-
-class _LazyMetadata(LLMMetadata):
-    """Metadata whose context length is looked up when it is read.
-
-    LlamaIndex reads metadata often, also inside a running event loop, and mostly other fields.
-    """
-
-    _look_up: Callable[[], int] = PrivateAttr()
-
-    @classmethod
-    def of(cls, payload: dict[str, Any], look_up: Callable[[], int]) -> _LazyMetadata:
-        metadata = cls(**{name: value for name, value in payload.items() if name != "class_name"})
-        metadata._look_up = look_up
-        if "context_window" not in payload:
-            del metadata.__dict__["context_window"]
-        return metadata
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "context_window":
-            self.__dict__[name] = self._look_up()
-            return self.__dict__[name]
-        return super().__getattr__(name)  # type: ignore[misc]  # Pydantic's, for private attributes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +21,8 @@ from vllm_adapters.types import Ranked
 
 dispatcher = get_dispatcher(__name__)
 
+log = logging.getLogger(__name__)
+
 
 class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
     """Sorts retrieved nodes by their relevance to the query, as a reranker model scores it.
@@ -34,6 +37,8 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
 
     Pass any parameter of vLLM flat, under vLLM's own name, such as ``truncate_prompt_tokens=-1`` for nodes that are
     longer than the model's context, or ``instruction``. The nodes passed in are not changed.
+
+    Nodes without text, such as images, have nothing to be ranked by and are left out, with a warning.
 
     Args:
         model: Served model name; default: the one base model that is served.
@@ -53,6 +58,7 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
     keep_retrieval_score: bool = Field(
         default=False, description='Keep the retriever\'s score as `metadata["retrieval_score"]`.'
     )
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="Further fields of every request.")
     metadata_mode: MetadataMode = Field(
         default=MetadataMode.EMBED, description="Which metadata of a node to send with its text."
     )
@@ -72,47 +78,55 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        with self._events(nodes, query_bundle) as (query, best):
-            if nodes:
-                ranked = self._served.rerank(query, self._texts(nodes), **set_fields(self, RerankParams))
-                best += self._sort(nodes, ranked)
+        query, nodes, texts = _query(query_bundle), *self._with_text(nodes)
+        if not nodes:
+            return []
+        if not self._served.model_name:
+            self._served.client.vllm.served_model()
+        with self._events(nodes, query) as best:
+            best += self._sort(nodes, self._served.rerank(query.query_str, texts, **self._parameters))
         return best
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        with self._events(nodes, query_bundle) as (query, best):
-            if nodes:
-                ranked = await self._served.arerank(query, self._texts(nodes), **set_fields(self, RerankParams))
-                best += self._sort(nodes, ranked)
+        query, nodes, texts = _query(query_bundle), *self._with_text(nodes)
+        if not nodes:
+            return []
+        if not self._served.model_name:
+            await self._served.async_client.vllm.served_model()
+        with self._events(nodes, query) as best:
+            best += self._sort(nodes, await self._served.arerank(query.query_str, texts, **self._parameters))
         return best
 
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        return {**set_fields(self, RerankParams), **self.extra_body}
+
     @contextmanager
-    def _events(
-        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None
-    ) -> Iterator[tuple[str, list[NodeWithScore]]]:
-        """Emit LlamaIndex's events around the block, which gets the query and a list to fill with the best nodes."""
-        if query_bundle is None:
-            raise ValueError("The query is missing. Pass query_bundle or query_str.")
+    def _events(self, nodes: list[NodeWithScore], query: QueryBundle) -> Iterator[list[NodeWithScore]]:
+        """Emit LlamaIndex's events around the block, which gets a list to fill with the best nodes."""
         best: list[NodeWithScore] = []
-        if not nodes:
-            yield query_bundle.query_str, best
-            return
         top_n, model = self.top_n or len(nodes), self._served.model_name
-        dispatcher.event(ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=model))
+        dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=top_n, model_name=model))
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: model,
-            EventPayload.QUERY_STR: query_bundle.query_str,
+            EventPayload.QUERY_STR: query.query_str,
             EventPayload.TOP_K: top_n,
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-            yield query_bundle.query_str, best
+            yield best
             event.on_end(payload={EventPayload.NODES: best})
         dispatcher.event(ReRankEndEvent(nodes=best))
 
-    def _texts(self, nodes: Sequence[NodeWithScore]) -> list[str]:
-        return [node.node.get_content(metadata_mode=self.metadata_mode) for node in nodes]
+    def _with_text(self, nodes: Sequence[NodeWithScore]) -> tuple[list[NodeWithScore], list[str]]:
+        """Return the nodes that have text, and their texts. A model would rank an empty text anywhere."""
+        found = [(node, node.node.get_content(metadata_mode=self.metadata_mode)) for node in nodes]
+        ranked = [(node, text) for node, text in found if text.strip()]
+        if len(ranked) < len(found):
+            log.warning("%d of %d nodes have no text, and are left out", len(found) - len(ranked), len(found))
+        return [node for node, _ in ranked], [text for _, text in ranked]
 
     def _sort(self, nodes: Sequence[NodeWithScore], ranked: Sequence[Ranked]) -> list[NodeWithScore]:
         """Return copies of the ranked nodes, best first, with their new scores."""
@@ -124,3 +138,9 @@ class VLLMRerank(RerankParams, Connection, BaseNodePostprocessor):
                 node = node.model_copy(update={"metadata": {**node.metadata, "retrieval_score": retrieved.score}})
             best.append(NodeWithScore(node=node, score=rank.score))
         return best
+
+
+def _query(query: QueryBundle | None) -> QueryBundle:
+    if query is None:
+        raise ValueError("The query is missing. Pass query_bundle or query_str.")
+    return query

@@ -68,8 +68,8 @@ class LocalVLLM:
         model: Served model name: the ``model`` argument.
 
     Raises:
-        ValueError: ``lora`` with a model other than ``"tiny"``, ``rust_frontend`` with a version that does not have
-            it, or ``port`` out of range.
+        ValueError: ``model`` is neither bundled, nor a directory, nor a Hugging Face name; ``lora`` with a model other
+            than ``"tiny"``, ``rust_frontend`` with a version that does not have it, or ``port`` out of range.
     """
 
     def __init__(
@@ -96,6 +96,11 @@ class LocalVLLM:
             )
         if port is not None and not 0 < port < 1 << 16:
             raise ValueError(f"`port` must be 1 to 65535, not {port}. Leave it out to use a free port.")
+        if model not in MODELS and "/" not in model and not Path(model).is_dir():
+            raise ValueError(
+                f"{model!r} is neither a bundled model ({', '.join(MODELS)}), nor a directory, nor a Hugging Face name "
+                "with its owner, such as Qwen/Qwen3-8B."
+            )
         self.model = model
         self._bundled: BundledModel | None = MODELS.get(model)
         self._flags = tuple(flags)

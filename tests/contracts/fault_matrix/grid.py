@@ -77,7 +77,7 @@ class Fault:
     behaviour: Callable[[Operation], Behaviour | Sequence[Behaviour] | None]
     errors: tuple[type[VLLMError], ...] = ()
     right: Callable[[Operation], Answer] | None = None
-    on: Callable[[Operation], bool] = lambda operation: True
+    on: Callable[[Operation], bool] = lambda operation: not operation.narrow
     requests: int | Callable[[Operation], int] = 1
     limit: str | None = None
     waits: bool = False
@@ -263,7 +263,8 @@ def count_requests(paths: Sequence[Path], retries: int) -> list[Count]:
         return Count(path, retries, failing, None if broken is None else posts(variant, broken))
 
     with with_retries(retries), ThreadPoolExecutor(40) as threads:
-        futures = [threads.submit(count, path, variant) for path in paths for variant in path.variants]
+        sent = [path for path in paths if not path.operation.refused]
+        futures = [threads.submit(count, path, variant) for path in sent for variant in path.variants]
         return [future.result() for future in futures]
 
 

@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters._response.tool_calls import ToolCallAccumulator, parse_tool_calls
 from vllm_adapters.types import ToolCall
 
 SAY: dict[str, Any] = {"model": "stub", "messages": [{"role": "user", "content": PROMPT}]}
-CALL = {**SAY, "tools": [TOOL]}
+CALL = {**SAY, "tools": [TOOL], "max_tokens": LIMIT}
+FORCE = {**CALL, "tool_choice": "required"}
 COMPLETE = {"model": "stub", "prompt": PROMPT}
+CHOOSE = {"extra_body": {"structured_outputs": {"choice": CHOICES}}}
+HARM = {**SAY, "extra_body": {"structured_outputs": {}}}
+CALM = {**SAY, "extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
 
 
 def text_or_calls(text: str, calls: list[ToolCall], finish: str | None) -> Answer:
@@ -31,7 +35,7 @@ def read_reply(reply: Any) -> Answer:
     if not hasattr(choice, "message"):
         return Answer(choice.text, finish=choice.finish_reason)
     return text_or_calls(
-        choice.message.content or "",
+        choice.message.content or choice.message.refusal or "",
         parse_tool_calls(choice.message.tool_calls, choice.finish_reason),
         choice.finish_reason,
     )
@@ -42,7 +46,7 @@ def read_chunks(chunks: Iterable[Any]) -> Answer:
     text, calls, finish = "", ToolCallAccumulator(), None
     for choice in (choice for chunk in chunks for choice in chunk.choices):
         if hasattr(choice, "delta"):
-            text += choice.delta.content or ""
+            text += choice.delta.content or choice.delta.refusal or ""
             calls.add(choice.delta.tool_calls)
         else:
             text += choice.text
@@ -58,13 +62,15 @@ SCHEMA = {
 
 
 def read_parsed(reply: Any) -> Answer:
-    """Return the object in a reply."""
+    """Return the object in a reply, or its refusal."""
+    if reply.choices[0].message.refusal:
+        return read_reply(reply)
     return Answer(reply.choices[0].message.parsed.model_dump(), finish=reply.choices[0].finish_reason)
 
 
 def parse_json(answer: Answer) -> Answer:
-    """Return the answer with its text parsed as JSON, if it is complete."""
-    return answer._replace(value=json.loads(answer.value)) if answer.finish == "stop" else answer
+    """Return the answer with its text parsed as JSON, unless it is a refusal."""
+    return answer._replace(value=json.loads(answer.value)) if answer.value.startswith("{") else answer
 
 
 def create(name: str, operation: Operation, request: dict[str, Any]) -> Path:
@@ -72,7 +78,7 @@ def create(name: str, operation: Operation, request: dict[str, Any]) -> Path:
     read = parse_json if operation.task == "object" else lambda answer: answer
 
     def completions(client: Any) -> Any:
-        return client.completions if operation.task == "complete" else client.chat.completions
+        return client.completions if operation.completes else client.chat.completions
 
     def sync(url: str) -> Any:
         resource = completions(VLLMClient(url, **SETTINGS))
@@ -178,6 +184,14 @@ PATHS = (
     create("json_schema stream", Operation("object", True), SCHEMA),
     create("completions", Operation("complete"), COMPLETE),
     create("completions stream", Operation("complete", True), COMPLETE),
+    create("choice", Operation("choose"), {**SAY, **CHOOSE}),
+    create("choice stream", Operation("choose", True), {**SAY, **CHOOSE}),
+    create("completions choice", Operation("complete choice"), {**COMPLETE, **CHOOSE}),
+    create("completions choice stream", Operation("complete choice", True), {**COMPLETE, **CHOOSE}),
+    create("forced tool", Operation("force"), FORCE),
+    create("forced tool stream", Operation("force", True), FORCE),
+    create("thinking disabled stream", Operation("calm", True), CALM),
+    create("structured_outputs={}", Operation("harm"), HARM),
     Path("embeddings", Operation("embed"), (_embeddings, _aembeddings)),
     _server("embed", Operation("embed"), lambda vectors: vectors.tolist(), TEXTS),
     _server("rerank", Operation("rank"), lambda ranking: [(item.index, item.score) for item in ranking], "two", TEXTS),

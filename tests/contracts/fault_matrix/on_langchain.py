@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
 from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
 
 DOCUMENTS = [Document(text, metadata={"index": index}) for index, text in enumerate(TEXTS)]
@@ -64,7 +64,27 @@ def _llm(url: str) -> VLLM:
 
 
 def _tools(url: str) -> Any:
-    return _chat(url).bind_tools([TOOL])
+    return _chat(url).bind_tools([TOOL], max_tokens=LIMIT)
+
+
+def _forced(url: str) -> Any:
+    return _chat(url).bind_tools([TOOL], tool_choice="any", max_tokens=LIMIT)
+
+
+def _choice(url: str) -> Any:
+    return _chat(url).bind(structured_outputs={"choice": CHOICES})
+
+
+def _completed_choice(url: str) -> Any:
+    return _llm(url).bind(structured_outputs={"choice": CHOICES})
+
+
+def _calm(url: str) -> Any:
+    return _chat(url).bind(chat_template_kwargs={"enable_thinking": False})
+
+
+def _harmful(url: str) -> Any:
+    return _chat(url).bind(structured_outputs={})
 
 
 def _structured(url: str) -> Any:
@@ -121,6 +141,14 @@ PATHS = (
     _path("with_structured_output .stream", "object", True, _structured, _read_object, lambda chunks: chunks[-1]),
     _path("VLLM.invoke", "complete", False, _llm, Answer),
     _path("VLLM.stream", "complete", True, _llm, Answer, "".join),
+    _path("structured_outputs .invoke", "choose", False, _choice, read_message),
+    _path("structured_outputs .stream", "choose", True, _choice, read_message),
+    _path("VLLM structured_outputs .invoke", "complete choice", False, _completed_choice, Answer),
+    _path("VLLM structured_outputs .stream", "complete choice", True, _completed_choice, Answer, "".join),
+    _path("forced tool .invoke", "force", False, _forced, read_message),
+    _path("forced tool .stream", "force", True, _forced, read_message),
+    _path("thinking disabled .stream", "calm", True, _calm, read_message),
+    _path("structured_outputs={}", "harm", False, _harmful, read_message),
     Path("VLLMEmbeddings", Operation("embed"), (_embed, _aembed)),
     Path("VLLMRerank", Operation("rank"), (_rerank, _arerank)),
 )

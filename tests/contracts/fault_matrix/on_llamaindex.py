@@ -10,7 +10,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import FunctionTool
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import PROMPT, SETTINGS, TEXTS, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TEXTS, Answer, City, Operation
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
 
 
@@ -41,7 +41,11 @@ def _read_object(city: Any) -> Answer:
 
 
 # By default LlamaIndex keeps only the first tool call.
-SEVERAL = {"allow_parallel_tool_calls": True}
+SEVERAL = {"allow_parallel_tool_calls": True, "max_tokens": LIMIT}
+FORCE = {**SEVERAL, "tool_required": True}
+CHOOSE = {"structured_outputs": {"choice": CHOICES}}
+CALM = {"chat_template_kwargs": {"enable_thinking": False}}
+HARM: dict[str, Any] = {"structured_outputs": {}}
 
 
 def _method(
@@ -108,6 +112,7 @@ def _arerank(url: str) -> Any:
     return call
 
 
+COMPLETIONS = {"is_chat_model": False}
 MESSAGES = [ChatMessage(role="user", content=PROMPT)]
 
 PATHS = (
@@ -121,6 +126,23 @@ PATHS = (
     _method(".stream_structured_predict", "object", True, "stream_structured_predict", (City, TEMPLATE), _read_object),
     _method("completions", "complete", False, "complete", (PROMPT,), _read_text, is_chat_model=False),
     _method("completions stream", "complete", True, "stream_complete", (PROMPT,), _read_text, is_chat_model=False),
+    _method("choice", "choose", False, "chat", (MESSAGES,), _read_message, CHOOSE),
+    _method("choice stream", "choose", True, "stream_chat", (MESSAGES,), _read_message, CHOOSE),
+    _method("completions choice", "complete choice", False, "complete", (PROMPT,), _read_text, CHOOSE, **COMPLETIONS),
+    _method(
+        "completions choice stream",
+        "complete choice",
+        True,
+        "stream_complete",
+        (PROMPT,),
+        _read_text,
+        CHOOSE,
+        **COMPLETIONS,
+    ),
+    _method("tool_required", "force", False, "chat_with_tools", (TOOLS, PROMPT), _read_message, FORCE),
+    _method("tool_required stream", "force", True, "stream_chat_with_tools", (TOOLS, PROMPT), _read_message, FORCE),
+    _method("thinking disabled stream", "calm", True, "stream_chat", (MESSAGES,), _read_message, CALM),
+    _method("structured_outputs={}", "harm", False, "chat", (MESSAGES,), _read_message, HARM),
     Path("VLLMEmbedding", Operation("embed"), (_embed, _aembed)),
     Path("VLLMRerank", Operation("rank"), (_rerank, _arerank)),
 )

@@ -37,6 +37,9 @@ PROMPT = "Say it"
 TEXT = "one two \N{GRINNING FACE} 三四 five\u2028six"
 CALLS = (("delete_files", {"path": "/home/ü/\N{GRINNING FACE}"}), ("delete_files", {"path": "/tmp"}))
 OBJECT = {"city": "Zürich \N{GRINNING FACE}", "n": 1}
+CHOICES = [TEXT, "another text"]
+LIMIT = 512
+"""Token limit of the operations that call tools."""
 TEXTS = ("one", "two", "three")
 
 
@@ -87,7 +90,9 @@ class Operation:
 
     Args:
         task: ``say``, ``complete``, ``call``, ``object``, ``embed``, ``embed one``, ``rank``, ``score``, ``classify``,
-            ``tokenize`` or ``count``.
+            ``tokenize`` or ``count``; or, for the faults that only these can have, ``choose`` and ``complete choice``
+            (one of several texts), ``force`` (a tool call), ``calm`` (thinking disabled) and ``harm`` (a constraint
+            that stops a server).
         streamed: Whether the reply is streamed.
     """
 
@@ -95,15 +100,36 @@ class Operation:
     streamed: bool = False
 
     @property
+    def narrow(self) -> bool:
+        """Whether the faults that any operation can have are left to the other operations."""
+        return self.task in ("choose", "complete choice", "force", "calm", "harm")
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is refused before it is sent."""
+        return self.task == "harm"
+
+    @property
+    def completes(self) -> bool:
+        """Whether it is a text completion."""
+        return self.task in ("complete", "complete choice")
+
+    @property
+    def calls(self) -> bool:
+        """Whether the right answer is tool calls."""
+        return self.task in ("call", "force")
+
+    @property
     def generates(self) -> bool:
         """Whether the model generates text."""
-        return self.task in ("say", "complete", "call", "object")
+        return self.narrow or self.task in ("say", "complete", "call", "object")
 
     @property
     def right(self) -> Answer:
         """The right answer."""
         values: dict[str, Any] = {
             "call": CALLS,
+            "force": CALLS,
             "object": OBJECT,
             "embed": _vectors(),
             "embed one": _vectors()[0],
@@ -113,25 +139,26 @@ class Operation:
             "tokenize": payloads.tokenized(PROMPT)["tokens"],
             "count": payloads.tokenized(PROMPT)["count"],
         }
-        finish = ("tool_calls" if self.task == "call" else "stop") if self.generates else None
+        finish = ("tool_calls" if self.calls else "stop") if self.generates else None
         return Answer(values.get(self.task, TEXT), finish=finish)
 
     def body(self, finish: str | None = None, **fields: Any) -> dict[str, Any]:
         """Return the body of a complete reply; ``fields`` replace ``content`` or ``tool_calls``."""
-        if self.task == "complete":
+        if self.completes:
             return payloads.completion(fields.get("content", TEXT), finish_reason=finish or "stop")
         return payloads.chat(**self._message(finish, fields))
 
     def events(self, finish: str | None = None, **fields: Any) -> list[dict[str, Any]]:
         """Return the chunks of a complete stream; the last one has the finish reason."""
-        if self.task == "complete":
+        if self.completes:
             return payloads.completion_chunks(fields.get("content", TEXT), finish_reason=finish or "stop")
         return payloads.chat_chunks(**self._message(finish, fields))
 
     def _message(self, finish: str | None, fields: dict[str, Any]) -> dict[str, Any]:
         calls = [payloads.tool_call(name, json.dumps(args, ensure_ascii=False)) for name, args in CALLS]
-        content = {"call": None, "object": json.dumps(OBJECT, ensure_ascii=False)}.get(self.task, TEXT)
-        message = {"content": content, "tool_calls": calls if self.task == "call" else (), **fields}
+        texts = {"call": None, "force": None, "object": json.dumps(OBJECT, ensure_ascii=False)}
+        content = texts.get(self.task, TEXT)
+        message = {"content": content, "tool_calls": calls if self.calls else (), **fields}
         return {**message, "finish_reason": finish or ("tool_calls" if message["tool_calls"] else "stop")}
 
     def reply(self, finish: str | None = None, **fields: Any) -> Behaviour:

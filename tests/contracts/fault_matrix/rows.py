@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fault_matrix.grid import Fault
-from fault_matrix.operations import CALLS, TEXTS, Answer, Operation
+from fault_matrix.operations import CALLS, LIMIT, TEXT, TEXTS, Answer, Operation
 from vllm_adapters import errors as e
 from vllm_adapters.testing import Behaviour, FaultServer, faults, payloads
 
@@ -17,15 +17,15 @@ from vllm_adapters.testing import Behaviour, FaultServer, faults, payloads
 
 
 def streams(op: Operation) -> bool:
-    return op.streamed
+    return op.streamed and not op.narrow
 
 
 def bodies(op: Operation) -> bool:
-    return not op.streamed
+    return not op.streamed and not op.narrow
 
 
 def generates(op: Operation) -> bool:
-    return op.generates
+    return op.generates and not op.narrow
 
 
 def tasks(*names: str) -> Callable[[Operation], bool]:
@@ -33,7 +33,7 @@ def tasks(*names: str) -> Callable[[Operation], bool]:
 
 
 def chat_streams(op: Operation) -> bool:
-    return op.streamed and op.task != "complete"
+    return streams(op) and op.task != "complete"
 
 
 tool_calls, texts, token_counts = tasks("call"), tasks("say", "complete"), tasks("tokenize", "count")
@@ -152,6 +152,32 @@ def _rows(change: Callable[[list[Any]], list[Any]]) -> Callable[[Operation], Beh
     return behaviour
 
 
+def _at_the_limit(op: Operation) -> Behaviour:
+    """Two calls that end as complete, and as many tokens as were allowed: vLLM 0.11 to 0.30."""
+    usage = {"prompt_tokens": 1, "completion_tokens": LIMIT, "total_tokens": 1 + LIMIT}
+    if op.streamed:
+        return faults.sse(*op.events(), payloads.chunk(None, usage=usage))
+    return faults.json_reply({**op.body(), "usage": usage})
+
+
+def _in_the_shape_of_chat(op: Operation) -> Behaviour:
+    chat = Operation("say", op.streamed)
+    return chat.healthy
+
+
+def _answer_in_the_reasoning(op: Operation) -> Behaviour:
+    deltas = [{"role": "assistant", "content": ""}, *({"reasoning": word} for word in (TEXT[:5], TEXT[5:]))]
+    return faults.deltas(*deltas)
+
+
+def _refusal(op: Operation) -> Behaviour:
+    if op.streamed:
+        return faults.deltas({"role": "assistant"}, {"refusal": REFUSAL[:9]}, {"refusal": REFUSAL[9:]})
+    body = payloads.chat(None)
+    body["choices"][0]["message"]["refusal"] = REFUSAL
+    return faults.json_reply(body)
+
+
 def _usage_chunks(chunks: list[Any]) -> list[Any]:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     empty = {**chunks[0], "choices": [], "usage": usage}
@@ -189,7 +215,8 @@ def _second_arguments(text: str) -> tuple[Callable[[Operation], Behaviour], Call
     """A second tool call with these arguments, and the answer in which it is marked as broken."""
     first = payloads.tool_call(CALLS[0][0], json.dumps(CALLS[0][1], ensure_ascii=False))
     calls = [first, payloads.tool_call("delete_files", text)]
-    return (lambda op: op.reply(tool_calls=calls), lambda op: Answer(CALLS[:1], (text,), "tool_calls"))
+    finish = "tool_calls" if text else "length"  # no byte of required arguments: it was truncated
+    return (lambda op: op.reply(tool_calls=calls), lambda op: Answer(CALLS[:1], (text,), finish))
 
 
 def _wrong_type(op: Operation, name: str, value: object) -> Behaviour:
@@ -231,13 +258,15 @@ _CLOSED.bind(("127.0.0.1", 0))
 _CLOSED_URL = f"http://127.0.0.1:{_CLOSED.getsockname()[1]}/v1"
 
 BIG = "x" * 10_000_000
+MARKUP = '<tool_call>\n{"name": "delete_files", "argu'
+REFUSAL = "I cannot help with that."
 HALF = '{"city": "Zü'
 OVERFLOW = "This model's maximum context length is 10 tokens. However, you requested 20 tokens."
 Unreachable, Timeout, Incomplete = e.ServerUnreachable, e.ServerTimeout, e.IncompleteStream
 Invalid, Failed, NotReady = e.InvalidResponse, e.ServerFailed, e.ServerNotReady
 
 CONNECTIONS = (
-    Fault("healthy", lambda op: op.healthy, right=right_answer),
+    Fault("healthy", lambda op: op.healthy, right=right_answer, on=lambda op: not op.refused),
     Fault("connection refused", lambda op: None, (Unreachable,), requests=0, url=_CLOSED_URL),
     Fault("closed without a response", always(faults.hang_up()), (Unreachable,), requests=2),
     Fault("reset without a response", always(faults.reset()), (Unreachable,), requests=2),
@@ -294,8 +323,51 @@ FINISH_REASONS = (
         "finish reason length, object",
         lambda op: op.reply("length", content=HALF),
         (e.TruncatedOutput,),
-        right=lambda op: Answer(HALF, finish="length"),
         on=tasks("object"),
+    ),
+    Fault(
+        "finish reason repetition, object",
+        lambda op: op.reply("repetition", content=HALF),
+        (e.TruncatedOutput,),
+        on=tasks("object"),
+    ),
+    Fault(
+        "finish reason content_filter, object",
+        lambda op: op.reply("content_filter", content=HALF),
+        (e.FilteredOutput,),
+        on=tasks("object"),
+    ),
+    *(
+        Fault(
+            f"finish reason {reason}, choice",
+            lambda op, reason=reason: op.reply(reason, content=TEXT[:9]),
+            (error,),
+            on=tasks("choose", "complete choice"),
+        )
+        for reason, error in {
+            "length": e.TruncatedOutput,
+            "repetition": e.TruncatedOutput,
+            "content_filter": e.FilteredOutput,
+        }.items()
+    ),
+    Fault(
+        "finish reason length, tool call as text",
+        lambda op: op.reply("length", content=MARKUP, tool_calls=()),
+        (e.TruncatedOutput,),
+        on=tasks("call", "force"),
+    ),
+    Fault("finish reason tool_calls at the token limit", _at_the_limit, right=broken_call("length"), on=tool_calls),
+    Fault(
+        "finish reason tool_calls, no call",
+        lambda op: op.reply("tool_calls", content="", tool_calls=()),
+        (e.ConstraintNotEnforced,),
+        on=tasks("call", "force"),
+    ),
+    Fault(
+        "finish reason length, no forced call",
+        lambda op: op.reply("length", content="Well", tool_calls=()),
+        (e.TruncatedOutput,),
+        on=tasks("force"),
     ),
     Fault("finish reason repetition", lambda op: op.reply("repetition"), right=finished("repetition"), on=texts),
     Fault(
@@ -326,6 +398,34 @@ INVALID = (
         right=lambda op: Answer("", finish="stop"),
         on=tasks("say"),
     ),
+    Fault("200: chat's shape", _in_the_shape_of_chat, (Invalid,), on=tasks("complete")),
+    Fault(
+        "200: no forced call",
+        lambda op: op.reply(content="Sure!", tool_calls=()),
+        (e.ConstraintNotEnforced,),
+        on=tasks("force"),
+    ),
+    Fault(
+        "200: choice violated",
+        lambda op: op.reply(content="Sure!"),
+        (e.ConstraintNotEnforced,),
+        on=tasks("choose", "complete choice"),
+    ),
+    Fault("200: answer in the reasoning", _answer_in_the_reasoning, right=right_answer, on=tasks("calm")),
+    Fault(
+        "200: refusal",
+        _refusal,
+        right=lambda op: Answer(REFUSAL, finish="stop"),
+        on=tasks("say"),
+    ),
+    Fault(
+        "200: refusal of what was requested",
+        _refusal,
+        (e.ModelRefusal,),
+        right=lambda op: Answer(REFUSAL, finish="stop"),
+        on=tasks("object", "choose", "force"),
+    ),
+    Fault("request that stops a server", lambda op: op.healthy, (e.InvalidRequest,), on=tasks("harm"), requests=0),
     Fault(
         "200: schema violated",
         lambda op: op.reply(content="Sure!"),
@@ -396,6 +496,7 @@ TOOL_CALLS = (
         Fault(f"arguments: {name}", _second_arguments(text)[0], right=_second_arguments(text)[1], on=tool_calls)
         for name, text in {
             "truncated": '{"path": "/home/u',
+            "none": "",
             "not JSON": "{path: /home/u}",
             "array": '["/home/u"]',
             "null": "null",

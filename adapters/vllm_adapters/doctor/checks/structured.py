@@ -13,7 +13,7 @@ from typing import Any
 
 from vllm_adapters.doctor.model import Check, Finding, broken, skipped, unknown, works
 from vllm_adapters.doctor.probe import CHAT_ROUTE, QUESTION, REASONING_PARSER_MISMATCH, Probe, text_of
-from vllm_adapters.errors import ConstraintNotEnforced
+from vllm_adapters.errors import ConstraintNotEnforced, TruncatedOutput
 
 __all__ = ["CHECKS"]
 
@@ -52,10 +52,11 @@ def _constrained(probe: Probe, *, pattern: str, start: str, **constraint: Any) -
         constraint: Request parameters with the constraint.
     """
     try:
-        reply = probe.chat(QUESTION, **constraint, **probe.without_thinking)
+        text, truncated = text_of(probe.chat(QUESTION, **constraint, **probe.without_thinking)).strip(), False
+    except TruncatedOutput as error:
+        text, truncated = error.partial.strip(), True
     except ConstraintNotEnforced as error:
         return _ignored(probe, error.reply, _ENABLE_THINKING)
-    text, truncated = text_of(reply).strip(), reply.choices[0].finish_reason == "length"
     if re.fullmatch(pattern, text) or (truncated and text and text.startswith(start)):
         return works(f"enforced: {probe.excerpt(text)}")
     if truncated and not text:
@@ -87,9 +88,11 @@ def _completions_choice(probe: Probe) -> Finding:
             temperature=0,
             extra_body={"structured_outputs": {"choice": ["zebra-7", "zebra-8"]}},
         )
+        text = reply.choices[0].text.strip()
+    except TruncatedOutput as error:
+        text = error.partial.strip()
     except ConstraintNotEnforced as error:
         return _ignored(probe, error.reply, _USE_CHAT)
-    text = reply.choices[0].text.strip()
     if text.startswith("zebra-"):
         return works(f"enforced: {probe.excerpt(text)}")
     return _ignored(probe, text, _USE_CHAT)

@@ -12,6 +12,7 @@ from openai.types.shared_params import FunctionDefinition
 from vllm_adapters.doctor.model import Check, Finding, broken, missing, unknown, works
 from vllm_adapters.doctor.parsers import TOOL_CALL_MARKS
 from vllm_adapters.doctor.probe import CHAT_ROUTE, Probe, text_of
+from vllm_adapters.errors import ConstraintNotEnforced, TruncatedOutput
 
 __all__ = ["CHECKS"]
 
@@ -52,7 +53,12 @@ class _Reply(NamedTuple):
 
 
 def _ask(probe: Probe, tool: ChatCompletionFunctionToolParam, choice: Any) -> _Reply:
-    reply = probe.chat(_QUESTION, tools=[tool], tool_choice=choice, **probe.without_thinking)
+    try:
+        reply = probe.chat(_QUESTION, tools=[tool], tool_choice=choice, **probe.without_thinking)
+    except TruncatedOutput as error:
+        return _Reply([], error.partial, error.finish_reason)
+    except ConstraintNotEnforced as error:
+        return _Reply([], error.reply, "stop")
     functions = [call.function for call in reply.choices[0].message.tool_calls or [] if call.type == "function"]
     calls = [_Call(function.name, function.arguments) for function in functions]
     return _Reply(calls, text_of(reply), reply.choices[0].finish_reason)
@@ -133,11 +139,16 @@ def _stream(probe: Probe) -> Finding:
         extra_body=probe.without_thinking,
     )
     name, arguments, finish_reason = "", "", ""
-    for choice in (choice for chunk in stream for choice in chunk.choices):
-        finish_reason = choice.finish_reason or finish_reason
-        for call in choice.delta.tool_calls or []:
-            if call.function is not None:
-                name, arguments = name or call.function.name or "", arguments + (call.function.arguments or "")
+    try:
+        for choice in (choice for chunk in stream for choice in chunk.choices):
+            finish_reason = choice.finish_reason or finish_reason
+            for call in choice.delta.tool_calls or []:
+                if call.function is not None:
+                    name, arguments = name or call.function.name or "", arguments + (call.function.arguments or "")
+    except TruncatedOutput as error:
+        finish_reason = error.finish_reason
+    except ConstraintNotEnforced:
+        name = ""
     if finish_reason == "length":
         return unknown(_TRUNCATED)
     if not name:
