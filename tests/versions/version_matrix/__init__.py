@@ -361,7 +361,10 @@ def _cut(server: VLLMServer) -> None:
         except errors.TruncatedOutput:
             continue
         expect(all(call["args"] in CITIES for call in reply.tool_calls), f"{limit}: {reply.tool_calls}")
-        expect(reply.tool_calls or not reply.text.startswith("<tool_call>"), f"{limit}: markup as an answer: {reply.text!r}")
+        expect(
+            reply.tool_calls or not reply.text.startswith("<tool_call>"),
+            f"{limit}: markup as an answer: {reply.text!r}",
+        )
 
 
 @capability("tool call cut by the token limit, streamed")
@@ -372,7 +375,10 @@ def _cut_streamed(server: VLLMServer) -> None:
         except errors.TruncatedOutput:
             continue
         expect(all(call["args"] in CITIES for call in reply.tool_calls), f"{limit}: {reply.tool_calls}")
-        expect(reply.tool_calls or not reply.text.startswith("<tool_call>"), f"{limit}: markup as an answer: {reply.text!r}")
+        expect(
+            reply.tool_calls or not reply.text.startswith("<tool_call>"),
+            f"{limit}: markup as an answer: {reply.text!r}",
+        )
 
 
 @capability("strict tools")
