@@ -27,6 +27,7 @@ from vllm_adapters._request.constraints import reject_harmful
 from vllm_adapters._request.encode import encoding_error
 from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters._response.structured import FORM_NAMES, unenforced_constraint
 from vllm_adapters._response.validate import decodes_as_float32, validate_response, validate_types, validate_vectors
 from vllm_adapters._transport.credentials import normalize_api_key, normalize_base_url, normalize_headers
 from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, Deadline, HTTPClients, ReplyStream, SyncHTTP
@@ -230,6 +231,8 @@ class BaseVLLMClient:
         """Put the body into ``options`` as the server's version understands it."""
         if (body.get("embed_dtype") or body.get("endianness")) and decodes_as_float32(options.post_parser):
             body["encoding_format"] = "float"
+        if not FORM_NAMES.isdisjoint(body) and (error := unenforced_constraint(endpoint, body, self.vllm.info.version)):
+            raise error
         options.json_data = compat.translate(
             endpoint, body, version=self.vllm.info.version, allow_unknown=self.vllm.allow_unknown
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from vllm_adapters.doctor.model import Check, Finding, broken, skipped, unknown, works
 from vllm_adapters.doctor.probe import CHAT_ROUTE, QUESTION, REASONING_PARSER_MISMATCH, Probe, text_of
-from vllm_adapters.errors import ConstraintNotEnforced, TruncatedOutput
+from vllm_adapters.errors import ConstraintNotEnforced, TruncatedOutput, UnsupportedParameter
 
 __all__ = ["CHECKS"]
 
@@ -53,6 +53,8 @@ def _constrained(probe: Probe, *, pattern: str, start: str, **constraint: Any) -
     """
     try:
         text, truncated = text_of(probe.chat(QUESTION, **constraint, **probe.without_thinking)).strip(), False
+    except UnsupportedParameter as error:
+        return skipped(error.reason)
     except TruncatedOutput as error:
         text, truncated = error.partial.strip(), True
     except ConstraintNotEnforced as error:
