@@ -129,6 +129,12 @@ def test_tag_that_cannot_be_checked_is_refused_where_it_may_be_ignored(make_faul
     assert server.posts() == []
 
 
+def test_tag_that_cannot_be_checked_is_sent_where_its_caller_allows_it(fault_server):
+    outputs = {"structural_tag": tag(XML)}
+    assert send(fault_server.url, version="0.14.1", structured_outputs=outputs, allow_unknown=True)
+    assert "allow_unknown" not in fault_server.posts(CHAT)[0].json
+
+
 @pytest.mark.parametrize("route", ["structured_outputs", "response_format"])
 def test_new_tag_is_not_sent_to_a_server_that_fails_on_it(make_fault_server, route):
     server = make_fault_server(version="0.11.0")

@@ -19,6 +19,7 @@ from jsonschema.exceptions import best_match
 from jsonschema.validators import validator_for
 from packaging.version import Version
 
+from vllm_adapters._request.compat import ALLOW_UNKNOWN
 from vllm_adapters._request.constraints import requested
 from vllm_adapters._response.grammar import grammar_matcher, tag_matcher
 from vllm_adapters.errors import (
@@ -151,11 +152,11 @@ def unenforced_constraint(endpoint: str, body: Mapping[str, Any], version: Versi
 
     Args:
         endpoint: A name of the availability table.
-        body: The request's JSON body.
+        body: The request's JSON body. A true ``allow_unknown`` in it lets every constraint pass.
         version: The server's version; ``None`` means the newest known.
     """
     constraint = _matched_constraint(body)
-    if constraint is None:
+    if constraint is None or body.get(ALLOW_UNKNOWN):
         return None
     name = constraint.kind
     old = version is not None and version < _NEW_TAGS
@@ -180,7 +181,7 @@ def unenforced_constraint(endpoint: str, body: Mapping[str, Any], version: Versi
         f"vLLM{f' {version}' if version else ''} ignores a {name} {where} if the server has a reasoning parser, "
         "and the reply cannot be checked",
         hint=f"{check}, or {other}. On the server, --structured-outputs-config '{{\"enable_in_reasoning\": true}}' "
-        "enforces it on 0.14 and newer",
+        "enforces it on 0.14 and newer; if it has no reasoning parser, pass allow_unknown=True with the request",
         param=name,
     )
 
