@@ -9,7 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from vllm_adapters._optional import require
+from vllm_adapters._request.texts import json_object, list_of
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.server import VLLMServer
 
@@ -21,6 +24,17 @@ _SAMPLE = (
 """Text on which tokenizers differ: scripts, spaces, digits, code, joined emoji."""
 _LEADING_ROLES = ("system", "developer")
 _USER_MESSAGE = {"role": "user", "content": "?"}
+
+
+def _checked(text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"`text` must be a str, not {type(text).__name__}.")
+    return text
+
+
+def _dict(value: Any) -> Any:
+    value = json_object(value)
+    return value.model_dump(exclude_unset=True, mode="json") if isinstance(value, BaseModel) else value
 
 
 class VLLMTokenizer:
@@ -69,11 +83,11 @@ class VLLMTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text."""
-        return list(self._encode(text))
+        return list(self._encode(_checked(text)))
 
     def count(self, text: str) -> int:
         """Return the number of tokens of a text: a ``length_function`` for text splitters."""
-        return len(self._encode(text))
+        return len(self._encode(_checked(text)))
 
     def count_messages(
         self,
@@ -89,12 +103,13 @@ class VLLMTokenizer:
             tools: Tools offered with them, in OpenAI's form.
             parameters: Of ``VLLMServer.tokenize``, such as ``chat_template_kwargs``.
         """
-        offered = list(tools or ())
-        if any(message["role"] == "user" for message in messages):
+        messages = list_of(messages, "messages", "dict", _dict)
+        offered = [] if tools is None else list_of(tools, "tools", "dict", _dict)
+        if any(message.get("role") == "user" for message in messages):
             return self._counted(messages, offered, parameters)
         # Many chat templates refuse a conversation without a user message, or a system message after one.
         first = next(
-            (at for at, message in enumerate(messages) if message["role"] not in _LEADING_ROLES), len(messages)
+            (at for at, message in enumerate(messages) if message.get("role") not in _LEADING_ROLES), len(messages)
         )
         opened = [*messages[:first], _USER_MESSAGE, *messages[first:]]
         return max(0, self._counted(opened, offered, parameters) - self._counted([_USER_MESSAGE], [], parameters))
