@@ -384,11 +384,11 @@ def test_child_process_gets_the_credentials(make_fault_server, kind):
 
 def test_headers_in_additional_kwargs(make_fault_server):
     server = make_fault_server()
-    llm = VLLM(base_url=server.url, additional_kwargs={"extra_headers": {"x-token": "sk-canary"}, "seed": 1})
+    llm = VLLM(base_url=server.url, additional_kwargs={"extra_headers": {"x-token": "sk-canary"}, "timeout": 9})
     llm.complete("hi")
     assert server.posts()[0].headers["x-token"] == "sk-canary"
     assert "canary" not in repr(llm) + str(llm.to_dict()) + repr(pickle.dumps(llm))
-    assert VLLM.from_dict(llm.to_dict()).additional_kwargs == {"seed": 1}
+    assert VLLM.from_dict(llm.to_dict()).additional_kwargs == {"timeout": 9}
 
 
 @every_kind

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Collection, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar, copy_context
 from multiprocessing.reduction import ForkingPickler
+from threading import Thread
 from typing import Annotated, Any, ClassVar, Self
 
 import openai
@@ -40,6 +42,9 @@ _PRIVATE = ("api_key", "default_headers", "default_query", "http_client", "async
 """Settings that no dump and no pickle contains."""
 
 _SETTINGS = frozenset({"api_base", "base_url", "server", *_OF_THE_SERVER, *_PRIVATE})
+
+SECONDS_IN_A_LOOP = 0.1
+"""How long LlamaIndex's synchronous hooks may stop an event loop, in seconds."""
 
 _FOR_A_CHILD_PROCESS: ContextVar[bool] = ContextVar("_FOR_A_CHILD_PROCESS", default=False)
 
@@ -269,6 +274,23 @@ class Connection(BaseModel):
             "async_http_client": None,
             "server": None,
         }
+
+
+def run_briefly(function: Callable[..., object], *args: Any) -> bool:
+    """Run a function that sends a request. While an event loop runs, which would stand still, wait 0.1 s at most.
+
+    Returns:
+        Whether it has ended. If not, it goes on in a thread.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        function(*args)
+        return True
+    thread = Thread(target=copy_context().run, args=(function, *args), daemon=True)
+    thread.start()
+    thread.join(SECONDS_IN_A_LOOP)
+    return not thread.is_alive()
 
 
 def list_models(address: str) -> LookUp[dict[str, Any]]:
