@@ -13,7 +13,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
 from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from openai._response import APIResponse, AsyncAPIResponse
@@ -22,7 +22,7 @@ from vllm_adapters._client.base import BaseVLLMClient, ClientState, checked_stre
 from vllm_adapters._client.discovery import LookUp, R, arun_plan, run_plan
 from vllm_adapters._compat import http
 from vllm_adapters._response.stream import AsyncCheckedStream, CheckedStream
-from vllm_adapters._transport.credentials import key_errors, request_key
+from vllm_adapters._transport.credentials import key_errors
 from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, SyncHTTP
 from vllm_adapters.errors import VLLMError
 
@@ -147,8 +147,6 @@ class VLLMClient(BaseVLLMClient, OpenAI):
         """
         token = DEADLINE.set(self._start(options))
         try:
-            if stream_cls is not None:
-                stream_cls = checked_stream_class(stream_cls, CheckedStream) if stream else stream_cls
             sdk: Any = super() if _traced else super(OpenAI, self)
             return sdk.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
@@ -170,7 +168,7 @@ class VLLMClient(BaseVLLMClient, OpenAI):
         if (provider := self.vllm.api_key_provider) is not None:
             with key_errors():
                 key = provider()
-            self._api_key = request_key(key)
+            self._use_key(key, options)
         options = super()._prepare_options(options)
         if prepared := self._prepared(options):
             endpoint, body, look_up = prepared
@@ -184,6 +182,8 @@ class VLLMClient(BaseVLLMClient, OpenAI):
             with self.response_errors(response):
                 response.read()
             raise self._not_a_stream(response)
+        if stream:  # here, after all instrumentation: what others make of the class cannot take the checks away
+            how["stream_cls"] = checked_stream_class(how["stream_cls"], CheckedStream, Stream)
         checked = self._before_processing(options, response, stream, how["cast_to"])
         with self.response_errors(response):
             parsed = super()._process_response(options=options, response=response, stream=stream, **how)
@@ -251,8 +251,6 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
         """
         token = DEADLINE.set(self._start(options))
         try:
-            if stream_cls is not None:
-                stream_cls = checked_stream_class(stream_cls, AsyncCheckedStream) if stream else stream_cls
             sdk: Any = super() if _traced else super(AsyncOpenAI, self)
             return await sdk.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
@@ -276,7 +274,7 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
                 key = provider()
                 if isawaitable(key):
                     key = await key
-            self._api_key = request_key(key)
+            self._use_key(key, options)
         options = await super()._prepare_options(options)
         if prepared := self._prepared(options):
             endpoint, body, look_up = prepared
@@ -290,6 +288,8 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
             with self.response_errors(response):
                 await response.aread()
             raise self._not_a_stream(response)
+        if stream:  # here, after all instrumentation: what others make of the class cannot take the checks away
+            how["stream_cls"] = checked_stream_class(how["stream_cls"], AsyncCheckedStream, AsyncStream)
         checked = self._before_processing(options, response, stream, how["cast_to"])
         with self.response_errors(response):
             parsed = await super()._process_response(options=options, response=response, stream=stream, **how)

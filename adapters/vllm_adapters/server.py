@@ -65,6 +65,7 @@ class _Clients:
         if http_client is not None and async_http_client is not None and http_options:
             raise ValueError("`http_options` has no effect beside `http_client` and `async_http_client`. Remove it.")
         own_options = {**options, "http_options": None} if http_client is not None else options
+        self.address_given = base_url is not None
         self.client = VLLMClient(base_url, api_key=api_key, **own_options)
         self.options = {
             **options,
@@ -232,7 +233,7 @@ class VLLMServer:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
-    def serving(self, model: str) -> Self:
+    def serving(self, model: str | None) -> Self:
         """Return the same server for another of its models or LoRA adapters; both share their connections."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, model=model)
