@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import isawaitable
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Self, cast, get_args
 
@@ -26,7 +27,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from vllm_adapters._client.discovery import LookUp, ServerInfo
 from vllm_adapters._client.sdk_helpers import parse_errors
 from vllm_adapters._compat import http
-from vllm_adapters._request import availability, compat, responses
+from vllm_adapters._request import availability, compat, responses, system_messages
 from vllm_adapters._request.constraints import reject_harmful
 from vllm_adapters._request.encode import encoding_error
 from vllm_adapters._response import error_mapping
@@ -163,28 +164,28 @@ class BaseVLLMClient:
     def _client(self, client: Any) -> None:
         pass  # the SDK hands back what it was given
 
-    @property
-    def base_url(self) -> Any:
-        """The server's base URL, ending in ``/v1/``. ``with_options(base_url=...)`` returns a client of another."""
-        return self._base_url
-
-    @base_url.setter
-    def base_url(self, url: object) -> None:
+    def _set_base_url(self, url: object) -> None:
         raise AttributeError(
             "`base_url` of a client cannot be changed: what it knows is of this server, and so is its API key. "
             "Make another client, or call client.with_options(base_url=..., api_key=...)."
         )
 
-    @property
-    def timeout(self) -> Any:
-        """Limits of the transport; ``client.vllm.timeouts`` has the total limit, too."""
-        return self._timeout
+    base_url: Any = property(
+        attrgetter("_base_url"),
+        _set_base_url,
+        doc="The server's base URL, ending in ``/v1/``. ``with_options(base_url=...)`` returns a client of another.",
+    )
 
-    @timeout.setter
-    def timeout(self, timeout: Any) -> None:
+    def _set_timeout(self, timeout: Any) -> None:
         if timeout is not self._timeout:  # the SDK's constructor hands back what it was given
             self.vllm = replace(self.vllm, timeouts=Timeouts.of(timeout))
             self._timeout = self.vllm.timeouts.transport()
+
+    timeout: Any = property(
+        attrgetter("_timeout"),
+        _set_timeout,
+        doc="Limits of the transport; ``client.vllm.timeouts`` has the total limit, too.",
+    )
 
     def is_closed(self) -> bool:
         """Return whether the connections of this process and event loop were closed, and not used since."""
@@ -365,12 +366,37 @@ class BaseVLLMClient:
         """Put the body into ``options`` as the server's version understands it."""
         if (body.get("embed_dtype") or body.get("endianness")) and decodes_as_float32(options.post_parser):
             body["encoding_format"] = "float"
-        if not FORM_NAMES.isdisjoint(body) and (error := unenforced_constraint(endpoint, body, self.vllm.info.version)):
+        info = self.vllm.info
+        if not FORM_NAMES.isdisjoint(body) and (error := unenforced_constraint(endpoint, body, info.version)):
             raise error
         options.json_data = compat.translate(
-            endpoint, body, version=self.vllm.info.version, allow_unknown=self.vllm.allow_unknown
+            endpoint,
+            body,
+            version=info.version,
+            allow_unknown=self.vllm.allow_unknown,
+            merge_system=info.merge_system,
         )
         options.extra_json = None
+
+    def _with_merged_system_messages(self, error: VLLMError, options: FinalRequestOptions) -> Any:
+        """Return the request to send in place of one whose system messages the chat template refused.
+
+        Returns:
+            ``None`` if that is not why it failed, or the caller wants them as they are; the error then says so.
+        """
+        body = {
+            **cast("Mapping[str, Any]", options.json_data or {}),
+            **cast("Mapping[str, Any]", options.extra_json or {}),
+        }
+        if not system_messages.needs_merging(body.get("messages")) or not system_messages.is_refused(error.reason):
+            return None
+        given = body.get(system_messages.MERGE_SYSTEM_MESSAGES)
+        if given is None and not self.vllm.info.merge_system:
+            merged = {**body, system_messages.MERGE_SYSTEM_MESSAGES: True}
+            return options.model_copy(update={"json_data": merged, "extra_json": None})
+        if given is False:
+            error.replace_hint("The chat template takes one system message, the first: merge_system_messages=True")
+        return None
 
     def _build_request(self, options: FinalRequestOptions, **how: Any) -> http.Request:
         parent: Any = super()
