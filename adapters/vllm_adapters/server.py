@@ -56,6 +56,7 @@ class _Clients:
         self, base_url: str | None, api_key: APIKey | None, async_http_client: Any, options: Mapping[str, Any]
     ) -> None:
         self.options = options
+        self.address_given = base_url is not None
         self.client = VLLMClient(base_url, api_key=api_key, **options)
         self._async_http_client = async_http_client
 
@@ -211,7 +212,7 @@ class VLLMServer:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
-    def serving(self, model: str) -> Self:
+    def serving(self, model: str | None) -> Self:
         """Return the same server for another of its models or LoRA adapters; both share their connections."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, model=model)
