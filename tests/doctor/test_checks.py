@@ -176,6 +176,21 @@ def test_model_that_does_not_think_is_inconclusive(fault_server):
     assert finding.text.startswith("inconclusive: the model did not think")
 
 
+def test_answer_that_is_only_streamed_as_reasoning_is_broken(fault_server):
+    """vLLM 0.18 to 0.23 with thinking off."""
+
+    async def reply(exchange: Exchange) -> None:
+        streamed = exchange.request.json.get("stream")
+        behaviour = faults.chat("", reasoning="Tokyo is the capital") if streamed else faults.chat("Tokyo")
+        await behaviour(exchange)
+
+    fault_server.reply(reply, CHAT)
+    finding = examine(fault_server.url)["stream"]
+    assert finding.verdict is Verdict.BROKEN
+    assert finding.text.startswith("the whole answer is streamed as `reasoning`")
+    assert "enable_thinking" in finding.advice
+
+
 def test_buffered_stream_is_broken(fault_server):
     async def buffered(exchange: Exchange) -> None:
         behaviour = faults.chat(" ".join(["word"] * 40))

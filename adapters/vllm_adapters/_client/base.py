@@ -33,6 +33,7 @@ from vllm_adapters._request.constraints import reject_harmful
 from vllm_adapters._request.encode import encoding_error
 from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters._response.structured import FORM_NAMES, unenforced_constraint
 from vllm_adapters._response.validate import decodes_as_float32, validate_response, validate_types, validate_vectors
 from vllm_adapters._transport.credentials import (
     PLACEHOLDER_KEY,
@@ -393,6 +394,8 @@ class BaseVLLMClient:
             body["encoding_format"] = "float"
         info = self.vllm.info
         _redact_salt(body)
+        if not FORM_NAMES.isdisjoint(body) and (error := unenforced_constraint(endpoint, body, info.version)):
+            raise error
         options.json_data = compat.translate(
             endpoint,
             body,

@@ -210,6 +210,9 @@ def needs_version(endpoint: str, body: Mapping[str, Any]) -> bool:
     depends = body.keys() & _version_dependent(endpoint)
     if depends and any(body[name] is not None for name in depends):
         return True
+    form = body.get("response_format")
+    if isinstance(form, Mapping) and form.get("type") == "structural_tag":
+        return True
     return bool(_reasoning_messages(body))
 
 

@@ -60,12 +60,14 @@ class StreamStats:
         first: Time of the first chunk, in seconds after the request.
         last: Time of the last chunk, in seconds after the request.
         usage: Token usage at the end of the stream.
+        contents: Number of chunks whose text is content, not reasoning.
     """
 
     chunks: int
     first: float
     last: float
     usage: CompletionUsage | None
+    contents: int
 
 
 class Probe:
@@ -232,7 +234,7 @@ class Probe:
     @cached_property
     def stream_stats(self) -> StreamStats:
         """Measurements of a streamed reply of fixed length."""
-        start, chunks, first, last, usage = time.monotonic(), 0, 0.0, 0.0, None
+        start, chunks, contents, first, last, usage = time.monotonic(), 0, 0, 0.0, 0.0, None
         stream = self.server.client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": QUESTION}],
@@ -248,7 +250,8 @@ class Probe:
             if delta is not None and (delta.content or getattr(delta, "reasoning", None)):
                 last = time.monotonic() - start
                 first, chunks = first or last, chunks + 1
-        return StreamStats(chunks, first, last, usage)
+                contents += bool(delta.content)
+        return StreamStats(chunks, first, last, usage, contents)
 
     @cached_property
     def has_reasoning_parser(self) -> bool | None:
