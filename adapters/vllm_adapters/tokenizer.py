@@ -12,9 +12,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
 
+from pydantic import BaseModel
+
 from vllm_adapters._client.discovery import Plan, arun_plan, run_plan
 from vllm_adapters._client.endpoint import EndpointCall
 from vllm_adapters._optional import require
+from vllm_adapters._request.texts import json_object, list_of
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.server import VLLMServer
 
@@ -26,6 +29,17 @@ _SAMPLE = (
 """Text on which tokenizers differ: scripts, spaces, digits, code, joined emoji."""
 _LEADING_ROLES = ("system", "developer")
 _USER_MESSAGE = {"role": "user", "content": "?"}
+
+
+def _checked(text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"`text` must be a str, not {type(text).__name__}.")
+    return text
+
+
+def _dict(value: Any) -> Any:
+    value = json_object(value)
+    return value.model_dump(exclude_unset=True, mode="json") if isinstance(value, BaseModel) else value
 
 
 _Counting: TypeAlias = Plan[EndpointCall[int], int, int]
@@ -104,11 +118,11 @@ class VLLMTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text."""
-        return list(self._encode(text))
+        return list(self._encode(_checked(text)))
 
     def count(self, text: str) -> int:
         """Return the number of tokens of a text: a ``length_function`` for text splitters."""
-        return len(self._encode(text))
+        return len(self._encode(_checked(text)))
 
     def count_messages(
         self,
@@ -142,12 +156,13 @@ class VLLMTokenizer:
         tools: Sequence[Mapping[str, Any]] | None,
         parameters: dict[str, Any],
     ) -> _Counting:
-        offered = list(tools or ())
-        if any(message["role"] == "user" for message in messages):
+        messages = list_of(messages, "messages", "dict", _dict)
+        offered = [] if tools is None else list_of(tools, "tools", "dict", _dict)
+        if any(message.get("role") == "user" for message in messages):
             return (yield from self._counted(messages, offered, parameters))
         # Many chat templates refuse a conversation without a user message, or a system message after one.
         first = next(
-            (at for at, message in enumerate(messages) if message["role"] not in _LEADING_ROLES), len(messages)
+            (at for at, message in enumerate(messages) if message.get("role") not in _LEADING_ROLES), len(messages)
         )
         opened = [*messages[:first], _USER_MESSAGE, *messages[first:]]
         whole = yield from self._counted(opened, offered, parameters)
