@@ -11,6 +11,7 @@ import pytest
 from version_matrix import CAPABILITIES, OUTCOMES, VERSIONS, of_model, outcome
 
 MODELS = tuple(dict.fromkeys(item.model for item in CAPABILITIES))
+RELEASES = [name for name, options in VERSIONS.items() if list(options) == ["version"]]
 FILE = Path(__file__).with_name("outcomes.json")
 REQUIRED_GB = 12  # for another environment
 
@@ -52,6 +53,7 @@ def room_for_an_environment(request):
         pytest.param(version, model, marks=pytest.mark.vllm(model, **VERSIONS[version]), id=f"{version}-{model}")
         for version in VERSIONS
         for model in MODELS
+        if model == "tiny" or version in RELEASES
     ],
 )
 def test_outcomes(vllm_server, sent, version, model, request):
@@ -74,6 +76,6 @@ def test_outcomes_are_complete():
     """Each version has an outcome for each capability, and none is wrong."""
     table = read_outcomes()
     assert list(table) == list(VERSIONS)
-    for outcomes in table.values():
-        assert list(outcomes) == [item.name for item in CAPABILITIES]
+    for version, outcomes in table.items():
+        assert list(outcomes) == [item.name for item in CAPABILITIES if item.model == "tiny" or version in RELEASES]
         assert set(outcomes.values()) <= set(OUTCOMES) - {"WRONG"}

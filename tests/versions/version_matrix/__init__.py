@@ -8,6 +8,7 @@ A function uses the public API, and checks the answer strictly. Its outcome on a
 - ``detected``: the server ignored or broke the request, and the answer was an error.
 - ``limit``: the server does less than newer ones, and the answer is what it said.
 - ``not there``: the server said that it cannot do it, and the error says so.
+- ``failed``: the server failed, and the error says so.
 - ``WRONG``: a wrong answer without an error, or an error of another kind.
 """
 
@@ -31,7 +32,7 @@ VERSIONS: dict[str, dict[str, Any]] = {
 }
 """Options of ``LocalVLLM`` for each column of the table, oldest version first."""
 
-OUTCOMES = ("ok", "translated", "refused", "detected", "limit", "not there", "WRONG")
+OUTCOMES = ("ok", "translated", "refused", "detected", "limit", "not there", "failed", "WRONG")
 
 WEATHER_TOOL: dict[str, Any] = {
     "type": "function",
@@ -109,6 +110,8 @@ def outcome(item: Capability, server: VLLMServer, sent_bodies: Callable[[], Sequ
         return "limit", str(error)
     except (errors.InvalidRequest, errors.WrongAddress) as error:
         return "not there", str(error)
+    except errors.ServerFailed as error:
+        return "failed", str(error)
     except Exception as error:
         return "WRONG", f"{type(error).__name__}: {error}"
     bodies = sent_bodies()[before:]
@@ -362,7 +365,7 @@ def _cut(server: VLLMServer) -> None:
             continue
         expect(all(call["args"] in CITIES for call in reply.tool_calls), f"{limit}: {reply.tool_calls}")
         expect(
-            reply.tool_calls or not reply.text.startswith("<tool_call>"),
+            reply.tool_calls or reply.invalid_tool_calls or not reply.text.startswith("<tool_call>"),
             f"{limit}: markup as an answer: {reply.text!r}",
         )
 
@@ -376,7 +379,7 @@ def _cut_streamed(server: VLLMServer) -> None:
             continue
         expect(all(call["args"] in CITIES for call in reply.tool_calls), f"{limit}: {reply.tool_calls}")
         expect(
-            reply.tool_calls or not reply.text.startswith("<tool_call>"),
+            reply.tool_calls or reply.invalid_tool_calls or not reply.text.startswith("<tool_call>"),
             f"{limit}: markup as an answer: {reply.text!r}",
         )
 
