@@ -91,6 +91,7 @@ def full(cls):
             tools=[TOOL],
             tools_strict=True,
             replay_reasoning=True,
+            merge_system_messages=True,
         )
     if cls is VLLMRanker:
         affixes = {"query_prefix": "<", "query_suffix": ">", "document_prefix": "[", "document_suffix": "]"}

@@ -25,6 +25,7 @@ from haystack.utils import Secret, deserialize_callable, serialize_callable
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
 from vllm_adapters._request.body import SEND_OPTIONS, request_body
+from vllm_adapters._request.system_messages import MERGE_SYSTEM_MESSAGES
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.haystack import _credentials
 from vllm_adapters.haystack._component import API_KEY, VLLMComponent
@@ -85,6 +86,8 @@ class VLLMChatGenerator(VLLMComponent):
             as in agents; it does so for forced tool calls (``tool_choice``) anyway.
         replay_reasoning: Send the reasoning of earlier replies back with them, for models trained to continue their
             reasoning across tool calls.
+        merge_system_messages: Send the contents of all system messages in one, the first, for chat templates that
+            refuse others. Default: after such a refusal.
         default_headers: Headers of every request; values may be Secrets, as in ``http_client_kwargs``.
         default_query: Query parameters of every request; keys among them may be Secrets, too.
         server: A ``VLLMServer`` to use in place of address, key, timeout and retries. It is not saved: a loaded
@@ -95,7 +98,11 @@ class VLLMChatGenerator(VLLMComponent):
             that names what it serves.
     """
 
-    _saved_if_set: ClassVar[frozenset[str]] = VLLMComponent._saved_if_set | {"tools_strict", "replay_reasoning"}
+    _saved_if_set: ClassVar[frozenset[str]] = VLLMComponent._saved_if_set | {
+        "tools_strict",
+        "replay_reasoning",
+        "merge_system_messages",
+    }
 
     def __init__(
         self,
@@ -111,6 +118,7 @@ class VLLMChatGenerator(VLLMComponent):
         http_client_kwargs: dict[str, Any] | None = None,
         tools_strict: bool = False,
         replay_reasoning: bool = False,
+        merge_system_messages: bool | None = None,
         default_headers: Mapping[str, str | Secret] | None = None,
         default_query: dict[str, Any] | None = None,
         server: VLLMServer | None = None,
@@ -138,6 +146,7 @@ class VLLMChatGenerator(VLLMComponent):
         self.tools = tools
         self.tools_strict = tools_strict
         self.replay_reasoning = replay_reasoning
+        self.merge_system_messages = merge_system_messages
         self._warm_tools: list[Any] | None = None
         self._async_warm_tools: list[Any] | None = None
         items = tool_items(tools)
@@ -266,6 +275,8 @@ class VLLMChatGenerator(VLLMComponent):
             "stream": stream,
             "stream_options": {"include_usage": True},
         }
+        if self.merge_system_messages is not None:
+            defaults[MERGE_SYSTEM_MESSAGES] = self.merge_system_messages
         if self.allow_unknown:
             defaults[compat.ALLOW_UNKNOWN] = True
         levels: list[Mapping[str, Any]] = [defaults]
