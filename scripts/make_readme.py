@@ -270,6 +270,18 @@ def _requires_python() -> str:
     return f"`{project['requires-python']}`"
 
 
+# Versions of vLLM: what each makes of each capability
+
+OUTCOMES_FILE = TESTS / "versions" / "outcomes.json"
+
+
+def capabilities() -> str:
+    """Return the table of outcomes by capability and version of vLLM."""
+    outcomes: dict[str, dict[str, str]] = json.loads(OUTCOMES_FILE.read_text(encoding="utf-8"))
+    names = dict.fromkeys(name for row in outcomes.values() for name in row)
+    return _table(["", *outcomes], ([name, *(row.get(name, "") for row in outcomes.values())] for name in names))
+
+
 # Pages
 
 SECTIONS: Mapping[str, Any] = {
@@ -280,6 +292,7 @@ SECTIONS: Mapping[str, Any] = {
     "cost": cost,
     "soak": soak,
     "versions": versions,
+    "capabilities": capabilities,
 }
 
 

@@ -246,6 +246,10 @@ class SamplingParams(RequestParams):
     return_token_ids: bool | None = Field(
         default=None, description="Add the token ids of prompt and reply to the response. Since 0.10.2."
     )
+    return_weight_versions: bool | None = Field(
+        default=None,
+        description="Add the versions of the weights that made the reply, after live updates. Since 0.33.0.",
+    )
     structured_outputs: Annotated[StructuredOutputs, AfterValidator(_one_constraint)] | None = Field(
         default=None, description="Constrain the reply to a JSON schema, regex, choice or grammar. Since 0.11.0."
     )
@@ -366,8 +370,20 @@ class VectorParams(TextEmbeddingParams):
     )
 
 
+class LateChunkingParams(TypedDict, total=False):
+    """How a server of token embeddings divides a long text: one vector for each ``chunk_size`` tokens."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    chunk_size: Annotated[int, Field(ge=1)]
+
+
 class EmbeddingParams(VectorParams, TemplateParams):
     """The parameters that vLLM adds to embeddings; those of the template apply to messages."""
+
+    late_chunking_params: LateChunkingParams | None = Field(
+        default=None, description="Servers of token embeddings: one vector for each chunk of a text. Since 0.33.0."
+    )
 
 
 class PoolingParams(VectorParams, ScoringParams, TemplateParams):

@@ -410,6 +410,7 @@ def test_full_queue_is_overload_and_not_loading(fault_server, message):
         VLLMClient(fault_server.url, max_retries=0).chat.completions.create(model="tiny", messages=MESSAGES)
     assert (caught.value.status_code, caught.value.retry_after) == (503, 3)
     assert isinstance(caught.value, errors.RateLimited)
+    assert caught.value.body["message"] == message
     assert "loading" not in str(caught.value)
 
 

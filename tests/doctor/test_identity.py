@@ -61,6 +61,11 @@ def test_other_service_with_a_version_is_not_vllm(fault_server):
     assert report["vllm"].text.startswith("not a vLLM server")
 
 
+def test_rust_frontend_is_vllm(make_fault_server):
+    cards = [{"id": "tiny", "object": "model", "owned_by": "vllm-frontend-rs"}]
+    assert examine(make_fault_server(version="0.33.0", models=cards).url).usable
+
+
 @pytest.mark.parametrize("version", [None, "0.4.7"], ids=["without-version", "with-version"])
 def test_gateway_to_other_models_is_not_vllm(make_fault_server, version):
     cards = [{"id": "gpt-4o", "object": "model", "owned_by": "openai"}]

@@ -272,7 +272,7 @@ class Probe:
         """Flags for a server that ignores constraints because it does not detect the end of thinking."""
         if self.reasoning_parser_mismatch:
             return self.add_parser_names(("--reasoning-parser",))
-        if self.has_reasoning_parser is False or self.older_than("0.11.0"):
+        if self.has_reasoning_parser is False or self.older_than("0.11.2"):  # 0.11.0 has no such setting
             return ()
         return ("--structured-outputs-config '{\"enable_in_reasoning\": true}'",)
 
