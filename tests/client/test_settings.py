@@ -5,6 +5,7 @@ import contextvars
 import datetime
 import inspect
 import threading
+import time
 
 import openai
 import pytest
@@ -226,9 +227,9 @@ def test_settings_of_a_server_cannot_be_assigned(name):
 
 
 def test_model_of_a_server_can_be_assigned(fault_server):
-    server = VLLMServer(fault_server.url)
-    server.model = "lora"
-    server.embed("a")
+    with VLLMServer(fault_server.url) as server:
+        server.model = "lora"
+        server.embed("a")
     assert fault_server.posts()[-1].json["model"] == "lora"
     with pytest.raises(TypeError, match="`model` must be a str"):
         server.model = 5
@@ -414,12 +415,22 @@ def test_full_queue_is_overload_and_not_loading(fault_server, message):
     assert "loading" not in str(caught.value)
 
 
-def test_untrusted_certificate_is_named():
-    from vllm_adapters._response.error_mapping import from_transport
+def test_pause_in_a_stream_is_no_failure(fault_server):
+    event = {"error": {"message": "Generation is paused. Please retry after it resumes.", "code": "engine_paused"}}
+    fault_server.reply(faults.sse(event), CHAT)
+    stream = VLLMClient(fault_server.url).chat.completions.create(model="tiny", messages=MESSAGES, stream=True)
+    with pytest.raises(errors.ServerOverloaded) as caught:
+        list(stream)
+    assert caught.value.status_code == 503
 
-    failure = http.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate")
-    assert "SSL_CERT_FILE" in str(from_transport(failure))
-    assert "Is it running" not in str(from_transport(failure))
+
+def test_overload_is_retried_after_what_the_server_says(fault_server):
+    busy = faults.error(503, "The engine is currently busy and cannot accept new requests.", retry_after=1)
+    fault_server.script(CHAT, [busy, faults.chat("Hi")])
+    start = time.monotonic()
+    reply = VLLMClient(fault_server.url).chat.completions.create(model="tiny", messages=MESSAGES)
+    assert reply.choices[0].message.content == "Hi"
+    assert 1 <= time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(

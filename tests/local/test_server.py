@@ -167,6 +167,13 @@ def test_lora_enables_adapters(start_server, fake_lora):
     assert launch["environ"]["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
 
 
+@pytest.mark.parametrize("model", ["nope", "", "./nope", "/nope", "~/nope"])
+def test_unknown_models_raise_before_anything_is_installed(model):
+    with pytest.raises(ValueError, match="neither a bundled model"):
+        LocalVLLM(model)
+    assert LocalVLLM("org/name").model == "org/name"
+
+
 def test_lora_requires_tiny():
     with pytest.raises(ValueError, match="tiny"):
         LocalVLLM("smollm2", lora=True)

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from vllm_adapters.testing.cassettes import Interaction, Origin, audit, dump, load, recorded_versions
+from vllm_adapters.testing.cassettes import (
+    Interaction,
+    Origin,
+    Scrubber,
+    audit,
+    dump,
+    load,
+    recorded_versions,
+    request_key,
+)
 from vllm_adapters.testing.recorder import differences
 
 ORIGIN = Origin("http://127.0.0.1:8123/v1", "0.32.0", "tiny", {"127.0.0.1:8123": "localhost:8000"})
@@ -154,3 +163,34 @@ def test_differences_name_the_path_of_each_value():
         "body.new: not recorded, sent null",
     ]
     assert differences([1], [1, 2]) == ["body: recorded [1], sent [1, 2]"]
+
+
+def test_secrets_are_not_recorded():
+    request = {
+        "cache_salt": "canary",
+        "tools": [
+            {"type": "mcp", "server_url": "https://m", "headers": {"X-A": "canary"}, "authorization": "canary"},
+            {"type": "function", "parameters": {"properties": {"password": {"type": "string"}, "headers": {}}}},
+        ],
+        "image": "https://b.example/a.png?size=2&X-Amz-Signature=canary&b=1",
+        "proxy": "see http://user:canary@proxy:80/x, token=fine",
+    }
+    text = dump(
+        [
+            interaction(
+                path="/v1/x?limit=5&key=canary&q=canary&order=asc&stream=true&api-version=2024-10-21",
+                request_body=json.dumps(request).encode(),
+            )
+        ],
+        ORIGIN,
+    )
+    assert "canary" not in text
+    (restored,) = load(text)
+    assert restored.path == ("/v1/x?limit=5&key=<redacted>&q=<redacted>&order=asc&stream=true&api-version=2024-10-21")
+    sent = json.loads(restored.request_body)
+    assert sent["tools"][1] == request["tools"][1]
+    assert sent["image"] == "https://b.example/a.png?size=2&X-Amz-Signature=<redacted>&b=1"
+    assert sent["proxy"] == "see http://<redacted>@proxy:80/x, token=fine"
+    scrubber = Scrubber()
+    keys = {request_key("POST", f"/v1/x?key={key}&n={n}", b"", "", scrubber) for key in "ab" for n in "12"}
+    assert len(keys) == 2, "another key has the same response, another number has not"

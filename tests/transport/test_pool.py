@@ -87,6 +87,7 @@ def test_128_threads_share_a_client(fault_server):
 
     with ThreadPoolExecutor(128) as threads:
         assert list(threads.map(run, range(128))) == [[True] * 3] * 128
+    client.close()
     assert fault_server.connections <= 128, "connections are reused"
 
 
@@ -131,7 +132,8 @@ def test_a_thousand_concurrent_calls(many_files, fault_server):
     client = AsyncVLLMClient(fault_server.url, max_retries=0)
 
     async def run():
-        return await asyncio.gather(*(aanswer(client, str(number)) for number in range(1000)))
+        async with client:
+            return await asyncio.gather(*(aanswer(client, str(number)) for number in range(1000)))
 
     assert asyncio.run(run()) == [str(number) for number in range(1000)]
 

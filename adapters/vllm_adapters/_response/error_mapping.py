@@ -36,6 +36,21 @@ _FLAG_FOR_ROUTE = (
     ("lora_adapter", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"),
     ("/tokenizer_info", "--enable-tokenizer-info-endpoint"),
 )
+_TLS = (
+    (
+        "certificate is not valid for",
+        "The server's certificate is for another host",
+        "Use a host that the certificate names in base_url",
+    ),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "The server's certificate is not trusted",
+        "Set SSL_CERT_FILE to a file of trusted certificates, or pass http_options={'verify': ssl_context}",
+    ),
+    ("WRONG_VERSION_NUMBER", "The server does not speak TLS", "Use http:// in base_url"),
+    ("RECORD_LAYER_FAILURE", "The server does not speak TLS", "Use http:// in base_url"),
+)
+"""Failures of TLS: part of the transport's text, what is wrong, and how to fix it."""
 _OVERLOADED = re.compile(r"engine is currently busy|queue is full|generation is paused|overloaded|at capacity", re.I)
 _UNPARSED_CALLS = re.compile(
     r"validation errors? for list\[function-wrap"
@@ -243,7 +258,8 @@ def from_event(
     body: object, context: RequestContext | None = None, response: http.Response | None = None
 ) -> e.VLLMError:
     """Return the error for an ``{"error": ...}`` event inside a stream, or in the body of a 200."""
-    status = ErrorBody.parse(body).code or 500
+    parsed = ErrorBody.parse(body)
+    status = parsed.code or (503 if _OVERLOADED.search(parsed.message) else 500)
     error = from_status(status, body, context or RequestContext(), response)
     error.status_code = status
     return error
@@ -276,12 +292,9 @@ def from_transport(failure: BaseException, request: http.Request | None = None) 
             request=request,
         )
     reason = str(failure) or name
-    if "CERTIFICATE_VERIFY_FAILED" in reason:
-        return e.ServerUnreachable(
-            f"The server's certificate is not trusted: {reason}",
-            hint="Set SSL_CERT_FILE to a file of trusted certificates, or pass http_options={'verify': ssl_context}",
-            request=request,
-        )
+    for part, what, hint in _TLS:
+        if part in reason:
+            return e.ServerUnreachable(f"{what}: {reason}", hint=hint, request=request)
     return e.ServerUnreachable(
         f"The server did not respond: {reason}",
         hint="Is it running, and is base_url (or VLLM_BASE_URL) its address?",

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 from urllib.request import getproxies
 
 from vllm_adapters._compat import http
-from vllm_adapters._transport.credentials import normalize_headers
+from vllm_adapters._transport.credentials import RedactedURL, normalize_headers
 from vllm_adapters._transport.http import AsyncHTTP, HTTPClients, ReplyStream, close_shielded, with_deadlines
 
 C = TypeVar("C")
@@ -86,12 +86,17 @@ class _SyncShards(http.BaseTransport):
 
     def handle_request(self, request: http.Request) -> http.Response:
         shard, release = self._pools.acquire()
+        url = request.url
         try:
+            if isinstance(url, RedactedURL):
+                request.url = http.URL(url)  # its text is complete: recorders of tests compare it
             response = shard.pool.handle_request(request)
         except BaseException as failure:
             if unused := release(cancelled=not isinstance(failure, Exception)):
                 unused.close()
             raise
+        finally:
+            request.url = url
         response.stream = ReplyStream(response.stream, on_close=release)
         return response
 
@@ -106,12 +111,17 @@ class _AsyncShards(http.AsyncBaseTransport):
 
     async def handle_async_request(self, request: http.Request) -> http.Response:
         shard, release = self._pools.acquire()
+        url = request.url
         try:
+            if isinstance(url, RedactedURL):
+                request.url = http.URL(url)  # its text is complete: recorders of tests compare it
             response = await shard.pool.handle_async_request(request)
         except BaseException as failure:
             if unused := release(cancelled=not isinstance(failure, Exception)):
                 await close_shielded(unused)
             raise
+        finally:
+            request.url = url
         response.stream = ReplyStream(response.stream, on_close=release)
         return response
 

@@ -88,6 +88,7 @@ class LocalVLLM:
         bare: bool = False,
         rust_frontend: bool = False,
     ) -> None:
+        _reject_unknown_model(model)
         if lora and model != "tiny":
             raise ValueError('`lora` requires the model "tiny". For another model, pass its LoRA flags in `flags`.')
         if rust_frontend and version not in RUST_FRONTEND_VERSIONS:
@@ -96,11 +97,6 @@ class LocalVLLM:
             )
         if port is not None and not 0 < port < 1 << 16:
             raise ValueError(f"`port` must be 1 to 65535, not {port}. Leave it out to use a free port.")
-        if model not in MODELS and "/" not in model and not Path(model).is_dir():
-            raise ValueError(
-                f"{model!r} is neither a bundled model ({', '.join(MODELS)}), nor a directory, nor a Hugging Face name "
-                "with its owner, such as Qwen/Qwen3-8B."
-            )
         self.model = model
         self._bundled: BundledModel | None = MODELS.get(model)
         self._flags = tuple(flags)
@@ -341,6 +337,17 @@ class LocalVLLM:
 
     def _log_excerpt(self) -> str:
         return f"Its log, {self._log_path}, ends with:\n{self.log_tail()}"
+
+
+def _reject_unknown_model(model: str) -> None:
+    """Raise for what is neither a bundled model nor a directory, and cannot be a name of the Hugging Face hub."""
+    if model in MODELS or (model and Path(model).is_dir()):
+        return
+    if "/" not in model or model.startswith((".", "/", "~")):
+        raise ValueError(
+            f"{model!r} is neither a bundled model ({', '.join(MODELS)}), nor a directory, nor a Hugging Face name "
+            "with its owner, such as Qwen/Qwen3-8B."
+        )
 
 
 def _claim_core() -> tuple[int, IO[str] | None]:

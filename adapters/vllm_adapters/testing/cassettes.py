@@ -112,14 +112,28 @@ def _address(url: str) -> tuple[str, int | None]:
 
 
 _REDACTED = "<redacted>"
-_SECRET_FIELDS = frozenset({"cache_salt"})
-"""Fields of a request whose value is a secret."""
-_SECRET_NAME = re.compile(r"key|token|secret|passw|sig|auth|credential|salt", re.I)
-"""Names of query parameters whose value is a secret."""
+_SECRET_FIELDS = frozenset({"cache_salt", "api_key", "authorization", "access_token", "password"})
+"""Fields of JSON whose value is a secret if it is a str."""
+_HARMLESS = re.compile(r"true|false|[\d.:-]*", re.I)
+"""Values of a query that are no secrets: numbers, dates and versions."""
+_HARMLESS_NAMES = frozenset({"after", "before", "include", "model", "order", "purpose", "stream"})
+"""Names of query parameters of the OpenAI API, whose values are no secrets."""
+_SECRETS_IN_TEXT = (
+    (re.compile(r"(?<=://)[^/\s:@\"'<>]+:[^/\s@\"'<>]+(?=@)"), _REDACTED),
+    (
+        re.compile(
+            r"(https?://[^\s\"'<>?]*\?[^\s\"'<>]*?\b[\w.-]*(?:key|token|secret|passw|sig|auth|credential)[\w.-]*=)"
+            r"[^&\s\"'<>]+",
+            re.I,
+        ),
+        rf"\1{_REDACTED}",
+    ),
+)
+"""Passwords and signatures in URLs within texts, such as those of images."""
 
 
 class Scrubber:
-    """Removes traces of the recording machine: given texts, and paths below its home and temporary folders.
+    """Removes secrets, and traces of the recording machine: given texts, paths below its home and temporary folders.
 
     Args:
         replacements: Exact texts, and the replacement of each.
@@ -138,6 +152,9 @@ class Scrubber:
         """Return ``text`` with the replacements made and paths reduced to their last part."""
         for original, replacement in self._replacements:
             text = text.replace(original, replacement)
+        if "://" in text:
+            for pattern, replacement in _SECRETS_IN_TEXT:
+                text = pattern.sub(replacement, text)
         return self._paths.sub(lambda match: match.group().rstrip("/").rpartition("/")[2], text)
 
     def tree(self, value: Any) -> Any:
@@ -147,17 +164,24 @@ class Scrubber:
         if isinstance(value, list):
             return [self.tree(item) for item in value]
         if isinstance(value, dict):
-            return {
+            scrubbed = {
                 key: _REDACTED if key in _SECRET_FIELDS and isinstance(item, str) else self.tree(item)
                 for key, item in value.items()
             }
+            headers = value.get("headers")
+            if value.get("type") == "mcp" and isinstance(headers, dict):  # a tool of /v1/responses
+                scrubbed["headers"] = dict.fromkeys(headers, _REDACTED)
+            return scrubbed
         return value
 
     def path(self, path: str) -> str:
-        """Return a path with its query scrubbed; values that are secrets by their names are replaced."""
+        """Return a path with the values of its query redacted, except those that are no secrets."""
         path, mark, query = self.text(path).partition("?")
         pairs = [part.partition("=") for part in query.split("&")]
-        parts = (name + equals + (_REDACTED if _SECRET_NAME.search(name) else value) for name, equals, value in pairs)
+        parts = (
+            f"{name}{equals}{value if name in _HARMLESS_NAMES or _HARMLESS.fullmatch(value) else _REDACTED}"
+            for name, equals, value in pairs
+        )
         return path + mark + "&".join(parts)
 
 

@@ -82,7 +82,7 @@ class CassettePlayer(Cassette):  # type: ignore[misc]
         if self._origins:
             return []
         missing = [i for i in range(len(self.data)) if not self.play_counts[i]]
-        return [f"#{i + 1} {_title(self.data[i][0])}" for i in missing]
+        return [f"#{i + 1} {self._title(self.data[i][0])}" for i in missing]
 
     def write(self, path: Path) -> None:
         """Write the recorded interactions to ``path``, or remove the file if nothing was sent.
@@ -107,12 +107,13 @@ class CassettePlayer(Cassette):  # type: ignore[misc]
         headers = {name.lower(): str(value) for name, value in request.headers.items()}
         if self.test_ended:
             self._fail(
-                f"{request.method} {path} was sent after the test had ended, so no cassette can hold it.\n"
+                f"{self._title(request)} was sent after the test had ended, so no cassette can hold it.\n"
                 f"Send it in the test or in the set-up of a fixture."
             )
         if self._origins and _origin_of(request, self._origins) is None:
             urls = ", ".join(origin.url for origin in self._origins)
-            self._fail(f"{request.method} {request.uri} does not go to this test's vLLM, {urls}")
+            uri = self._scrubber.path(request.uri)
+            self._fail(f"{request.method} {uri} does not go to this test's vLLM, {urls}")
         self.sent.add(SentRequest(request.method, path, headers, _body(request)))
 
     def _fail(self, message: str) -> NoReturn:
@@ -120,31 +121,38 @@ class CassettePlayer(Cassette):  # type: ignore[misc]
         raise pytest.fail.Exception(message, pytrace=False)
 
     def _explain(self, request: Any) -> str:
-        title = _title(request)
+        title = self._title(request)
         if not self.data:
             return (
                 f"The cassette {self.name} does not exist. Record it with pytest --live --record.\n"
-                f"  needed for {title}{_format_body(request)}"
+                f"  needed for {title}{self._format_body(request)}"
             )
         best = min(
             range(len(self.data)),
             key=lambda i: (
-                _title(self.data[i][0]) != title,
+                self._title(self.data[i][0]) != title,
                 len(self._compare(i, request)),
                 self.play_counts[i],
             ),
         )
         recorded = self.data[best][0]
         played = "already played" if self.play_counts[best] else "not played yet"
-        lines = [f"{title} has no response in {self.name}", f"  sent:{_format_body(request)}"]
-        lines.append(f"  closest: #{best + 1} of {len(self.data)}, {_title(recorded)}, {played}")
+        lines = [f"{title} has no response in {self.name}", f"  sent:{self._format_body(request)}"]
+        lines.append(f"  closest: #{best + 1} of {len(self.data)}, {self._title(recorded)}, {played}")
         found = self._compare(best, request)
         lines += [f"    {line}" for line in found[:20]] or ["    identical, but recorded fewer times than it was sent"]
         return "\n".join(lines)
 
+    def _title(self, request: Any) -> str:
+        return f"{request.method} {self._scrubber.path(_path(request))}"
+
+    def _format_body(self, request: Any) -> str:
+        parsed = self._scrubber.tree(_parsed(request))
+        return "" if parsed is None else f" {_short(parsed, _BODY_LIMIT)}"
+
     def _compare(self, index: int, request: Any) -> list[str]:
         recorded = self.data[index][0]
-        before, now = _title(recorded), _title(request)
+        before, now = self._title(recorded), self._title(request)
         found = [] if before == now else [f"recorded {before}, sent {now}"]
         old, new = (self._scrubber.tree(_parsed(r)) for r in (recorded, request))
         return found + differences(old, new)
@@ -226,10 +234,6 @@ def _path(request: Any, origins: Sequence[Origin] = ()) -> str:
     return f"{path}?{parts.query}" if parts.query else path
 
 
-def _title(request: Any) -> str:
-    return f"{request.method} {_path(request)}"
-
-
 def _body(request: Any) -> bytes:
     body = request.body_bytes
     return body.encode() if isinstance(body, str) else bytes(body or b"")
@@ -245,11 +249,6 @@ def _parsed(request: Any) -> Any:
         return json.loads(body) if body else None
     except ValueError:
         return body.decode("utf-8", "backslashreplace")
-
-
-def _format_body(request: Any) -> str:
-    parsed = _parsed(request)
-    return "" if parsed is None else f" {_short(parsed, _BODY_LIMIT)}"
 
 
 def _short(value: Any, limit: int | None = 120) -> str:
