@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import openai
 from langchain_core import exceptions as lc
@@ -16,12 +17,15 @@ from vllm_adapters import errors as e
 
 __all__ = [
     "AuthenticationFailed",
+    "ConstraintNotEnforced",
     "ContextLengthExceeded",
     "FeatureNotEnabled",
+    "FilteredOutput",
     "IncompleteStream",
     "InvalidRequest",
     "InvalidResponse",
     "ModelNotServed",
+    "ModelRefusal",
     "PermissionDenied",
     "RateLimited",
     "ServerFailed",
@@ -29,10 +33,17 @@ __all__ = [
     "ServerOverloaded",
     "ServerTimeout",
     "ServerUnreachable",
+    "TruncatedOutput",
     "UnknownParameter",
     "UnsupportedParameter",
     "WrongAddress",
 ]
+
+
+if TYPE_CHECKING:
+    _RefusalError = lc.ModelRefusalError
+else:
+    _RefusalError = getattr(lc, "ModelRefusalError", lc.ModelError)  # since langchain-core 1.7.5
 
 
 class ServerUnreachable(e.ServerUnreachable, lc.ModelConnectionError):
@@ -103,6 +114,26 @@ class FeatureNotEnabled(e.FeatureNotEnabled, lc.ModelInvalidRequestError):
     """The server was started without this feature; ``.flags`` are to be added to ``vllm serve``."""
 
 
+class TruncatedOutput(e.TruncatedOutput, lc.ModelError):
+    """The token limit truncated what was requested; ``.partial`` is its text. The same request is truncated again."""
+
+
+class FilteredOutput(e.FilteredOutput, _RefusalError):
+    """A gateway's content filter truncated what was requested; ``.partial`` is its text."""
+
+    raw_message = None
+
+
+class ModelRefusal(e.ModelRefusal, _RefusalError):
+    """A refusal came in place of what was requested; ``.refusal`` is its text."""
+
+    raw_message = None
+
+
+class ConstraintNotEnforced(e.ConstraintNotEnforced, lc.ModelError):
+    """A finished reply violates what was requested; ``.reply`` is its text."""
+
+
 _CLASSES: dict[type[e.VLLMError], type[e.VLLMError]] = {
     e.ServerUnreachable: ServerUnreachable,
     e.IncompleteStream: IncompleteStream,
@@ -121,6 +152,10 @@ _CLASSES: dict[type[e.VLLMError], type[e.VLLMError]] = {
     e.UnknownParameter: UnknownParameter,
     e.UnsupportedParameter: UnsupportedParameter,
     e.FeatureNotEnabled: FeatureNotEnabled,
+    e.TruncatedOutput: TruncatedOutput,
+    e.FilteredOutput: FilteredOutput,
+    e.ModelRefusal: ModelRefusal,
+    e.ConstraintNotEnforced: ConstraintNotEnforced,
 }
 """The class of this module for each error that LangChain has a class for."""
 
