@@ -13,7 +13,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, AsyncStream, OpenAI, Stream
 from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from openai._response import APIResponse, AsyncAPIResponse
@@ -131,8 +131,6 @@ class VLLMClient(BaseVLLMClient, OpenAI):
         """Send a request: the SDK's single entry of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._start(options))
         try:
-            if stream_cls is not None:
-                stream_cls = checked_stream_class(stream_cls, CheckedStream) if stream else stream_cls
             return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
             error = self._map_error(failure, options)
@@ -151,7 +149,7 @@ class VLLMClient(BaseVLLMClient, OpenAI):
 
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         if (provider := self.vllm.api_key_provider) is not None:
-            self._use_key(provider())
+            self._use_key(provider(), options)
         options = super()._prepare_options(options)
         if prepared := self._prepared(options):
             endpoint, body, look_up = prepared
@@ -165,6 +163,8 @@ class VLLMClient(BaseVLLMClient, OpenAI):
             with self.response_errors(response):
                 response.read()
             raise self._not_a_stream(response)
+        if stream:  # here, after all instrumentation: what others make of the class cannot take the checks away
+            how["stream_cls"] = checked_stream_class(how["stream_cls"], CheckedStream, Stream)
         checked = self._before_processing(options, response, stream, how["cast_to"])
         with self.response_errors(response):
             parsed = super()._process_response(options=options, response=response, stream=stream, **how)
@@ -221,8 +221,6 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
         """Send a request: the SDK's single entry of every call, with our time limits, streams and errors."""
         token = DEADLINE.set(self._start(options))
         try:
-            if stream_cls is not None:
-                stream_cls = checked_stream_class(stream_cls, AsyncCheckedStream) if stream else stream_cls
             return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
             error = self._map_error(failure, options)
@@ -242,7 +240,7 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         if (provider := self.vllm.api_key_provider) is not None:
             key = provider()
-            self._use_key(await key if isawaitable(key) else key)
+            self._use_key(await key if isawaitable(key) else key, options)
         options = await super()._prepare_options(options)
         if prepared := self._prepared(options):
             endpoint, body, look_up = prepared
@@ -256,6 +254,8 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
             with self.response_errors(response):
                 await response.aread()
             raise self._not_a_stream(response)
+        if stream:  # here, after all instrumentation: what others make of the class cannot take the checks away
+            how["stream_cls"] = checked_stream_class(how["stream_cls"], AsyncCheckedStream, AsyncStream)
         checked = self._before_processing(options, response, stream, how["cast_to"])
         with self.response_errors(response):
             parsed = await super()._process_response(options=options, response=response, stream=stream, **how)

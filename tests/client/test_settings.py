@@ -1,5 +1,7 @@
 """Settings of the clients: keys that change, limits, connections, and what copies and assignments do."""
 
+import asyncio
+import contextvars
 import datetime
 import inspect
 import threading
@@ -9,7 +11,7 @@ from openai.resources.chat import Completions
 
 from vllm_adapters import AsyncVLLMClient, Timeouts, VLLMClient, VLLMServer, errors
 from vllm_adapters._compat import http
-from vllm_adapters.testing import faults
+from vllm_adapters.testing import faults, payloads
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 CHAT = "/v1/chat/completions"
@@ -17,6 +19,10 @@ CHAT = "/v1/chat/completions"
 
 def keys_of(server):
     return [request.headers.get("authorization") for request in server.requests]
+
+
+def chats_of(server):
+    return [(each, each.headers.get("authorization")) for each in server.requests if each.path == CHAT]
 
 
 def test_api_key_function_is_called_before_each_request(fault_server):
@@ -37,6 +43,31 @@ async def test_async_client_takes_functions_and_coroutine_functions(fault_server
     async with AsyncVLLMClient(fault_server.url, api_key=key) as client:
         await client.chat.completions.create(model="tiny", messages=MESSAGES)
     assert keys_of(fault_server) == ["Bearer the-key"]
+
+
+async def test_concurrent_requests_keep_their_own_keys(fault_server):
+    """While one request looks up the model, others get their keys."""
+    tenant = contextvars.ContextVar("tenant")
+    fault_server.reply(faults.slow(0.05, faults.json_reply(payloads.models("tiny"))), "/v1/models")
+
+    async def call(client, name):
+        tenant.set(name)
+        for _ in range(3):
+            await client.chat.completions.create(model="", messages=[{"role": "user", "content": name}])
+
+    async with AsyncVLLMClient(fault_server.url, api_key=lambda: f"key-of-{tenant.get()}") as client:
+        await asyncio.gather(*(call(client, name) for name in ("a", "b", "c")))
+    sent = [(request.json["messages"][0]["content"], key) for request, key in chats_of(fault_server)]
+    assert len(sent) == 9
+    assert [key for _, key in sent] == [f"Bearer key-of-{name}" for name, _ in sent]
+
+
+def test_explicit_authorization_header_overrides_the_key_function(fault_server):
+    with VLLMClient(fault_server.url, api_key=lambda: "the-key") as client:
+        client.models.list(extra_headers={"authorization": "Bearer explicit"})
+    with VLLMClient(fault_server.url, api_key=lambda: "k", default_headers={"authorization": "Bearer given"}) as client:
+        client.models.list()
+    assert keys_of(fault_server) == ["Bearer explicit", "Bearer given"]
 
 
 async def test_both_clients_of_a_server_use_the_key_function(fault_server):

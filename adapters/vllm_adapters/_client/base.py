@@ -11,13 +11,14 @@ from functools import lru_cache
 from inspect import isawaitable
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Self, cast, get_args
+from typing import Any, Self, cast, get_args, get_origin
 
 import openai
 from openai import NOT_GIVEN
 from openai._base_client import HTTPX_DEFAULT_TIMEOUT
 from openai._constants import RAW_RESPONSE_HEADER
 from openai._models import FinalRequestOptions
+from openai._streaming import extract_stream_chunk_type
 from openai._types import NotGiven
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -36,6 +37,7 @@ from vllm_adapters._response.validate import decodes_as_float32, validate_respon
 from vllm_adapters._transport.credentials import (
     PLACEHOLDER_KEY,
     APIKey,
+    RedactedStr,
     normalize_api_key,
     normalize_base_url,
     normalize_headers,
@@ -292,8 +294,8 @@ class BaseVLLMClient:
 
     # Requests
 
-    def _use_key(self, key: object) -> None:
-        """Send the key that the user's function returned.
+    def _use_key(self, key: object, options: FinalRequestOptions) -> None:
+        """Send the key that the user's function returned, with this request: others may get another meanwhile.
 
         Raises:
             TypeError: It is not a key.
@@ -305,7 +307,10 @@ class BaseVLLMClient:
             raise TypeError("`api_key` is an async function, which a sync client cannot call. Pass a function.")
         if not isinstance(key, str | SecretStr):
             raise TypeError(f"`api_key` must return a str, not {type(key).__name__}.")
-        self.api_key = normalize_api_key(key)
+        self.api_key = api_key = normalize_api_key(key)
+        headers = options.headers if isinstance(options.headers, Mapping) else {}
+        if not any(name.lower() == "authorization" for name in (*headers, *self._custom_headers)):
+            options.headers = {"Authorization": RedactedStr(f"Bearer {api_key}"), **headers}
 
     def _start(self, options: FinalRequestOptions) -> Deadline:
         """Set the limits of a request, and start its deadline."""
@@ -555,10 +560,22 @@ def _is_checked(url: str, cast_to: Any) -> bool:
     )
 
 
-def checked_stream_class(stream_cls: Any, checked: Any) -> Any:
-    """Return our stream class for the type of chunk that the SDK's resource requested."""
-    chunk = get_args(stream_cls)
-    return checked[chunk[0]] if chunk else stream_cls
+def checked_stream_class(stream_cls: Any, checked: Any, base: Any) -> Any:
+    """Return our stream class for the type of chunk that the SDK's resource requested.
+
+    Args:
+        stream_cls: The class that was requested, such as ``Stream[ChatCompletionChunk]``. Logfire and others pass a
+            subclass of their own, which then iterates over our stream.
+        checked: ``CheckedStream`` or its async version.
+        base: The SDK's stream class.
+    """
+    if get_origin(stream_cls) is base:
+        return checked[get_args(stream_cls)[0]]
+    if stream_cls is None or issubclass(get_origin(stream_cls) or stream_cls, checked):
+        return stream_cls
+    # The SDK finds the type of chunk in the base that is its own class.
+    members = {"__orig_bases__": (base[extract_stream_chunk_type(stream_cls)],), "__module__": stream_cls.__module__}
+    return type(stream_cls.__name__, (stream_cls, checked), members)
 
 
 def _drop_environment(
