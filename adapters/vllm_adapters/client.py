@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import cached_property
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
@@ -70,12 +71,15 @@ class VLLMClient(BaseVLLMClient, OpenAI):
 
     Args:
         base_url: The server: ``http://host:8000``, with or without ``/v1``. Default: ``VLLM_BASE_URL``, else
-            ``http://localhost:8000/v1``. The environment's ``OPENAI_*`` are not read.
-        api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, else a placeholder.
-        timeout: ``Timeouts(connect=30, idle=600, total=3600)`` in seconds, or one number for all three.
+            ``http://localhost:8000/v1``. A query in it is sent with every request. The environment's ``OPENAI_*``
+            are not read.
+        api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, else a placeholder. A function returns
+            the current key before each request; of an async client it may be a coroutine function.
+        timeout: ``Timeouts(connect=30, idle=600, total=3600)`` in seconds, or one number for all three. Default:
+            that of ``http_client`` or ``http_options``, if they have one.
         max_retries: Further attempts after connection errors, 408, 409, 429 and 5xx; never after a first token.
             A call sends at most ``1 + max_retries`` requests.
-        max_connections: Connections at once; further calls wait.
+        max_connections: Connections at once, at least 1; further calls wait.
         server_version: The server's vLLM version, for gateways that do not pass on ``/version``.
         allow_unknown: Let body fields pass that no vLLM version has, for servers with plugins; for one request:
             ``extra_body={"allow_unknown": True, ...}``.
@@ -105,7 +109,9 @@ class VLLMClient(BaseVLLMClient, OpenAI):
     def beta(self) -> Beta:
         """The SDK's resource."""
         beta = super().beta
-        vars(beta)["chat"] = self.chat  # the SDK's helpers were there first, and still are
+        from vllm_adapters._client.sdk_helpers import CheckedChat
+
+        vars(beta)["chat"] = CheckedChat(self)  # not the same object: who wraps both would wrap it twice
         return beta
 
     def _run(self, plan: LookUp[R]) -> R:
@@ -140,6 +146,8 @@ class VLLMClient(BaseVLLMClient, OpenAI):
             DEADLINE.reset(token)
 
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        if (provider := self.vllm.api_key_provider) is not None:
+            self._use_key(provider())
         options = super()._prepare_options(options)
         if prepared := self._prepared(options):
             endpoint, body, look_up = prepared
@@ -187,7 +195,9 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
     def beta(self) -> AsyncBeta:
         """The SDK's resource."""
         beta = super().beta
-        vars(beta)["chat"] = self.chat  # the SDK's helpers were there first, and still are
+        from vllm_adapters._client.sdk_helpers import AsyncCheckedChat
+
+        vars(beta)["chat"] = AsyncCheckedChat(self)
         return beta
 
     async def _run(self, plan: LookUp[R]) -> R:
@@ -222,6 +232,9 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
             DEADLINE.reset(token)
 
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
+        if (provider := self.vllm.api_key_provider) is not None:
+            key = provider()
+            self._use_key(await key if isawaitable(key) else key)
         options = await super()._prepare_options(options)
         if prepared := self._prepared(options):
             endpoint, body, look_up = prepared

@@ -12,6 +12,7 @@
     ├── AuthenticationFailed         (openai.AuthenticationError)
     ├── PermissionDenied             (openai.PermissionDeniedError)
     ├── RateLimited                  (openai.RateLimitError)       .retry_after
+    │   └── ServerOverloaded         (openai.InternalServerError)  503: the server's queue is full
     ├── InvalidRequest               (openai.BadRequestError)      .param
     │   ├── ContextLengthExceeded                                  .max_model_len .requested
     │   ├── UnknownParameter                                       refused before sending
@@ -56,6 +57,7 @@ __all__ = [
     "RateLimited",
     "ServerFailed",
     "ServerNotReady",
+    "ServerOverloaded",
     "ServerTimeout",
     "ServerUnreachable",
     "TruncatedOutput",
@@ -189,6 +191,9 @@ class VLLMError(openai.OpenAIError):
         for name in list(self.request.headers):
             if name.lower() not in _HARMLESS_HEADERS:
                 del self.request.headers[name]
+        if self.request.url.query:  # gateways take keys there, too
+            redacted = "&".join(f"{name}=***" for name in self.request.url.params)
+            self.request.url = self.request.url.copy_with(query=redacted.encode())
         response.next_request = None  # a refused redirect's request has the headers, too
         self.response = response
         self.status_code = response.status_code
@@ -272,6 +277,15 @@ class RateLimited(VLLMError, openai.RateLimitError):
 
     STATUS = 429
     retry_after: float | None = None
+
+
+class ServerOverloaded(RateLimited, openai.InternalServerError):
+    """The server responded with 503 because its queue is full, or because it is paused.
+
+    vLLM does so with ``--max-num-queued-reqs`` and ``--max-num-queued-tokens``, and after ``/pause``.
+    """
+
+    STATUS = 503
 
 
 class InvalidRequest(VLLMError, openai.BadRequestError):

@@ -48,16 +48,17 @@ def class_schema(cls: type[BaseModel]) -> dict[str, Any]:
 
     vLLM knows neither ``uniqueItems``, which sets have, nor Pydantic's own formats, as of ``bytes`` and ``SecretStr``.
     """
-    return _enforceable(cls.model_json_schema())  # type: ignore[no-any-return]
+    return enforceable(cls.model_json_schema())  # type: ignore[no-any-return]
 
 
-def _enforceable(schema: Any) -> Any:
+def enforceable(schema: Any) -> Any:
+    """Return the JSON schema of a Python class without what vLLM refuses and the class checks itself."""
     if isinstance(schema, list):
-        return [_enforceable(item) for item in schema]
+        return [enforceable(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     return {
-        name: _enforceable(value)
+        name: enforceable(value)
         for name, value in schema.items()
         if not (name == "uniqueItems" and value is True)
         and not (name == "format" and isinstance(value, str) and value not in _FORMATS)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
+import openai
+from openai import NOT_GIVEN, NotGiven
+from packaging.version import Version
 from pydantic import SecretStr
 
 from vllm_adapters._client import endpoint
 from vllm_adapters._client.endpoint import EndpointCall, async_method, sync_method
+from vllm_adapters._compat import http
 from vllm_adapters._optional import require
 from vllm_adapters._request.compat import validate_params
-from vllm_adapters._transport.credentials import normalize_base_url
+from vllm_adapters._transport.credentials import PLACEHOLDER_KEY, APIKey, normalize_base_url, normalize_query
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest, ModelNotServed, ServerTimeout, ServerUnreachable, VLLMError
 from vllm_adapters.timeouts import Timeouts
@@ -29,14 +34,26 @@ __all__ = ["VLLMServer"]
 Messages = Sequence[Mapping[str, Any]]
 
 _HEALTH_OPTIONS = {"timeout": Timeouts(connect=5, idle=10, total=10), "max_retries": 0}
-_SETTINGS = ("default_headers", "default_query", "server_version", "http_client", "async_http_client")
+_UNSET: dict[str, tuple[Any, ...]] = {
+    "api_key": (None, PLACEHOLDER_KEY),
+    "timeout": (None, Timeouts()),
+    "max_retries": (None, openai.DEFAULT_MAX_RETRIES),
+    "max_connections": (None,),
+    "default_headers": (None, {}),
+    "default_query": (None, {}),
+    "server_version": (None,),
+    "http_client": (None,),
+    "async_http_client": (None,),
+    "http_options": (None, {}),
+}
+"""Settings that belong to a server, each with the values that do not set it."""
 
 
 class _Clients:
     """The clients of one server, shared by the ``VLLMServer`` objects of its models."""
 
     def __init__(
-        self, base_url: str | None, api_key: str | SecretStr | None, async_http_client: Any, options: Mapping[str, Any]
+        self, base_url: str | None, api_key: APIKey | None, async_http_client: Any, options: Mapping[str, Any]
     ) -> None:
         self.options = options
         self.client = VLLMClient(base_url, api_key=api_key, **options)
@@ -48,11 +65,13 @@ class _Clients:
         options = {
             **self.options,
             "default_headers": self.client._custom_headers,
+            "default_query": self.client._custom_query,
             "http_client": self._async_http_client,
             "server_version": None,
             "server_info": self.client.vllm.info,
         }
-        return AsyncVLLMClient(self.client.vllm.address, api_key=self.client.api_key, **options)
+        key = self.client.vllm.api_key_provider or self.client.api_key
+        return AsyncVLLMClient(self.client.vllm.address, api_key=key, **options)
 
 
 class VLLMServer:
@@ -72,8 +91,8 @@ class VLLMServer:
         base_url: As for ``VLLMClient``; default ``VLLM_BASE_URL``, else ``http://localhost:8000/v1``.
         api_key: As for ``VLLMClient``; default ``VLLM_API_KEY``.
         model: Served model name for every request; default: the one base model that is served.
+        timeout: As for ``VLLMClient``, like all arguments that are not listed here.
         async_http_client: As ``http_client`` of ``VLLMClient``, for the async client.
-        options: Further arguments of ``VLLMClient``, such as ``timeout`` and ``max_retries``.
 
     Raises:
         VLLMError: Every method raises the errors of ``vllm_adapters.errors``; the constructor sends nothing.
@@ -83,12 +102,33 @@ class VLLMServer:
         self,
         base_url: str | None = None,
         *,
-        api_key: str | SecretStr | None = None,
+        api_key: APIKey | None = None,
         model: str | None = None,
+        timeout: float | Timeouts | http.Timeout | NotGiven | None = NOT_GIVEN,
+        max_retries: int = openai.DEFAULT_MAX_RETRIES,
+        max_connections: int = 1000,
+        server_version: str | Version | None = None,
+        allow_unknown: bool = False,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        http_client: Any = None,
         async_http_client: Any = None,
-        **options: Any,
+        http_options: Mapping[str, Any] | None = None,
     ) -> None:
+        if model is not None and not isinstance(model, str):
+            raise TypeError(f"`model` must be a str, not {type(model).__name__}.")
         self.model = model
+        options: dict[str, Any] = {
+            "timeout": timeout,
+            "max_retries": max_retries,
+            "max_connections": max_connections,
+            "server_version": server_version,
+            "allow_unknown": allow_unknown,
+            "default_headers": default_headers,
+            "default_query": default_query,
+            "http_client": http_client,
+            "http_options": http_options,
+        }
         self._clients = _Clients(base_url, api_key, async_http_client, options)
         self.client = self._clients.client
 
@@ -105,18 +145,39 @@ class VLLMServer:
             settings: Further arguments of the constructor, if ``server`` is not given.
 
         Raises:
-            ValueError: ``server`` is given with another address, or with settings that it cannot take over.
+            ValueError: ``server`` is given with another address, or with settings that differ from its own.
         """
+        if base_url and normalize_query(base_url, None):
+            raise ValueError(
+                "The base URL contains a query, which copies of this object would lose. Set default_query."
+            )
         if server is None:
             return cls(base_url, model=model or None, **settings)
         if base_url and normalize_base_url(base_url) != server.base_url:
             raise ValueError(
                 f"`server` ({server.base_url}) and the base URL ({base_url}) are different addresses. Pass one of them."
             )
-        for name in _SETTINGS:
-            if settings.get(name):
+        own = server._own_settings()
+        for name, unset in _UNSET.items():
+            value = settings.get(name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            elif name == "timeout" and value is not None:
+                value = Timeouts.of(value)
+            if value not in (*unset, own.get(name)):
                 raise ValueError(f"`{name}` cannot be set beside `server`, which has its own. Remove one of them.")
         return server.serving(model) if model else server
+
+    def _own_settings(self) -> dict[str, Any]:
+        client = self.client
+        return {
+            **self._clients.options,
+            "api_key": client.api_key,
+            "timeout": client.vllm.timeouts,
+            "max_retries": client.max_retries,
+            "default_headers": client._custom_headers,
+            "default_query": client._custom_query,
+        }
 
     @property
     def async_client(self) -> AsyncVLLMClient:
@@ -140,7 +201,8 @@ class VLLMServer:
     def __reduce__(self) -> tuple[Any, ...]:
         # As for the client: a pickle contains no key, no headers, no connection.
         kept = ("timeout", "max_retries", "max_connections", "server_version", "allow_unknown")
-        options = {name: self._clients.options[name] for name in kept if name in self._clients.options}
+        options = {name: self._clients.options[name] for name in kept}
+        options["timeout"] = self.client.vllm.timeouts
         return partial(type(self), model=self.model, **options), (self.base_url,)
 
     def __copy__(self) -> Self:
@@ -340,7 +402,8 @@ class VLLMServer:
 
     def _detokenize(self, /, ids: Sequence[int]) -> EndpointCall[str]:
         """Return the text of token ids. vLLM returns nothing for ids outside of the vocabulary."""
-        body = {**({"model": self.model} if self.model else {}), "tokens": list(ids)}
+        tokens = _list_of(ids, "ids", "int", operator.index)
+        body = {**({"model": self.model} if self.model else {}), "tokens": tokens}
         return EndpointCall(self.at_root("/detokenize"), lambda response: str(response["prompt"]), body)
 
     detokenize, adetokenize = sync_method(_detokenize), async_method(_detokenize)
@@ -363,12 +426,13 @@ class VLLMServer:
             parameters: Such as ``truncate_prompt_tokens`` (-1: to what the model can take).
 
         Returns:
-            float32 array of shape (number of texts, dimensions), in the order of ``texts``.
+            float32 array of shape (number of texts, dimensions), in the order of ``texts``. Without texts nothing is
+            sent, and the shape is (0, ``dimensions`` or 0).
 
         Raises:
             InvalidResponse: Not one vector per text, different dimensions, NaN or infinity.
         """
-        inputs = [texts] if isinstance(texts, str) else list(texts)
+        inputs = [texts] if isinstance(texts, str) else _list_of(texts, "texts", "str", _text_or_ids)
         for name in ("embed_dtype", "endianness", "encoding_format"):
             if parameters.get(name) is not None:
                 raise InvalidRequest(
@@ -377,6 +441,8 @@ class VLLMServer:
                     address=self.base_url,
                     param=name,
                 )
+        if not inputs:
+            return EndpointCall.of_nothing(lambda: _no_vectors(dimensions))
         fields: dict[str, Any] = {"input": inputs, "encoding_format": "base64"}
         if dimensions is not None:
             fields["dimensions"] = dimensions
@@ -398,7 +464,9 @@ class VLLMServer:
         Returns:
             One float array per text, of shape (dimensions,) or (tokens, dimensions).
         """
-        inputs = [texts] if isinstance(texts, str) else list(texts)
+        inputs = _texts(texts, "texts")
+        if not inputs:
+            return EndpointCall.of_nothing(list)
         body = self._body("pooling", {"input": inputs}, {"task": task, **parameters})
         return EndpointCall(self.at_root("/pooling"), endpoint.pooled_parser(len(inputs)), body)
 
@@ -406,7 +474,9 @@ class VLLMServer:
 
     def _classify(self, /, texts: str | Sequence[str], **parameters: Any) -> EndpointCall[list[Classified]]:
         """Return label and probabilities of each text, from a classification model."""
-        inputs = [texts] if isinstance(texts, str) else list(texts)
+        inputs = _texts(texts, "texts")
+        if not inputs:
+            return EndpointCall.of_nothing(list)
         body = self._body("classify", {"input": inputs}, parameters)
         return EndpointCall(self.at_root("/classify"), endpoint.classes_parser(len(inputs)), body)
 
@@ -425,8 +495,9 @@ class VLLMServer:
         Returns:
             One score per pair, in order.
         """
-        left = 1 if isinstance(text_1, str) else len(text_1)
-        right = 1 if isinstance(text_2, str) else len(text_2)
+        left, right = len(_texts(text_1, "text_1")), len(_texts(text_2, "text_2"))
+        if not left or not right:
+            return EndpointCall.of_nothing(list)
         fields = {
             # Of the four forms of this request, this is the one that every version supports.
             "text_1": text_1 if isinstance(text_1, str) else list(text_1),
@@ -444,7 +515,7 @@ class VLLMServer:
 
         Args:
             query: The query.
-            documents: At least one text.
+            documents: The texts; without any, nothing is sent.
             top_n: How many to return; default all.
             parameters: vLLM's own, such as ``truncate_prompt_tokens`` or ``instruction``.
 
@@ -453,11 +524,16 @@ class VLLMServer:
         """
         if isinstance(documents, str):
             raise TypeError("`documents` must be a sequence of str, not str. Pass [text].")
-        fields: dict[str, Any] = {"query": query, "documents": list(documents)}
+        if not isinstance(query, str):
+            raise TypeError(f"`query` must be a str, not {type(query).__name__}.")
+        texts = _texts(documents, "documents")
+        if not texts:
+            return EndpointCall.of_nothing(list)
+        fields: dict[str, Any] = {"query": query, "documents": texts}
         if top_n is not None:
             fields["top_n"] = top_n
         body = self._body("rerank", fields, parameters)
-        return EndpointCall("/rerank", endpoint.ranking_parser(list(documents), top_n), body)
+        return EndpointCall("/rerank", endpoint.ranking_parser(texts, top_n), body)
 
     rerank, arerank = sync_method(_rerank), async_method(_rerank)
 
@@ -495,6 +571,46 @@ class VLLMServer:
         )
 
     metrics, ametrics = sync_method(_metrics), async_method(_metrics)
+
+
+def _no_vectors(dimensions: int | None) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.empty((0, dimensions or 0), dtype=np.float32)
+
+
+def _texts(texts: str | Sequence[str], name: str) -> list[str]:
+    """Return texts as a list; one text is a list of one.
+
+    Raises:
+        TypeError: They are not texts.
+    """
+    return [texts] if isinstance(texts, str) else _list_of(texts, name, "str", _text)
+
+
+def _list_of(values: Any, name: str, kind: str, check: Callable[[Any], Any]) -> list[Any]:
+    if isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"`{name}` must be a sequence of {kind}, not {type(values).__name__}.")
+    found = []
+    for position, value in enumerate(values):
+        try:
+            found.append(check(value))
+        except TypeError:
+            problem = f"`{name}[{position}]` must be a {kind}, not {type(value).__name__}."
+            raise TypeError(problem) from None
+    return found
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _text_or_ids(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray | Mapping):
+        raise TypeError
+    return value if isinstance(value, str) else [operator.index(token) for token in value]
 
 
 def _not_ready(error: VLLMError) -> bool:

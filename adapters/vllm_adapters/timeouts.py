@@ -26,6 +26,10 @@ class Timeouts:
             not streamed comes in one piece, so this must cover its whole generation, and the wait in the server's
             queue.
         total: From the call to the last byte, over all attempts.
+
+    Raises:
+        TypeError: A limit is not a number.
+        ValueError: A limit is not positive.
     """
 
     connect: float | None = 30.0
@@ -35,7 +39,13 @@ class Timeouts:
     def __post_init__(self) -> None:
         for name in ("connect", "idle", "total"):
             limit = getattr(self, name)
-            if limit is not None and limit > _UNLIMITED:
+            if limit is None:
+                continue
+            if isinstance(limit, bool) or not isinstance(limit, int | float):
+                raise TypeError(f"`{name}` must be a number of seconds or None, not {type(limit).__name__}.")
+            if not limit > 0:
+                raise ValueError(f"`{name}` must be a positive number of seconds, not {limit}. Pass None for no limit.")
+            if limit > _UNLIMITED:
                 object.__setattr__(self, name, None)
 
     @classmethod
@@ -44,6 +54,7 @@ class Timeouts:
 
         Raises:
             TypeError: It is none of these.
+            ValueError: A limit is not positive.
         """
         if isinstance(limit, Timeouts):
             return limit
@@ -51,7 +62,11 @@ class Timeouts:
             return cls(None, None, None)
         if hasattr(limit, "connect") and hasattr(limit, "read"):  # httpx's or httpx2's
             return cls(connect=limit.connect, idle=limit.read)
-        if isinstance(limit, int | float):
+        if isinstance(limit, int | float) and not isinstance(limit, bool):
+            if not limit > 0:
+                raise ValueError(
+                    f"`timeout` must be a positive number of seconds, not {limit}. Pass None for no limit."
+                )
             return cls(min(float(limit), 30.0), float(limit), float(limit))
         if isinstance(limit, tuple) and len(limit) in (2, 4):  # as httpx and LangChain take it
             return cls(*limit[:2])

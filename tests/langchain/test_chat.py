@@ -1,12 +1,19 @@
 """ChatVLLM: replies, and what vLLM adds to them."""
 
+import re
+
 import langchain_core.exceptions as lc
 import pytest
+import yaml
+from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRefusalMiddleware
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tracers.langchain import _get_usage_metadata_from_generations
+from pydantic import BaseModel
 
+from vllm_adapters import errors as e
 from vllm_adapters.langchain import ChatVLLM
 from vllm_adapters.testing import faults, payloads
 
@@ -199,3 +206,110 @@ def test_errors_are_langchains_own(llm):
     for call in (llm.invoke, lambda *args, **kwargs: list(llm.stream(*args, **kwargs))):
         with pytest.raises(lc.ModelInvalidRequestError, match="Invalid grammar"):
             call(CAPITAL, structured_outputs={"grammar": "root ::= ((("})
+
+
+# What stock models add
+
+
+class City(BaseModel):
+    """A city."""
+
+    city: str
+
+
+# Stock: additional_kwargs["parsed"], where code that passes a class looks for it.
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "invoke_streaming", "stream", "astream"])
+@pytest.mark.parametrize("level", ["call", "bind", "constructor"])
+def test_class_as_response_format_is_parsed(fault_server, call, way, level):
+    fault_server.reply(faults.chat('{"city": "Rome"}', reasoning="Hm"))
+    options = {"response_format": City}
+    llm = ChatVLLM(base_url=fault_server.url, max_retries=0, **(options if level == "constructor" else {}))
+    if level == "bind" and "streaming" not in way:
+        message = call(way, llm.bind(**options))
+    else:
+        message = call(way, llm, **({} if level == "constructor" else options))
+    assert message.additional_kwargs["parsed"] == City(city="Rome")
+    assert message.additional_kwargs["reasoning_content"] == "Hm"
+    assert fault_server.posts("/v1/chat/completions")[0].json["response_format"]["json_schema"]["name"] == "City"
+
+
+@pytest.mark.parametrize("way", ["invoke", "stream"])
+def test_tool_call_beside_a_class_is_not_parsed(faulty_llm, fault_server, call, way):
+    fault_server.reply(faults.chat(tool_calls=[payloads.tool_call("add", "{}")]))
+    message = call(way, faulty_llm, response_format=City, tools=[{"name": "add"}])
+    assert message.tool_calls
+    assert "parsed" not in message.additional_kwargs
+
+
+# A gateway's refusals
+
+
+def refusal(text):
+    """A gateway's reply with a refusal, whole or streamed."""
+    whole = payloads.chat("")
+    whole["choices"][0]["message"] |= {"content": None, "refusal": text}
+    chunks = payloads.chat_chunks("")
+    parts = [text[:3], text[3:]]
+    deltas = [{**chunks[0], "choices": [{"index": 0, "delta": {"refusal": part}}]} for part in parts]
+    streamed = faults.sse(chunks[0], *deltas, chunks[-1])
+
+    async def run(exchange):
+        await (streamed if exchange.request.json.get("stream") else faults.json_reply(whole))(exchange)
+
+    return run
+
+
+# Stock, streamed: the text is lost.
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "invoke_streaming", "stream", "astream"])
+def test_refusal_is_a_block_of_the_message(faulty_llm, fault_server, call, way):
+    fault_server.reply(refusal("I cannot do that."))
+    message = call(way, faulty_llm)
+    assert message.additional_kwargs["refusal"] == "I cannot do that."
+    [block] = [block for block in message.content_blocks if block["type"] == "refusal"]
+    assert block["refusal"] == "I cannot do that."
+    assert message.text == "I cannot do that."
+    faulty_llm.invoke([("user", "x"), message, ("user", "y")])
+    [replayed] = fault_server.posts("/v1/chat/completions")[-1].json["messages"][1]["content"]
+    assert replayed["text"] == "I cannot do that."
+
+
+@pytest.mark.parametrize("run", ["invoke", "stream"])
+def test_refusal_of_an_object_is_langchains_error(faulty_llm, fault_server, run):
+    fault_server.reply(refusal("I cannot do that."))
+    with pytest.raises(lc.ModelRefusalError, match=r"I cannot do that\."):
+        list(getattr(faulty_llm.with_structured_output(City), run)("x"))
+    raw = faulty_llm.with_structured_output(City, include_raw=True).invoke("x")
+    assert isinstance(raw["parsing_error"], lc.ModelRefusalError)
+    assert raw["parsed"] is None
+    assert raw["raw"].content_blocks[-1]["refusal"] == "I cannot do that."
+
+
+def test_refusal_ends_an_agent_with_the_middlewares_error(faulty_llm, fault_server):
+    fault_server.reply(refusal("I cannot do that."))
+    agent = create_agent(faulty_llm, tools=[], middleware=[ModelRefusalMiddleware()])
+    with pytest.raises(lc.ModelRefusalError, match=r"I cannot do that\."):
+        agent.invoke({"messages": [("user", "x")]})
+
+
+@pytest.mark.parametrize("run", ["invoke", "stream"])
+@pytest.mark.parametrize(("reason", "ours"), [("length", e.TruncatedOutput), ("content_filter", e.FilteredOutput)])
+def test_reply_without_an_answer_is_langchains_error(faulty_llm, fault_server, run, reason, ours):
+    fault_server.reply(faults.chat('{"city": "Ro', finish_reason=reason))
+    for chain in (faulty_llm.with_structured_output(City), faulty_llm.bind(response_format=City)):
+        with pytest.raises(ours) as caught:
+            list(getattr(chain, run)("x"))
+        assert isinstance(caught.value, lc.ModelError)
+        assert not caught.value.is_retryable
+    fault_server.reply(faults.chat("Sure!"))
+    with pytest.raises(e.ConstraintNotEnforced) as caught:
+        list(getattr(faulty_llm.bind(response_format=City), run)("x"))
+    assert isinstance(caught.value, lc.ModelError)
+
+
+def test_matches_and_choices_are_plain_texts(faulty_llm, fault_server):
+    grammar = ("a", 'root ::= "a"', "grammar")
+    for text, schema, method in (("yes", re.compile("yes|no"), None), ("yes", ["yes", "no"], None), grammar):
+        fault_server.reply(faults.chat(text))
+        found = faulty_llm.with_structured_output(schema, method=method).invoke("x")
+        assert type(found) is str
+        assert yaml.safe_load(yaml.safe_dump({"found": found})) == {"found": text}

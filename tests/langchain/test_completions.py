@@ -295,3 +295,22 @@ def test_another_model_of_a_shared_server(vllm_url, sent):
     with pytest.raises(e.ModelNotServed, match="It serves: tiny"):
         VLLM(server=server, model="other").invoke(HELLO)
     assert [body["model"] for body in sent.bodies(PATH)] == ["tiny", "other"]
+
+
+# Stock: a bare KeyError; streamed, four empty texts.
+@pytest.mark.parametrize("run", ["invoke", "stream"])
+def test_reply_in_the_shape_of_chat_raises(faulty_llm, fault_server, run):
+    chunks = payloads.chat_chunks("one two")
+    fault_server.reply(faults.sse(*chunks) if run == "stream" else faults.json_reply(payloads.chat("one two")))
+    with pytest.raises(e.InvalidResponse) as caught:
+        list(getattr(faulty_llm, run)("x"))
+    assert isinstance(caught.value, lc.ModelAPIError)
+
+
+def test_bound_parameters_merge(faulty_llm, fault_server):
+    bound = faulty_llm.bind(top_k=1, vllm_xargs={"a": 1}).bind(vllm_xargs={"b": 2})
+    bound.invoke("x", vllm_xargs={"c": 3})
+    list(bound.stream("x"))
+    first, second = (request.json for request in fault_server.posts())
+    assert (first["top_k"], first["vllm_xargs"]) == (1, {"a": 1, "b": 2, "c": 3})
+    assert (second["top_k"], second["vllm_xargs"]) == (1, {"a": 1, "b": 2})

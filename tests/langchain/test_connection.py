@@ -7,8 +7,11 @@ import pickle
 import traceback
 
 import pytest
+from langchain_classic.embeddings import CacheBackedEmbeddings
 from langchain_core.documents import Document
 from langchain_core.load import dumps
+from langchain_core.runnables import ConfigurableField
+from langchain_core.stores import InMemoryByteStore
 from pydantic import ValidationError
 
 from vllm_adapters import VLLMServer
@@ -29,6 +32,7 @@ CLASSES = {
 }
 
 recorded = pytest.mark.vllm("tiny")
+recorded_embeddings = pytest.mark.vllm("minilm")
 every_class = pytest.mark.parametrize("cls", CLASSES)
 every_model_class = pytest.mark.parametrize("cls", [ChatVLLM, VLLM])
 
@@ -284,3 +288,178 @@ def test_cache_key_contains_server_and_parameters(cls):
     assert key(base_url="http://a:1") != key(base_url="http://b:1")
     assert key(top_k=1) != key(top_k=2)
     assert key(top_k=1) == key(top_k=1)
+
+
+@every_class
+def test_key_may_be_a_function(make_fault_server, cls):
+    keys = iter(["sk-1", "sk-2", "sk-3", "sk-4"])
+    server = make_fault_server()
+    part = cls(base_url=server.url, model="stub", max_retries=0, api_key=lambda: next(keys))
+    use(part)
+    ause(part)
+    use(part.model_copy(update={"max_retries": 1}))
+    assert [r.headers["authorization"] for r in server.requests] == ["Bearer sk-1", "Bearer sk-2", "Bearer sk-3"]
+    assert "sk-" not in repr(part)
+
+
+# Settings that change later
+
+
+SETTINGS = {
+    ChatVLLM: ("openai_api_base", "openai_api_key", "request_timeout"),
+    VLLM: ("openai_api_base", "openai_api_key", "request_timeout"),
+    VLLMEmbeddings: ("base_url", "api_key", "timeout"),
+    VLLMRerank: ("base_url", "api_key", "timeout"),
+}
+ARGUMENTS = ("base_url", "api_key", "timeout")
+
+
+def assigned(part, update):
+    """The same object, its fields assigned one by one."""
+    for name, value in update.items():
+        setattr(part, name, value)
+    return part
+
+
+def changed(part, update):
+    return part.model_copy(update=update)
+
+
+def renamed(part, update):
+    """A copy with changes under the names of the constructor's arguments."""
+    names = dict(zip(SETTINGS[type(part)], ARGUMENTS, strict=True))
+    return part.model_copy(update={names.get(name, name): value for name, value in update.items()})
+
+
+def seen_by(server):
+    return [request.headers["authorization"] for request in server.requests]
+
+
+ways_to_change = pytest.mark.parametrize("change", [assigned, changed, renamed])
+
+
+# Stock: everything goes on to the old server, with the old key.
+@every_class
+@ways_to_change
+def test_changed_address_is_followed_without_the_old_credentials(make_fault_server, monkeypatch, cls, change):
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    old, new = make_fault_server(), make_fault_server()
+    secrets = {"default_headers": {"X-Token": "sk-old"}, "default_query": {"token": "sk-old"}}
+    part = cls(base_url=old.url, api_key="sk-old", max_retries=0, **secrets)
+    use(part)
+    count = len(old.requests)
+    part = change(part, {SETTINGS[cls][0]: new.url})
+    use(part)
+    ause(part)
+    assert len(old.requests) == count
+    assert set(seen_by(new)) == {"Bearer EMPTY"}
+    for request in new.requests:
+        assert "sk-old" not in request.path
+        assert "x-token" not in request.headers
+
+
+@every_class
+@ways_to_change
+def test_changed_key_headers_and_limits_are_followed(make_fault_server, cls, change):
+    server, other = make_fault_server(), make_fault_server()
+    address, key, timeout = SETTINGS[cls]
+    part = cls(base_url=server.url, model="stub", api_key="sk-old", max_retries=0)
+    part = change(part, {key: "sk-new", "default_headers": {"X-Token": "new"}, timeout: 7, "max_retries": 1})
+    use(part)
+    assert seen_by(server) == ["Bearer sk-new"]
+    assert server.requests[0].headers["x-token"] == "new"
+    assert part._connected.client.timeout.read == 7
+    assert part._connected.client.max_retries == 1
+    assert "sk-new" not in repr(part)
+    part = change(part, {address: other.url, key: "sk-other"})
+    use(part)
+    assert seen_by(other) == ["Bearer sk-other"]
+    assert "x-token" not in other.requests[0].headers
+
+
+@every_class
+def test_copy_with_another_address_leaves_the_original(make_fault_server, cls):
+    old, new = make_fault_server(), make_fault_server()
+    part = cls(base_url=old.url, model="stub", api_key="sk-old", max_retries=0)
+    copied = part.model_copy(update={"base_url": new.url})
+    use(part)
+    use(copied)
+    assert seen_by(old) == ["Bearer sk-old"]
+    same = part.model_copy(update={"base_url": old.url.removesuffix("/v1"), "max_retries": 3})
+    use(same)
+    assert seen_by(old) == ["Bearer sk-old"] * 2
+
+
+@every_class
+def test_changed_server_is_followed(make_fault_server, cls):
+    old, new = make_fault_server(), make_fault_server()
+    part = cls(base_url=old.url, api_key="sk-old", max_retries=0)
+    part.server = VLLMServer(new.url, api_key="sk-new")
+    use(part)
+    assert not old.requests
+    assert set(seen_by(new)) == {"Bearer sk-new"}
+
+
+@every_class
+def test_settings_beside_a_server_are_rejected(fault_server, cls):
+    server = VLLMServer(fault_server.url)
+    for name, value in {"api_key": "sk", "timeout": 5, "max_retries": 7}.items():
+        with pytest.raises(ValueError, match=f"`{name}` cannot be set beside `server`"):
+            cls(server=server, **{name: value})
+    part = cls(server=server)
+    for name, value in zip(SETTINGS[cls], ("http://other:1", "sk", 5), strict=True):
+        with pytest.raises(ValueError, match="cannot be set beside `server`"):
+            setattr(part, name, value)
+    use(part)
+
+
+@every_class
+def test_invalid_changes_are_rejected_and_change_nothing(fault_server, cls):
+    part = cls(base_url=fault_server.url, model="stub", max_retries=0)
+    address, _, timeout = SETTINGS[cls]
+    for name, value, error in ((address, "nonsense", e.WrongAddress), (timeout, "soon", TypeError)):
+        with pytest.raises(error):
+            setattr(part, name, value)
+    with pytest.raises(e.UnknownParameter, match="temprature"):
+        part.model_copy(update={"temprature": 1})
+    use(part)
+
+
+def test_configurable_address_does_not_get_the_old_key(make_fault_server):
+    old, new = make_fault_server(), make_fault_server()
+    field = ConfigurableField("url")
+    llm = ChatVLLM(base_url=old.url, api_key="sk-old", default_headers={"X-Token": "sk-old"}, max_retries=0)
+    chosen = llm.configurable_fields(openai_api_base=field).with_config(configurable={"url": new.url})
+    chosen.invoke("x")
+    assert set(seen_by(new)) == {"Bearer EMPTY"}
+    assert "x-token" not in new.requests[0].headers
+    assert not old.requests
+
+
+# The model's name
+
+
+# Stock: an empty name, under which another model's vectors are found.
+@recorded_embeddings
+def test_cached_vectors_are_kept_apart_by_the_served_name(vllm_url):
+    embeddings = VLLMEmbeddings()
+    assert embeddings.model == "minilm"
+    assert embeddings.model_copy(update={"model": "other"}).model == "other"
+    embeddings.model = "another"
+    assert embeddings.model == embeddings.model_name == "another"
+
+
+def test_cached_vectors_of_another_model_are_not_returned(fault_server):
+    store = InMemoryByteStore()
+    for name in ("one", "two"):
+        cards = {"data": [{"id": name, "root": name, "object": "model"}]}
+        fault_server.reply(faults.json_reply(cards), "/v1/models")
+        embeddings = VLLMEmbeddings(base_url=fault_server.url, max_retries=0)
+        CacheBackedEmbeddings.from_bytes_store(embeddings, store, namespace=embeddings.model).embed_documents(["a"])
+    assert [request.json["model"] for request in fault_server.posts("/v1/embeddings")] == ["one", "two"]
+
+
+def test_name_of_no_model_is_not_empty(fault_server):
+    fault_server.reply(faults.json_reply({"data": []}), "/v1/models")
+    with pytest.raises(e.ModelNotServed):
+        _ = VLLMEmbeddings(base_url=fault_server.url, max_retries=0).model

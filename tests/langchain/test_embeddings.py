@@ -1,5 +1,6 @@
 """VLLMEmbeddings, and LangChain's own suites for embeddings."""
 
+import asyncio
 import copy
 import pickle
 
@@ -122,3 +123,16 @@ def test_copies_and_pickles(vllm_url):
     assert "canary" not in repr(embeddings) + str(embeddings) + embeddings.model_dump_json()
     for other in (pickle.loads(packed), copy.deepcopy(embeddings)):
         assert (other.batch_size, len(other.embed_query("a"))) == (3, 384)
+
+
+@pytest.mark.parametrize("texts", [["a", None], ["a", 1], [["a"]], "abc", [b"a"]])
+def test_texts_of_other_types_are_rejected(fault_server, texts):
+    embeddings = VLLMEmbeddings(base_url=fault_server.url, model="stub", document_instruction="d: ")
+    with pytest.raises(e.InvalidRequest, match="must be a"):
+        embeddings.embed_documents(texts)
+    with pytest.raises(e.InvalidRequest, match="must be a"):
+        asyncio.run(embeddings.aembed_documents(texts))
+    for call in (embeddings.embed_query, lambda text: asyncio.run(embeddings.aembed_query(text))):
+        with pytest.raises(e.InvalidRequest, match="`text` must be a str, not NoneType"):
+            call(None)
+    assert not fault_server.requests

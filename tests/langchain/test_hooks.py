@@ -10,8 +10,7 @@ from langchain_core.documents import BaseDocumentCompressor
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel, BaseLLM, _compat_bridge
 from langchain_core.language_models.base import BaseLanguageModel
-from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import RunnableBinding
 from langchain_core.utils.utils import LC_ID_PREFIX
 from langchain_openai.chat_models.base import BaseChatOpenAI
@@ -20,9 +19,10 @@ from pydantic import BaseModel
 
 from vllm_adapters import params
 from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
-from vllm_adapters.langchain._binding import BoundChatVLLM
-from vllm_adapters.langchain._chunks import ReplyChunk
+from vllm_adapters.langchain._binding import BoundChatVLLM, BoundModel
 from vllm_adapters.langchain._connection import ServerConnection
+from vllm_adapters.langchain._messages import invalid_end
+from vllm_adapters.types import ToolCall
 
 MOVED = (
     f"langchain-core {version('langchain-core')} or langchain-openai {version('langchain-openai')} "
@@ -61,6 +61,11 @@ PARAMS = ["stop", "kwargs"]
         ),
         (BaseChatOpenAI, "with_structured_output", ["schema", "method", "include_raw", "strict", "tools", "kwargs"]),
         (BaseChatModel, "_convert_input", ["model_input"]),
+        (BaseChatModel, "_generate_with_cache", ["messages", "stop", "run_manager", "kwargs"]),
+        (BaseChatModel, "_agenerate_with_cache", ["messages", "stop", "run_manager", "kwargs"]),
+        (BaseChatModel, "_get_llm_string", ["stop", "kwargs"]),
+        (BaseChatModel, "_chat_model_stream_v3", ["input", "config", "stop", "kwargs"]),
+        (BaseChatModel, "_achat_model_stream_v3", ["input", "config", "stop", "kwargs"]),
         (BaseLanguageModel, "_add_version", ["pkg", "version"]),
         (BaseLanguageModel, "model_post_init", ["_context"]),
         (BaseOpenAI, "_generate", ["prompts", "stop", "run_manager", "kwargs"]),
@@ -162,13 +167,18 @@ def test_events_hook_of_stream_events():
     assert LC_ID_PREFIX == "lc_run-", MOVED + "LC_ID_PREFIX"
 
 
-def test_message_of_a_stream_is_made_with_the_chunks_first_base():
-    chunk = ReplyChunk(content="Hi")
-    assert type(message_chunk_to_message(chunk)) is AIMessage, MOVED + "message_chunk_to_message"
-    assert type(chunk + AIMessageChunk(content="!")) is ReplyChunk, MOVED + "AIMessageChunk.__add__"
-    generations = [ChatGenerationChunk(message=chunk) for _ in range(2)]
-    assert type((generations[0] + generations[1:]).message) is ReplyChunk, MOVED + "ChatGenerationChunk.__add__"
-    assert "init_tool_calls" in AIMessageChunk.__pydantic_decorators__.model_validators, MOVED + "init_tool_calls"
+@pytest.mark.parametrize("arguments", ['{"a": 1', '{"a": "b', '{"a": ["b', '{"a": 1}', ""])
+def test_bracket_that_closes_nothing_makes_arguments_invalid(arguments):
+    end = invalid_end(ToolCall(0, "id", "add", arguments, None, "Truncated"))
+    chunks = [
+        {"name": "add", "args": arguments, "id": "1", "index": 0},
+        {"name": "", "args": end, "index": 0, "id": ""},
+    ]
+    message = sum(
+        (AIMessageChunk(content="", tool_call_chunks=[chunk]) for chunk in chunks), AIMessageChunk(content="")
+    )
+    assert not message.tool_calls, MOVED + "AIMessageChunk.init_tool_calls"
+    assert message.invalid_tool_calls[0]["args"] == arguments + end, MOVED + "AIMessageChunk.__add__"
 
 
 def test_binding_covers_every_method_that_takes_parameters():
@@ -178,7 +188,7 @@ def test_binding_covers_every_method_that_takes_parameters():
         for name, member in inspect.getmembers(RunnableBinding, inspect.isfunction)
         if "{**self.kwargs,**kwargs}" in source(member)
     }
-    assert merging <= set(vars(BoundChatVLLM)), MOVED + str(merging - set(vars(BoundChatVLLM)))
+    assert merging <= set(vars(BoundModel)), MOVED + str(merging - set(vars(BoundModel)))
     assert BoundChatVLLM.lc_id() == [*RunnableBinding.get_lc_namespace(), "RunnableBinding"], MOVED + "lc_id"
 
 

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import VLLM, ChatVLLM
+from vllm_adapters.langchain._binding import BoundChatVLLM
+from vllm_adapters.langchain._schemas import convert_tools
 from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
@@ -58,14 +60,12 @@ def test_extra_body_merges_into_structured_output(sent):
 
 
 # Stock ChatOpenAI: the same 400 as a class that no framework knows; two constraints in one dict are sent.
-@recorded
-def test_two_constraints_are_rejected(llm, sent):
-    with pytest.raises(lc.ModelInvalidRequestError, match="only use one kind"):
-        llm.with_structured_output(City).invoke(CAPITAL, structured_outputs={"choice": ["a", "b"]})
-    requests = len(sent.bodies(CHAT))
+def test_two_constraints_are_rejected(faulty_llm, fault_server):
+    with pytest.raises(lc.ModelInvalidRequestError, match="has two constraints"):
+        faulty_llm.with_structured_output(City).invoke(CAPITAL, structured_outputs={"choice": ["a", "b"]})
     with pytest.raises(lc.ModelInvalidRequestError, match="one constraint"):
-        llm.invoke(CAPITAL, structured_outputs={"choice": ["a", "b"], "regex": "a"})
-    assert len(sent.bodies(CHAT)) == requests
+        faulty_llm.invoke(CAPITAL, structured_outputs={"choice": ["a", "b"], "regex": "a"})
+    assert not fault_server.posts(CHAT)
 
 
 # Stock ChatOpenAI renames max_tokens, and errors name a parameter that nobody gave.
@@ -272,8 +272,8 @@ def test_invalid_constructor_arguments_are_rejected(faulty_llm):
         ChatVLLM(topk=1)
     with pytest.raises(ValidationError):
         ChatVLLM(top_k="x")
-    with pytest.raises(e.InvalidRequest, match=r"`tools` is not an argument of ChatVLLM\. Pass it per call"):
-        ChatVLLM(tools=[])
+    with pytest.raises(e.InvalidRequest, match=r"`messages` is not an argument of ChatVLLM\. Pass it per call"):
+        ChatVLLM(messages=[])
     with pytest.raises(e.InvalidRequest, match="top_k"):
         faulty_llm.invoke("x", top_k="x")
 
@@ -288,13 +288,105 @@ def test_allow_unknown(faulty_llm, fault_server):
     assert "allow_unknown" not in fault_server.posts(CHAT)[0].json
 
 
-@pytest.mark.parametrize(
-    "name", ["reasoning", "include", "truncation", "context_management", "store", "verbosity", "service_tier"]
-)
+@pytest.mark.parametrize("name", ["reasoning", "include", "truncation", "context_management", "verbosity"])
 def test_openai_only_parameter_is_rejected(fault_server, faulty_llm, name):
-    value = {"reasoning": {"effort": "low"}, "include": ["x"], "context_management": [{}], "store": True}.get(name, "x")
+    value = {"reasoning": {"effort": "low"}, "include": ["x"], "context_management": [{}]}.get(name, "x")
     with pytest.raises(e.UnknownParameter, match=name):
         ChatVLLM(base_url=fault_server.url, max_retries=0, **{name: value}).invoke("x")
     with pytest.raises(e.UnknownParameter, match=name):
         faulty_llm.invoke("x", **{name: value})
     assert not fault_server.posts(CHAT)
+
+
+# Parameters of single calls in the constructor
+
+
+CONSTRUCTED = {
+    "stop": ["x"],
+    "user": "ann",
+    "stream_options": {"continuous_usage_stats": True},
+    "tool_choice": "any",
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_object"},
+    "tools": [add],
+}
+
+
+# Stock: all but one are moved to `model_kwargs` with a warning.
+@pytest.mark.parametrize("name", CONSTRUCTED)
+@pytest.mark.parametrize("way", ["invoke", "stream"])
+def test_parameters_of_calls_in_the_constructor(fault_server, call, name, way):
+    given = {name: CONSTRUCTED[name], **({"tools": [add]} if name in ("tool_choice", "parallel_tool_calls") else {})}
+    tool_call = faults.chat(tool_calls=[payloads.tool_call("add", '{"a": 1, "b": 2}')])
+    fault_server.reply(tool_call if "tools" in given else faults.chat("{}"), CHAT)
+    llm = ChatVLLM(base_url=fault_server.url, model="stub", max_retries=0, **given)
+    call(way, llm)
+    body = fault_server.posts(CHAT)[0].json
+    usage = {"include_usage": True, **CONSTRUCTED["stream_options"]} if way == "stream" else None
+    expected = {"tool_choice": "required", "tools": convert_tools([add], None), "stream_options": usage}.get(
+        name, CONSTRUCTED[name]
+    )
+    if name == "tools":
+        assert [tool["function"]["name"] for tool in body["tools"]] == ["add"]
+    else:
+        assert body.get(name) == expected
+    if name not in ("stop", "stream_options"):
+        call(way, llm, **{name: None})
+        assert name not in fault_server.posts(CHAT)[1].json
+
+
+def test_parameters_of_calls_in_the_constructor_of_completions(fault_server):
+    llm = VLLM(base_url=fault_server.url, model="stub", stop=["x"], user="ann", stream_options={"include_usage": False})
+    llm.invoke("x")
+    list(llm.stream("x", stop=["y"]))
+    first, second = (request.json for request in fault_server.posts())
+    assert (first["stop"], first["user"], "stream_options" in first) == (["x"], "ann", False)
+    assert (second["stop"], second["stream_options"]) == (["y"], {"include_usage": False})
+
+
+@pytest.mark.parametrize("name", ["tools", "tool_choice"])
+def test_tools_of_single_calls_are_converted(faulty_llm, fault_server, name):
+    fault_server.reply(faults.chat(tool_calls=[payloads.tool_call("add", '{"a": 1, "b": 2}')]), CHAT)
+    for choice in ("any", True, "add"):
+        faulty_llm.invoke("x", tools=[add], tool_choice=choice)
+    named = {"type": "function", "function": {"name": "add"}}
+    assert [request.json["tool_choice"] for request in fault_server.posts(CHAT)] == ["required", "required", named]
+
+
+# Options of streams
+
+
+# Stock replaces them, and adds up counts that already are sums.
+@pytest.mark.parametrize("way", ["stream", "astream", "invoke_streaming", "events_v3"])
+@pytest.mark.parametrize("level", ["call", "bind", "constructor"])
+def test_stream_options_are_merged_and_continuous_usage_counts_once(fault_server, call, way, level):
+    chunks = payloads.chat_chunks("one two three", usage=True)
+    for index, chunk in enumerate(chunks):
+        details = {"prompt_tokens_details": {"cached_tokens": 4}}
+        chunk["usage"] = {"prompt_tokens": 7, "completion_tokens": index, "total_tokens": 7 + index, **details}
+    fault_server.reply(faults.sse(*chunks), CHAT)
+    options = {"stream_options": {"continuous_usage_stats": True}}
+    llm = ChatVLLM(base_url=fault_server.url, max_retries=0, **(options if level == "constructor" else {}))
+    llm = llm.bind(**options) if level == "bind" and way in ("stream", "astream") else llm
+    message = call(way, llm, **({} if level == "constructor" or isinstance(llm, BoundChatVLLM) else options))
+    assert fault_server.posts(CHAT)[0].json["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    usage = message.usage_metadata
+    assert (usage["input_tokens"], usage["output_tokens"]) == (7, len(chunks) - 1)
+    assert usage["input_token_details"]["cache_read"] == 4
+
+
+def test_stream_usage_of_a_call_wins(faulty_llm, fault_server):
+    list(faulty_llm.stream("x", stream_usage=False))
+    list(faulty_llm.stream("x", stream_options={"include_usage": False}))
+    list(faulty_llm.stream("x"))
+    faulty_llm.bind(stream_options={"include_usage": True}).invoke("x")
+    sent = [request.json.get("stream_options") for request in fault_server.posts(CHAT)]
+    assert sent[1:] == [{"include_usage": False}, {"include_usage": True}, None]
+    assert not (sent[0] or {}).get("include_usage")
+
+
+def test_openai_only_parameter_without_effect_is_dropped(fault_server):
+    ChatVLLM(base_url=fault_server.url, model="stub", store=True, service_tier="auto").invoke(
+        "x", extra_body={"metadata": {"a": "b"}}
+    )
+    assert not {"store", "service_tier", "metadata"} & fault_server.posts(CHAT)[0].json.keys()

@@ -11,7 +11,6 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from vllm_adapters import Timeouts
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import ChatVLLM, _chunks
-from vllm_adapters.langchain._chunks import ReplyChunk
 from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
@@ -163,7 +162,6 @@ def test_copied_text_chunk_equals_langchains_own(version, text):
     chunk = chunk_of({"content": text}, finish_reason=None, logprobs=None, token_ids=None)
     copied = llm._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, {})
     converted = BaseChatOpenAI._convert_chunk_to_generation_chunk(llm, chunk, AIMessageChunk, {})
-    converted.message = ReplyChunk.from_chunk(converted.message, None)
     converted.message.response_metadata["model_provider"] = "vllm"
 
     assert copied == converted

@@ -1,12 +1,27 @@
 """ChatVLLM: tools, and calls of them that are valid or marked as invalid, never repaired."""
 
+import functools
+import operator
+import os
+import pickle
+import subprocess
+import sys
+
 import pytest
 from langchain_core.load import dumpd, load
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, message_chunk_to_message
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    message_chunk_to_message,
+    message_to_dict,
+    messages_from_dict,
+)
 from langchain_core.tools import tool
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.graph.message import add_messages
 from pydantic import BaseModel
 
-from vllm_adapters.langchain._chunks import ReplyChunk
 from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
@@ -166,7 +181,16 @@ def test_truncated_tool_call_is_invalid(llm, call, way):
     message = call(way, bound, "What is the weather in Rome and Oslo?", max_tokens=46)
     assert [call["args"] for call in message.tool_calls] == [{"city": "Rome"}]
     assert [call["name"] for call in message.invalid_tool_calls] == ["get_weather"]
-    assert message.invalid_tool_calls[0]["error"] == TRUNCATED
+    assert problem_of(message)[1] == TRUNCATED
+
+
+def problem_of(message):
+    """Arguments and error of the only invalid call; a sum of chunks may have the error at the end of the arguments."""
+    [call] = message.invalid_tool_calls
+    arguments, mark, end = (call["args"] or "").rpartition("…")
+    if isinstance(message, AIMessageChunk) and mark:
+        return arguments, end.partition(" (")[2].removesuffix(")")
+    return call["args"] or "", call["error"]
 
 
 def reply(*arguments, finish_reason):
@@ -181,9 +205,8 @@ def test_only_the_truncated_call_is_invalid(faulty_llm, fault_server, call, way,
     fault_server.reply(reply('{"a": 1}', text, finish_reason="length"))
     message = call(way, faulty_llm)
     assert [call["args"] for call in message.tool_calls] == [{"a": 1}]
-    assert [call["error"] for call in message.invalid_tool_calls] == [TRUNCATED]
+    assert problem_of(message) == (text, TRUNCATED)
     assert message.invalid_tool_calls[0]["name"] == "add"
-    assert (message.invalid_tool_calls[0]["args"] or "") == text
     assert message.response_metadata["finish_reason"] == "length"
     blocks = message_chunk_to_message(message).content_blocks
     assert [block["args"] for block in blocks if block["type"] == "tool_call"] == [{"a": 1}]
@@ -196,8 +219,9 @@ def test_malformed_arguments_are_invalid(faulty_llm, fault_server, call, way, te
     fault_server.reply(reply(text, '{"a": 1}', finish_reason="tool_calls"))
     message = call(way, faulty_llm)
     assert [call["args"] for call in message.tool_calls] == [{"a": 1}]
-    assert [call["args"] for call in message.invalid_tool_calls] == [text]
-    assert "JSON" in message.invalid_tool_calls[0]["error"]
+    arguments, error = problem_of(message)
+    assert arguments == text
+    assert "JSON" in (error or "JSON")  # LangChain's sums of chunks have no error for what it finds itself
 
 
 @pytest.mark.parametrize("way", ["invoke", "stream", "astream"])
@@ -238,11 +262,74 @@ def test_tool_calls_grow_while_they_stream(faulty_llm, fault_server):
     assert len(seen) > 1
 
 
-def test_chunks_are_converted_and_stored_as_langchains_own(faulty_llm, fault_server, call):
-    fault_server.reply(reply('{"a": 1}', '{"b', finish_reason="length"))
-    message = call("stream", faulty_llm)
-    assert isinstance(message, AIMessageChunk)
-    assert type(message_chunk_to_message(message)) is AIMessage
-    assert message_chunk_to_message(message).invalid_tool_calls[0]["args"] == '{"b'
-    assert type(load(dumpd(message), allowed_objects="core")) is AIMessageChunk
-    assert isinstance(message + AIMessageChunk(content="!"), ReplyChunk)
+# Storage: LangChain's own classes, judged for good
+
+
+def stored(message):
+    """What becomes of a message where applications store it, by the way of storing."""
+    strict = JsonPlusSerializer(allowed_msgpack_modules=None)
+    return {
+        "dumps": load(dumpd(message), allowed_objects="core"),
+        "dict": messages_from_dict([message_to_dict(message)])[0],
+        "pickle": pickle.loads(pickle.dumps(message)),
+        "msgpack": strict.loads_typed(strict.dumps_typed(message)),
+        "validated": type(message).model_validate(message.model_dump()),
+        "state": add_messages([], [message])[0],
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ['{"path": "/home/a', '{"path": "C:\\', '{"n": 1', '{"n": [1, {"a": "b"', '{"n": 1}', ""]
+)
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_truncated_call_stays_invalid_however_chunks_are_added_and_stored(faulty_llm, fault_server, text, version):
+    fault_server.reply(reply('{"a": 1}', text, finish_reason="length"))
+    chunks = list(faulty_llm.model_copy(update={"output_version": version}).stream("x"))
+    assert {type(chunk) for chunk in chunks} == {AIMessageChunk}
+    empty = AIMessageChunk(content="" if version == "v0" else [])
+    sums = [
+        chunks[0] + chunks[1:],
+        functools.reduce(operator.add, chunks),
+        sum(chunks, empty),
+        empty + chunks,
+        chunks[0] + functools.reduce(operator.add, chunks[1:]),
+        functools.reduce(operator.add, chunks[:3]) + functools.reduce(operator.add, chunks[3:]),
+        functools.reduce(operator.add, chunks) + empty,
+    ]
+    for message in [*sums, *map(message_chunk_to_message, sums)]:
+        for how, found in {"itself": message, **stored(message)}.items():
+            assert type(found) in (AIMessage, AIMessageChunk), how
+            assert [call["args"] for call in found.tool_calls] == [{"a": 1}], how
+            assert [call["name"] for call in found.invalid_tool_calls] == ["add"], how
+            assert TRUNCATED in found.invalid_tool_calls[0]["args"], how
+
+
+@pytest.mark.parametrize("way", ["invoke_streaming", "ainvoke_streaming", "invoke_streaming_v1", "invoke"])
+def test_message_has_the_arguments_as_they_arrived_also_in_later_requests(faulty_llm, fault_server, call, way):
+    fault_server.reply(reply('{"a": 1}', '{"b": "…"', finish_reason="length"))
+    message = call(way, faulty_llm)
+    assert type(message) is AIMessage
+    for found in [message, *stored(message).values()]:
+        assert problem_of(found) == ('{"b": "…"', TRUNCATED)
+    assert "…] (" not in str(message)
+    for sent in (message, call("stream", faulty_llm)):
+        faulty_llm.invoke([("user", "x"), sent])
+        calls = fault_server.posts(CHAT)[-1].json["messages"][-1]["tool_calls"]
+        assert sorted(c["function"]["arguments"] for c in calls) == ['{"a": 1}', '{"b": "…"']
+
+
+def test_checkpoint_of_another_process_has_the_truncated_call_as_invalid(faulty_llm, fault_server):
+    fault_server.reply(reply('{"path": "/home/a', finish_reason="length"))
+    kind, data = JsonPlusSerializer().dumps_typed(functools.reduce(operator.add, faulty_llm.stream("x")))
+    program = (
+        "import sys; from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer as S;"
+        "m = S().loads_typed((sys.argv[1], bytes.fromhex(sys.argv[2])));"
+        "assert 'vllm_adapters' not in sys.modules;"
+        "print(type(m).__module__, type(m).__name__, len(m.tool_calls), len(m.invalid_tool_calls))"
+    )
+    environment = {**os.environ, "LANGGRAPH_STRICT_MSGPACK": "true"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, kind, data.hex()], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.split() == ["langchain_core.messages.ai", "AIMessageChunk", "0", "1"]
+    assert not done.stderr

@@ -214,7 +214,7 @@ def test_unknown_or_invalid_parameter_of_the_constructor(fault_server):
     for given in ({"extra_body": {"plugin": 1}}, {"additional_kwargs": {"plugin": 1}}):
         with pytest.raises(e.UnknownParameter, match="plugin"):
             VLLM(base_url=fault_server.url, **given).complete("hi")
-    with pytest.raises(e.UnknownParameter, match="OpenAI-only"):
+    with pytest.raises(e.UnknownParameter, match="vLLM does not have this parameter of OpenAI"):
         VLLM(base_url=fault_server.url, modalities=["text", "audio"]).complete("hi")
     assert not fault_server.requests
 

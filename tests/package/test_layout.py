@@ -54,6 +54,7 @@ PUBLIC = {
         "RateLimited",
         "ServerFailed",
         "ServerNotReady",
+        "ServerOverloaded",
         "ServerTimeout",
         "ServerUnreachable",
         "TruncatedOutput",

@@ -109,7 +109,7 @@ def test_tools_beside_a_response_format_are_strict(form, strict):
     [
         ("chat", "topk", "Did you mean `top_k`"),
         ("chat", "repetition_penality", "Did you mean `repetition_penalty`"),
-        ("chat", "store", "it is an OpenAI-only parameter"),
+        ("chat", "verbosity", "vLLM does not have this parameter of OpenAI"),
         ("chat", "functions", "Use `tools`"),
         ("chat", "zzz", "pass extra_body with allow_unknown=True"),
         ("rerank", "return_documents", "pass extra_body with allow_unknown=True"),

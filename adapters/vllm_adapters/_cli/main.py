@@ -25,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, TextIOWrapper):  # for terminals that cannot encode "✓"
         sys.stdout.reconfigure(errors="backslashreplace")
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if "run" not in args:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         code = int(args.run(args))
         sys.stdout.flush()
@@ -62,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The OpenAI SDK client for vLLM, plugged into LangChain, LlamaIndex and Haystack.",
     )
     parser.add_argument("--version", action="version", version=f"vllm-adapters {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     add_serve_parser(commands)
     add_doctor_parser(commands)
     add_demo_parser(commands)

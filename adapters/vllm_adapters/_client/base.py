@@ -6,11 +6,15 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from inspect import isawaitable
+from types import MappingProxyType
 from typing import Any, Self, cast, get_args
 
 import openai
+from openai import NOT_GIVEN
+from openai._base_client import HTTPX_DEFAULT_TIMEOUT
 from openai._constants import RAW_RESPONSE_HEADER
 from openai._models import FinalRequestOptions
 from openai._types import NotGiven
@@ -28,7 +32,14 @@ from vllm_adapters._request.encode import encoding_error
 from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.validate import decodes_as_float32, validate_response, validate_types, validate_vectors
-from vllm_adapters._transport.credentials import normalize_api_key, normalize_base_url, normalize_headers
+from vllm_adapters._transport.credentials import (
+    PLACEHOLDER_KEY,
+    APIKey,
+    normalize_api_key,
+    normalize_base_url,
+    normalize_headers,
+    normalize_query,
+)
 from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, Deadline, HTTPClients, ReplyStream, SyncHTTP
 from vllm_adapters._transport.pool import make_http_clients
 from vllm_adapters._version import __version__
@@ -49,6 +60,7 @@ class ClientState:
         max_connections: Connections at once.
         allow_unknown: Whether body fields pass that no vLLM version has.
         http_clients: The HTTP clients, shared with copies of the client.
+        api_key_provider: The function that returns the current API key, if the user gave one.
         own_http_client: The user's HTTP client, if one was given.
         http_options: The user's arguments for the HTTP clients.
         run: Runs a look-up with the client.
@@ -62,6 +74,7 @@ class ClientState:
     http_clients: HTTPClients[Any]
     own_http_client: Any
     http_options: Mapping[str, Any] | None
+    api_key_provider: Callable[[], Any] | None
     run: Callable[[LookUp[Any]], Any]
 
     @property
@@ -84,6 +97,13 @@ class BaseVLLMClient:
     _state_class: type[ClientState]
     user_agent = f"vllm-adapters/{__version__} openai/{openai.__version__}"
     """The ``User-Agent`` header."""
+    api_key: str
+    organization: str | None
+    project: str | None
+    webhook_secret: str | None
+    _base_url: http.URL
+    _custom_headers: Mapping[str, str]
+    _custom_query: Mapping[str, object]
     vllm: ClientState
     """What this class adds to the SDK's, under one name that no release of the SDK can collide with."""
 
@@ -91,8 +111,8 @@ class BaseVLLMClient:
         self,
         base_url: str | None = None,
         *,
-        api_key: str | SecretStr | None = None,
-        timeout: float | Timeouts | http.Timeout | None = Timeouts(),  # noqa: B008  # frozen
+        api_key: APIKey | None = None,
+        timeout: float | Timeouts | http.Timeout | NotGiven | None = NOT_GIVEN,
         max_retries: int = openai.DEFAULT_MAX_RETRIES,
         max_connections: int = 1000,
         server_version: str | Version | None = None,
@@ -105,27 +125,31 @@ class BaseVLLMClient:
         http_clients: HTTPClients[Any] | None = None,
     ) -> None:
         address = normalize_base_url(base_url)
+        provider = api_key if callable(api_key) else None
+        timeouts = _given_timeouts(timeout, http_client, http_options)
+        self._timeout = timeouts.transport()
         self.vllm = self._state_class(
             address,
             info=ServerInfo.of(address, server_version, server_info),
-            timeouts=Timeouts.of(timeout),
+            timeouts=timeouts,
             max_connections=max_connections,
             allow_unknown=allow_unknown,
             http_clients=http_clients
             or make_http_clients(self._http_class, http.URL(address).host, max_connections, http_options),
             own_http_client=http_client,
             http_options=http_options,
+            api_key_provider=provider,
             run=self._run,
         )
         sdk: Any = super()
         sdk.__init__(
-            api_key=normalize_api_key(api_key),
+            api_key=normalize_api_key(PLACEHOLDER_KEY if callable(api_key) else api_key),
             base_url=address,
-            timeout=self.vllm.timeouts.transport(),
+            timeout=self._timeout,
             max_retries=max_retries,
             http_client=self._client,
         )
-        _drop_environment(self, default_headers, default_query)
+        _drop_environment(self, default_headers, normalize_query(base_url, default_query))
 
     def _run(self, plan: LookUp[Any]) -> Any:
         raise NotImplementedError
@@ -138,13 +162,108 @@ class BaseVLLMClient:
     def _client(self, client: Any) -> None:
         pass  # the SDK hands back what it was given
 
+    @property
+    def base_url(self) -> Any:
+        """The server's base URL, ending in ``/v1/``. ``with_options(base_url=...)`` returns a client of another."""
+        return self._base_url
+
+    @base_url.setter
+    def base_url(self, url: object) -> None:
+        raise AttributeError(
+            "`base_url` of a client cannot be changed: what it knows is of this server, and so is its API key. "
+            "Make another client, or call client.with_options(base_url=..., api_key=...)."
+        )
+
+    @property
+    def timeout(self) -> Any:
+        """Limits of the transport; ``client.vllm.timeouts`` has the total limit, too."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, timeout: Any) -> None:
+        if timeout is not self._timeout:  # the SDK's constructor hands back what it was given
+            self.vllm = replace(self.vllm, timeouts=Timeouts.of(timeout))
+            self._timeout = self.vllm.timeouts.transport()
+
+    def is_closed(self) -> bool:
+        """Return whether the connections of this process and event loop were closed, and not used since."""
+        own = self.vllm.own_http_client
+        return self.vllm.http_clients.is_closed() if own is None else bool(own.is_closed)
+
     def platform_headers(self) -> dict[str, str]:
         """Return none of the SDK's six headers about this machine: no vLLM reads them, and each costs CPU."""
         return {}
 
-    def copy(self, **changes: Any) -> Self:
-        """Return the same client with other options; server info and connections are shared."""
-        return type(self)(**_copy_arguments(self, changes))
+    def copy(
+        self,
+        *,
+        base_url: str | http.URL | None = None,
+        api_key: APIKey | None = None,
+        timeout: float | Timeouts | http.Timeout | NotGiven | None = NOT_GIVEN,
+        max_retries: int | NotGiven = NOT_GIVEN,
+        max_connections: int | None = None,
+        server_version: str | Version | None = None,
+        allow_unknown: bool | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        set_default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        set_default_query: Mapping[str, object] | None = None,
+        http_client: Any = None,
+        http_options: Mapping[str, Any] | None = None,
+        organization: str | None = None,
+        project: str | None = None,
+        webhook_secret: str | None = None,
+        _extra_kwargs: Mapping[str, Any] = MappingProxyType({}),
+        **others: Any,
+    ) -> Self:
+        """Return the same client with other options; server info and connections are shared.
+
+        Args:
+            base_url: Another server. Nothing is shared then.
+            api_key: As for the constructor, like all options that are not listed here.
+            default_headers: Headers in addition to the client's.
+            set_default_headers: Headers in place of the client's.
+            default_query: Query parameters in addition to the client's.
+            set_default_query: Query parameters in place of the client's.
+            organization: Sent as a header for gateways that read it; vLLM does not.
+            project: Likewise.
+            webhook_secret: For ``client.webhooks``.
+            others: The SDK's other options, such as ``provider``; they are for OpenAI, and must not be set.
+
+        Raises:
+            TypeError: An option is for OpenAI only, or does not exist.
+            ValueError: Headers or query parameters are both added and replaced.
+        """
+        if name := next((name for name, value in others.items() if value not in (None, NOT_GIVEN)), None):
+            raise TypeError(f"`{name}` is not an option of a client for vLLM. Remove it.")
+        for name, added, replaced in (
+            ("headers", default_headers, set_default_headers),
+            ("query", default_query, set_default_query),
+        ):
+            if added is not None and replaced is not None:
+                raise ValueError(f"`default_{name}` and `set_default_{name}` exclude each other. Pass one of them.")
+        given = {
+            "base_url": base_url,
+            "api_key": api_key,
+            "max_connections": max_connections,
+            "server_version": server_version,
+            "allow_unknown": allow_unknown,
+            "http_client": http_client,
+            "http_options": http_options,
+        }
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        for name, value in (("timeout", timeout), ("max_retries", max_retries)):
+            if not isinstance(value, NotGiven):
+                changes[name] = value
+        own_headers, own_query = self._custom_headers, self._custom_query
+        headers = {**own_headers, **(default_headers or {})} if set_default_headers is None else set_default_headers
+        query = {**own_query, **(default_query or {})} if set_default_query is None else set_default_query
+        changes |= {"default_headers": headers, "default_query": query, **_extra_kwargs}
+        new = type(self)(**_copy_arguments(self, changes))
+        sdk: Any = new
+        sdk.organization, sdk.project = organization or self.organization, project or self.project
+        sdk.webhook_secret = webhook_secret or self.webhook_secret
+        return new
 
     with_options = copy
 
@@ -172,6 +291,21 @@ class BaseVLLMClient:
 
     # Requests
 
+    def _use_key(self, key: object) -> None:
+        """Send the key that the user's function returned.
+
+        Raises:
+            TypeError: It is not a key.
+        """
+        if isawaitable(key):
+            close = getattr(key, "close", None)
+            if close is not None:
+                close()  # it would warn that it was never awaited
+            raise TypeError("`api_key` is an async function, which a sync client cannot call. Pass a function.")
+        if not isinstance(key, str | SecretStr):
+            raise TypeError(f"`api_key` must return a str, not {type(key).__name__}.")
+        self.api_key = normalize_api_key(key)
+
     def _start(self, options: FinalRequestOptions) -> Deadline:
         """Set the limits of a request, and start its deadline."""
         if isinstance(options.headers, Mapping) and options.headers.keys() != {RAW_RESPONSE_HEADER}:
@@ -181,7 +315,7 @@ class BaseVLLMClient:
             options.timeout = outer.limits.transport()
             return outer
         if isinstance(given, NotGiven):
-            options.timeout = self.timeout  # type: ignore[attr-defined]  # of the same limits
+            options.timeout = self.timeout  # of the same limits
             return Deadline.start(self.vllm.timeouts, outer)
         limits = Timeouts.of(given)
         options.timeout = limits.transport()
@@ -402,12 +536,12 @@ def checked_stream_class(stream_cls: Any, checked: Any) -> Any:
 
 
 def _drop_environment(
-    client: Any, default_headers: Mapping[str, str] | None, default_query: Mapping[str, object] | None
+    client: Any, default_headers: Mapping[str, str] | None, default_query: Mapping[str, object]
 ) -> None:
     """Undo what the SDK's constructor took from the environment's ``OPENAI_*``: none of it is for vLLM."""
     client.organization = client.project = client.webhook_secret = client.admin_api_key = None
     client._custom_headers = normalize_headers(default_headers)
-    client._custom_query = dict(default_query or {})
+    client._custom_query = default_query
 
 
 def _copy_arguments(client: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -415,7 +549,7 @@ def _copy_arguments(client: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
     state = client.vllm
     arguments: dict[str, Any] = {
         "base_url": state.address,
-        "api_key": client.api_key,
+        "api_key": state.api_key_provider or client.api_key,
         "timeout": state.timeouts,
         "max_retries": client.max_retries,
         "max_connections": state.max_connections,
@@ -429,11 +563,19 @@ def _copy_arguments(client: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
         arguments["server_info"] = None
     if not changes.keys().isdisjoint(("base_url", "max_connections", "http_options")):
         arguments["http_clients"] = None
-    added = {
-        "default_headers": {**client._custom_headers, **(changes.get("default_headers") or {})},
-        "default_query": {**client._custom_query, **(changes.get("default_query") or {})},
-    }
-    return {**arguments, **changes, **added}
+    return {**arguments, **changes}
+
+
+def _given_timeouts(timeout: Any, http_client: Any, http_options: Mapping[str, Any] | None) -> Timeouts:
+    """Return the time limits: the client's, else those of the HTTP client that was given, else the default."""
+    if not isinstance(timeout, NotGiven):
+        return Timeouts.of(timeout)
+    own = getattr(http_client, "timeout", None)
+    if own is not None and own != HTTPX_DEFAULT_TIMEOUT:  # httpx's own default is 5 s, and nobody's choice
+        return Timeouts.of(own)
+    if http_options and "timeout" in http_options:
+        return Timeouts.of(http_options["timeout"])
+    return Timeouts()
 
 
 def _unpickle(cls: Callable[..., Any], address: str, config: dict[str, Any]) -> Any:

@@ -11,15 +11,15 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, cast
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from vllm_adapters._request.compat import parse_version
 from vllm_adapters.errors import (
-    AuthenticationFailed,
-    InvalidRequest,
-    InvalidResponse,
     ModelNotServed,
-    PermissionDenied,
+    RateLimited,
+    ServerNotReady,
+    ServerTimeout,
+    ServerUnreachable,
     VLLMError,
     WrongAddress,
 )
@@ -106,7 +106,14 @@ class ServerInfo:
         if version is None:
             return shared or cls(address)
         model = shared.model if shared else None
-        return cls(address, Version(str(version)), version_known=True, version_given=True, model=model)
+        try:
+            given = Version(str(version))
+        except InvalidVersion:
+            raise ValueError(
+                f"`server_version` must be a version of vLLM such as '0.32.0', not {str(version)!r}. "
+                "Leave it out to ask the server."
+            ) from None
+        return cls(address, given, version_known=True, version_given=True, model=model)
 
     @property
     def root(self) -> str:
@@ -136,9 +143,13 @@ class ServerInfo:
         if not self.version_known:
             try:
                 self.version = parse_version(str((yield f"{self.root}/version").get("version")))
-            except (WrongAddress, InvalidRequest, InvalidResponse, AuthenticationFailed, PermissionDenied) as error:
+            except (ServerUnreachable, ServerTimeout):
+                raise
+            except VLLMError as error:  # of a gateway: the call itself may well succeed
                 log.debug("The server's version is unknown: %s", error)
                 self.version = self._fingerprint_version()
+                if isinstance(error, ServerNotReady | RateLimited):
+                    return self.version  # ask again next time
             self.version_known = True
         return self.version
 

@@ -53,7 +53,7 @@ class EndpointCall(Generic[R]):
     """One request and the parser of its response.
 
     Args:
-        path: Relative to ``/v1``, or a whole URL.
+        path: Relative to ``/v1``, or a whole URL. Empty: nothing is sent, and the parser gets ``{}``.
         parse: The parser.
         body: The JSON body of a POST; ``None`` for a GET.
         cast_to: ``str`` for a response of plain text.
@@ -65,6 +65,11 @@ class EndpointCall(Generic[R]):
     body: Mapping[str, Any] | None = None
     cast_to: Any = dict[str, object]
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_nothing(cls, result: Callable[[], R]) -> EndpointCall[R]:
+        """Return a call about no texts, whose result is known without a request."""
+        return cls("", lambda response: result())
 
     def map(self, convert: Callable[[R], T]) -> EndpointCall[T]:
         """Return the same call with its result converted."""
@@ -79,10 +84,14 @@ class EndpointCall(Generic[R]):
 
     def send(self, client: VLLMClient) -> R:
         """Send the request and parse its response."""
+        if not self.path:
+            return self.parse({})
         return self._parsed(client, client.request(self.cast_to, self._request_options()))
 
     async def asend(self, client: AsyncVLLMClient) -> R:
         """Async version of ``send``."""
+        if not self.path:
+            return self.parse({})
         return self._parsed(client, await client.request(self.cast_to, self._request_options()))
 
     def _request_options(self) -> FinalRequestOptions:

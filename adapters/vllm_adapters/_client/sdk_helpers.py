@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
@@ -114,6 +114,7 @@ class _StreamManager:
 class _Completions(Completions):
     if not TYPE_CHECKING:  # the SDK's own signature holds
 
+        @wraps(Completions.stream)
         def stream(self, **request: Any) -> Any:
             return _StreamManager(super().stream(**request))
 
@@ -121,6 +122,7 @@ class _Completions(Completions):
 class _AsyncCompletions(AsyncCompletions):
     if not TYPE_CHECKING:
 
+        @wraps(AsyncCompletions.stream)
         def stream(self, **request: Any) -> Any:
             return _StreamManager(super().stream(**request))
 

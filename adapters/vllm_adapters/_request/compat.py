@@ -7,6 +7,7 @@ https://github.com/vllm-project/vllm/issues/53975
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Set
 from functools import cache
 from typing import Any
@@ -18,6 +19,8 @@ from vllm_adapters import params
 from vllm_adapters._request import availability
 from vllm_adapters._request.encode import contains_non_finite, encoding_error
 from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
+
+log = logging.getLogger(__name__)
 
 ALLOW_UNKNOWN = "allow_unknown"
 """Key of a request body that lets unknown fields pass (for servers with plugins). It is never sent."""
@@ -43,12 +46,10 @@ _HINTS = {
     "functions": "Use `tools`",
     "function_call": "Use `tool_choice`",
 }
-_OPENAI_ONLY = frozenset(
+_OPENAI_ONLY = frozenset(["audio", "modalities", "moderation", "verbosity", "web_search_options"])
+_WITHOUT_EFFECT = frozenset(
     [
-        "audio",
         "metadata",
-        "modalities",
-        "moderation",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -56,10 +57,9 @@ _OPENAI_ONLY = frozenset(
         "safety_identifier",
         "service_tier",
         "store",
-        "verbosity",
-        "web_search_options",
     ]
 )
+"""OpenAI's parameters that do not change the reply: how it is stored, billed, cached. They are not sent."""
 _REASONING_RENAMED = Version("0.11.1")
 
 
@@ -95,7 +95,7 @@ def reject_unknown(endpoint: str, body: Mapping[str, Any]) -> None:
 @cache
 def _accepted_names(endpoint: str) -> frozenset[str]:
     known = availability.names(endpoint)
-    return known.union({ALLOW_UNKNOWN}, *(group for group in _SYNONYMS if known & group))
+    return known.union({ALLOW_UNKNOWN}, _WITHOUT_EFFECT, *(group for group in _SYNONYMS if known & group))
 
 
 def unknown_parameter(endpoint: str, name: str) -> UnknownParameter:
@@ -107,7 +107,7 @@ def unknown_parameter(endpoint: str, name: str) -> UnknownParameter:
     """
     suggestions = tuple(availability.suggest(endpoint, name))
     hint = _HINTS.get(name) or (
-        "Remove it: it is an OpenAI-only parameter"
+        "Remove it: vLLM does not have this parameter of OpenAI. For a gateway that has it, pass allow_unknown=True"
         if name in _OPENAI_ONLY
         else f"Did you mean {' or '.join(f'`{s}`' for s in suggestions)}?"
         if suggestions
@@ -235,6 +235,8 @@ def translate(
     version = version or availability.newest()
     sent = dict(body)
     allow_unknown = bool(sent.pop(ALLOW_UNKNOWN, False)) or allow_unknown
+    if not allow_unknown:
+        _drop_without_effect(endpoint, sent)
     if not _LIMITS.isdisjoint(sent):
         _rename_limits(endpoint, sent)
     if not CONSTRAINT_NAMES.isdisjoint(sent):
@@ -254,6 +256,12 @@ def translate(
         if outer in sent:
             _check_nested(outer, sent[outer], version, allow_unknown)
     return sent
+
+
+def _drop_without_effect(endpoint: str, body: dict[str, Any]) -> None:
+    for name in _WITHOUT_EFFECT.intersection(body) - availability.names(endpoint):
+        log.debug("`%s` is not sent: vLLM does not have it, and it would not change the reply", name)
+        del body[name]
 
 
 @cache

@@ -36,6 +36,7 @@ _FLAG_FOR_ROUTE = (
     ("lora_adapter", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"),
     ("/tokenizer_info", "--enable-tokenizer-info-endpoint"),
 )
+_OVERLOADED = re.compile(r"engine is currently busy|queue is full|generation is paused|overloaded|at capacity", re.I)
 _UNPARSED_CALLS = re.compile(
     r"validation errors? for list\[function-wrap"
 )  # of vLLM 0.11 and 0.14, tool_choice=required
@@ -179,6 +180,12 @@ def _connection_error(
         )
     if status == 429:
         return e.RateLimited(f"Too many requests: {message}", retry_after=retry_after(response))
+    if status == 503 and _OVERLOADED.search(message):
+        return e.ServerOverloaded(
+            f"The server is overloaded or paused: {message}",
+            hint="Try again later, send fewer requests at once, or use another replica",
+            retry_after=retry_after(response),
+        )
     if status == 503:
         return e.ServerNotReady(
             f"The server is not ready: {message}",
@@ -198,6 +205,12 @@ def _route_error(
             flags=flags,
         )
     if (status == 404 and not parsed.from_vllm) or status == 405:
+        if context.endpoint is None and "/v1/" in context.path and context.path != "/v1/models":
+            return e.WrongAddress(
+                f"The server has no route {context.path}: HTTP {status} {message}",
+                hint="vLLM does not have all of OpenAI's API: VLLMServer(...).capabilities() lists the routes of the "
+                f"server at {context.address}",
+            )
         return e.WrongAddress(
             f"The server has no route {context.path or 'of this path'}: HTTP {status} {message}",
             hint=f"base_url must be the root of a vLLM server or its /v1 (it is {context.address}), "
@@ -263,6 +276,12 @@ def from_transport(failure: BaseException, request: http.Request | None = None) 
             request=request,
         )
     reason = str(failure) or name
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return e.ServerUnreachable(
+            f"The server's certificate is not trusted: {reason}",
+            hint="Set SSL_CERT_FILE to a file of trusted certificates, or pass http_options={'verify': ssl_context}",
+            request=request,
+        )
     return e.ServerUnreachable(
         f"The server did not respond: {reason}",
         hint="Is it running, and is base_url (or VLLM_BASE_URL) its address?",

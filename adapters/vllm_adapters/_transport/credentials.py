@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
 
 from pydantic import SecretStr
 
@@ -26,6 +26,10 @@ class RedactedStr(str):
 
     def __repr__(self) -> str:
         return "'**********'"
+
+
+APIKey: TypeAlias = str | SecretStr | Callable[[], str] | Callable[[], Awaitable[str]]
+"""A key, or a function that returns the current one, such as a token of short life."""
 
 
 def normalize_api_key(api_key: str | SecretStr | None) -> RedactedStr:
@@ -65,8 +69,24 @@ def normalize_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
     return normalized
 
 
+def normalize_query(base_url: object | None, query: Mapping[str, object] | None) -> dict[str, object]:
+    """Return the query parameters of every request: those of the base URL, and others, which take precedence.
+
+    Raises:
+        TypeError: They are not a mapping.
+    """
+    if not isinstance(query, Mapping | None):
+        raise TypeError(f"default_query must be a mapping, not {type(query).__name__}")
+    try:
+        own: Mapping[str, object] = http.URL(str(base_url or os.environ.get("VLLM_BASE_URL") or "")).params
+    except http.InvalidURL:
+        own = {}
+    found = {**own, **(query or {})}
+    return {name: RedactedStr(value) if isinstance(value, str) else value for name, value in found.items()}
+
+
 def normalize_base_url(base_url: object | None) -> str:
-    """Return the server's base URL, ending in ``/v1``, from any form of it.
+    """Return the server's base URL, ending in ``/v1`` and without a query, from any form of it.
 
     Args:
         base_url: ``http://host:8000``, ``http://host:8000/v1``, with or without a slash; ``None`` reads

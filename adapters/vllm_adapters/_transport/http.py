@@ -148,6 +148,11 @@ class ReplyStream(http.SyncByteStream, http.AsyncByteStream):
         return aiter(self._stream) if self._is_passive else self._apieces()
 
     @property
+    def elapsed(self) -> Any:
+        """The time from the request to the end of the response, which httpx2 keeps here."""
+        return getattr(self._stream, "elapsed", None)
+
+    @property
     def _is_passive(self) -> bool:
         return self._deadline is None and self._map_errors is None
 
@@ -468,6 +473,15 @@ class HTTPClients(Generic[C]):
                 else:
                     self._by_loop[loop] = client
         return client
+
+    def is_closed(self) -> bool:
+        """Return whether the HTTP client of this process and event loop was closed, and not used since."""
+        if self._pid != os.getpid():
+            return False
+        loop = _running_loop() if self._per_loop else None
+        with self._lock:
+            client: Any = self._without_loop if loop is None else self._by_loop.get(loop)
+            return client is not None and bool(client.is_closed)
 
     def _drop_closed_loops(self) -> None:
         # Weak keys do not suffice: a client's connections refer to the loop that they were opened in.

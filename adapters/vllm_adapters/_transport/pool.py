@@ -16,7 +16,7 @@ from vllm_adapters._transport.http import AsyncHTTP, HTTPClients, ReplyStream, c
 C = TypeVar("C")
 
 _SHARD_SIZE = 32
-"""Connections of one shard."""
+"""Connections of one shard, at most."""
 
 
 def is_loopback(host: str) -> bool:
@@ -47,9 +47,10 @@ class _Shards(Generic[C]):
     being made for it, and never uses, closes or discounts it (measured with httpcore 1.0 and httpcore2 2.16).
     """
 
-    def __init__(self, make: Callable[[], C], max_connections: int) -> None:
+    def __init__(self, make: Callable[[int], C], max_connections: int) -> None:
         self._make = make
-        self._max_shards = -(-max_connections // _SHARD_SIZE)
+        count = -(-max_connections // _SHARD_SIZE)
+        self._sizes = [(max_connections + n) // count for n in range(count)]  # they differ by one at most
         self._lock = threading.Lock()
         self._in_use: list[int] = []  # by position, with requests that are still in a pool that was replaced
         self.shards: list[_Shard[C]] = []
@@ -57,11 +58,12 @@ class _Shards(Generic[C]):
     def acquire(self) -> tuple[_Shard[C], Callable[..., C | None]]:
         """Return a shard, and what to call when its request is over, which may return a pool to close."""
         with self._lock:
-            position = next((n for n, used in enumerate(self._in_use) if used < _SHARD_SIZE), len(self._in_use))
-            if position == self._max_shards:
+            free = (n for n, used in enumerate(self._in_use) if used < self._sizes[n])
+            position = next(free, len(self._in_use))
+            if position == len(self._sizes):
                 position = self._in_use.index(min(self._in_use))
             if position == len(self._in_use):
-                self.shards.append(_Shard(self._make()))
+                self.shards.append(_Shard(self._make(self._sizes[position])))
                 self._in_use.append(0)
             shard = self.shards[position]
             self._in_use[position] += 1
@@ -74,12 +76,12 @@ class _Shards(Generic[C]):
             shard.in_use -= 1
             if cancelled and not shard.tainted:
                 shard.tainted = True
-                self.shards[position] = _Shard(self._make())
+                self.shards[position] = _Shard(self._make(self._sizes[position]))
             return shard.pool if shard.tainted and not shard.in_use else None
 
 
 class _SyncShards(http.BaseTransport):
-    def __init__(self, make: Callable[[], http.HTTPTransport], max_connections: int) -> None:
+    def __init__(self, make: Callable[[int], http.HTTPTransport], max_connections: int) -> None:
         self._pools = _Shards(make, max_connections)
 
     def handle_request(self, request: http.Request) -> http.Response:
@@ -99,7 +101,7 @@ class _SyncShards(http.BaseTransport):
 
 
 class _AsyncShards(http.AsyncBaseTransport):
-    def __init__(self, make: Callable[[], http.AsyncHTTPTransport], max_connections: int) -> None:
+    def __init__(self, make: Callable[[int], http.AsyncHTTPTransport], max_connections: int) -> None:
         self._pools = _Shards(make, max_connections)
 
     async def handle_async_request(self, request: http.Request) -> http.Response:
@@ -128,7 +130,12 @@ def make_http_clients(
         host: The server's host name; the environment's proxies are not used for this machine.
         max_connections: Connections at once; all may be kept alive, as closing and reopening costs more.
         options: The user's arguments for ``cls``; limits may be a dict.
+
+    Raises:
+        ValueError: ``max_connections`` is not a positive integer.
     """
+    if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
+        raise ValueError(f"`max_connections` must be a positive integer, not {max_connections!r}.")
     per_loop = issubclass(cls, AsyncHTTP)
     given = dict(options or {})
     if isinstance(given.get("limits"), Mapping):
@@ -145,12 +152,12 @@ def make_http_clients(
             # Only the HTTP client itself can use the environment's proxies.
             limits = http.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
             return cast(C, http_client(limits=limits, verify=_ssl_context()))
-        shard_limits = http.Limits(max_connections=_SHARD_SIZE, max_keepalive_connections=_SHARD_SIZE)
         transport: Any = http.AsyncHTTPTransport if per_loop else http.HTTPTransport
         shards: Any = _AsyncShards if per_loop else _SyncShards
 
-        def pool() -> Any:
-            return with_deadlines(transport(verify=_ssl_context(), limits=shard_limits))
+        def pool(size: int) -> Any:
+            limits = http.Limits(max_connections=size, max_keepalive_connections=size)
+            return with_deadlines(transport(verify=_ssl_context(), limits=limits))
 
         return cast(C, http_client(transport=shards(pool, max_connections), verify=_ssl_context(), trust_env=False))
 

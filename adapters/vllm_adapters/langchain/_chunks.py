@@ -7,61 +7,19 @@ from copy import copy
 from typing import Any
 
 from langchain_core.callbacks.manager import BaseRunManager
-from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall
+from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.utils import LC_ID_PREFIX
-from pydantic import model_validator
+from pydantic import BaseModel
 
+from vllm_adapters._response.tool_calls import COMPLETE, ToolCallAccumulator
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
-from vllm_adapters.langchain._messages import parse_tool_call_chunks, set_tool_calls, to_langchain_tool_call
-
-# Messages
-
-
-class _FirstBase:
-    """The first base of ``ReplyChunk``, which LangChain calls to make the ``AIMessage`` of a whole stream."""
-
-    def __new__(cls, **fields: Any) -> Any:
-        return AIMessage(**fields) if cls is _FirstBase else super().__new__(cls)
-
-
-class ReplyChunk(_FirstBase, AIMessageChunk):
-    """A chunk, or a sum of chunks, whose tool calls are parsed for good once the reply has ended.
-
-    A call that the reply's end has truncated is in ``invalid_tool_calls``.
-    """
-
-    @model_validator(mode="after")
-    def init_tool_calls(self) -> ReplyChunk:
-        """Parse the tool calls: as far as they have arrived, or for good."""
-        AIMessageChunk.init_tool_calls(self)  # type: ignore[operator]
-        finish_reason = self.response_metadata.get("finish_reason")
-        if finish_reason and self.tool_call_chunks:
-            set_tool_calls(self, parse_tool_call_chunks(self.tool_call_chunks, finish_reason))
-            if isinstance(self.content, list):
-                self.content = [_mark_invalid(block, self.invalid_tool_calls) for block in self.content]
-        return self
-
-    @classmethod
-    def lc_id(cls) -> list[str]:
-        """Return the name of LangChain's own class, under which chunks are stored."""
-        return AIMessageChunk.lc_id()
-
-    @classmethod
-    def from_chunk(cls, chunk: AIMessageChunk, finish_reason: str | None) -> ReplyChunk:
-        """Return LangChain's chunk as one of this class."""
-        fields = {name: value for name, value in chunk.__dict__.items() if name in chunk.model_fields_set}
-        if finish_reason:
-            fields["response_metadata"] = {**chunk.response_metadata, "finish_reason": finish_reason}
-        return cls(**fields)
-
-
-def _mark_invalid(block: Any, invalid: list[InvalidToolCall]) -> Any:
-    """Return a content block, as an invalid tool call if it is one of ``invalid``."""
-    if not isinstance(block, Mapping) or block.get("type") != "tool_call":
-        return block
-    return next((dict(call) for call in invalid if call["id"] == block.get("id")), block)
-
+from vllm_adapters.langchain._messages import (
+    invalid_end,
+    parse_tool_call_chunks,
+    refusal_content,
+    to_langchain_tool_call,
+)
 
 # Chunks
 
@@ -108,31 +66,104 @@ def copy_text_chunk(text_chunk: ChatGenerationChunk, delta: Mapping[str, Any]) -
     return copied
 
 
+class StreamState:
+    """What the chunks of one reply have in common while they are converted.
+
+    Args:
+        usage_follows: Whether a chunk with the usage follows the one with the finish reason.
+        parsed_class: The class of the objects that were requested by ``response_format``, if any.
+    """
+
+    def __init__(self, *, usage_follows: bool = False, parsed_class: type[BaseModel] | None = None) -> None:
+        self.usage_follows = usage_follows
+        self.parsed_class = parsed_class
+        self.texts: list[str] = []
+        """The texts so far; only if ``parsed_class`` is given."""
+        self._tool_calls = ToolCallAccumulator()
+        self._usage: Mapping[str, Any] = {}
+
+    def prepare(self, chunk: dict[str, Any], choice: Mapping[str, Any]) -> None:
+        """Change a chunk that is more than text so that LangChain's sum of all chunks is right.
+
+        Tool calls that turn out to be invalid end in what no JSON parser can mend, and of a usage that every chunk
+        has (``continuous_usage_stats``) each chunk keeps the increase.
+
+        Args:
+            chunk: The client's chunk.
+            choice: Its choice; empty if it has none.
+        """
+        if usage := chunk.get("usage"):
+            if choice and self.usage_follows:  # LangChain does not add the details everywhere: the last chunk has them
+                usage = {name: value for name, value in usage.items() if not isinstance(value, Mapping)}
+            chunk["usage"], self._usage = _increase(usage, self._usage), usage
+        delta: dict[str, Any] = choice["delta"] if choice else {}
+        if tool_calls := delta.get("tool_calls"):
+            self._tool_calls.add(tool_calls)
+        if self._tool_calls and choice.get("finish_reason"):
+            ends = [(call.index, invalid_end(call)) for call in self._tool_calls.parse(choice["finish_reason"])]
+            added = [{"index": index, "function": {"arguments": end}} for index, end in ends if end]
+            if added:
+                delta["tool_calls"] = _joined([*(tool_calls or ()), *added])
+
+    def parsed(self, finish_reason: str | None) -> BaseModel | None:
+        """Return the object that the whole text is, if one was requested."""
+        if self.parsed_class is None or self._tool_calls or not finish_reason or finish_reason not in COMPLETE:
+            return None
+        return self.parsed_class.model_validate_json("".join(self.texts))
+
+
+def _increase(now: Any, before: Any) -> Any:
+    """Return the counts of ``now`` less those of ``before``."""
+    if isinstance(now, Mapping):
+        earlier = before if isinstance(before, Mapping) else {}
+        return {name: _increase(value, earlier.get(name)) for name, value in now.items()}
+    return now - before if isinstance(now, int) and isinstance(before, int) else now
+
+
+def _joined(deltas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the deltas with those of one call joined, as LangChain joins them only when it adds chunks."""
+    joined: dict[int, dict[str, Any]] = {}
+    for delta in deltas:
+        function = delta.get("function") or {}
+        first = joined.setdefault(delta["index"], {**delta, "function": {**function, "arguments": ""}})
+        first["function"]["arguments"] += function.get("arguments") or ""
+    return list(joined.values())
+
+
 def complete_chunk(
-    converted: ChatGenerationChunk, chunk: Mapping[str, Any], choice: Mapping[str, Any], *, usage_follows: bool
+    converted: ChatGenerationChunk, chunk: Mapping[str, Any], choice: Mapping[str, Any], state: StreamState
 ) -> ChatGenerationChunk:
-    """Add to LangChain's chunk what it does not read: reasoning and vLLM's own fields.
+    """Add to LangChain's chunk what it does not read: reasoning, a refusal, and vLLM's own fields.
 
     Args:
         converted: LangChain's chunk; it is changed and returned.
         chunk: The client's chunk.
         choice: Its choice; empty if it has none.
-        usage_follows: Whether a chunk with the usage follows the one with the finish reason.
+        state: Of the whole reply.
     """
     info = {
         **(converted.generation_info or {}),
         **pick_fields(choice, CHOICE_FIELDS),
         **pick_fields(chunk, RESPONSE_FIELDS),
     }
-    if choice and (usage_follows or not choice.get("finish_reason")):
+    finish_reason = choice.get("finish_reason")
+    if choice and (state.usage_follows or not finish_reason):
         # Sums of chunks concatenate texts: what every chunk repeats may be in the last one only.
         info.pop("system_fingerprint", None)
     converted.generation_info = info or None
-    if isinstance(converted.message, AIMessageChunk):
-        converted.message = ReplyChunk.from_chunk(converted.message, info.get("finish_reason"))
-    if reasoning := (choice.get("delta") or {}).get("reasoning"):
-        converted.message.additional_kwargs["reasoning_content"] = reasoning
-    converted.message.response_metadata["model_provider"] = "vllm"
+    message = converted.message
+    delta = choice.get("delta") or {}
+    if reasoning := delta.get("reasoning"):
+        message.additional_kwargs["reasoning_content"] = reasoning
+    if refusal := delta.get("refusal"):
+        message.additional_kwargs["refusal"] = refusal
+        message.content = refusal_content(refusal)
+        for index, block in enumerate(message.content):
+            if isinstance(block, dict):
+                block["index"] = index  # LangChain adds the texts of blocks with the same index
+    if (parsed := state.parsed(finish_reason)) is not None:
+        message.additional_kwargs["parsed"] = parsed
+    message.response_metadata["model_provider"] = "vllm"
     return converted
 
 

@@ -1,18 +1,18 @@
-"""Conversions between LangChain's messages and tools and vLLM's JSON."""
+"""Conversions between LangChain's messages and vLLM's JSON."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from langchain_core.messages import AIMessage, BaseMessage, InvalidToolCall
 from langchain_core.messages import ToolCall as LangChainToolCall
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.json import parse_partial_json
 
-from vllm_adapters._response.tool_calls import parse_tool_calls
+from vllm_adapters._response.tool_calls import parse_tool_call, parse_tool_calls
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.types import ToolCall
 
@@ -89,31 +89,75 @@ def reasoning_of(message: BaseMessage) -> str:
     )
 
 
-# Tools
+# Tool calls of replies
+
+_INVALID_END = re.compile(r'…"?[\]}] \(([^…]*)\)\Z')
 
 
-def convert_tools(
-    tools: Iterable[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], strict: bool | None
-) -> list[dict[str, Any]]:
-    """Return tools in OpenAI's form, their schemas as the user wrote them.
+def invalid_end(call: ToolCall) -> str:
+    """Return what to add to the streamed arguments of an invalid call, so that LangChain reads none from them.
 
-    LangChain's own conversion rewrites the schemas of strict tools for OpenAI: no additional properties anywhere,
-    which empties dict arguments. vLLM enforces any schema.
+    LangChain adds up the chunks of a stream, and again when they are stored and loaded, and closes the brackets of
+    the arguments each time: a call that the token limit truncated would be a tool call, with a shorter path or a
+    smaller number than the model was about to write. A bracket that closes nothing is what it cannot mend.
 
     Args:
-        tools: Functions, classes, schemas or LangChain tools.
-        strict: The user's setting; ``None`` leaves it to the client, which marks forced tools as strict.
+        call: A call of a reply that has ended.
+
+    Returns:
+        Such as ``…"] (The reply was truncated while this call was being generated)``; empty if nothing is needed.
     """
-    converted = [convert_to_openai_tool(tool) for tool in tools]
-    if strict is None:
-        return converted
-    return [
-        {**tool, "function": {"strict": strict, **tool["function"]}} if "function" in tool else tool
-        for tool in converted
-    ]
+    if call.error is None or (call.raw_arguments and not _reads_as_object(call.raw_arguments)):
+        return ""
+    error = call.error.replace("…", "...")
+    ends = [f"…{bracket} ({error})" for bracket in ("]", "}", '"]', '"}')]  # within a string, or not
+    return next(end for end in ends if not _reads_as_object(call.raw_arguments + end))
 
 
-# Tool calls of replies
+def _reads_as_object(arguments: str) -> bool:
+    try:
+        return isinstance(parse_partial_json(arguments), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def original_arguments(arguments: str | None) -> tuple[str, str | None]:
+    """Return arguments as they arrived, and the error that ``invalid_end`` added to them, if it did."""
+    found = _INVALID_END.search(arguments or "")
+    return (arguments or "", None) if found is None else (found.string[: found.start()], found[1])
+
+
+def restore_message(message: BaseMessage) -> BaseMessage:
+    """Return a message of a stream as if it had not been streamed.
+
+    Its invalid tool calls have the arguments as they arrived, and their errors; its blocks are no empty texts.
+
+    Args:
+        message: Any message; it is not changed.
+    """
+    if not isinstance(message, AIMessage):
+        return message
+    content, invalid = message.content, message.invalid_tool_calls
+    if invalid:
+        invalid = [_restore_call(call) for call in invalid]
+    if isinstance(content, list):
+        content = [_restore_block(block, invalid) for block in content if block != ""]
+    if invalid == message.invalid_tool_calls and content == message.content:
+        return message
+    return message.model_copy(update={"invalid_tool_calls": invalid, "content": content})
+
+
+def _restore_call(call: InvalidToolCall) -> InvalidToolCall:
+    arguments, error = original_arguments(call["args"])
+    error = error or call["error"] or parse_tool_call(0, call["id"], call["name"], arguments).error
+    return {**call, "args": arguments, "error": error}
+
+
+def _restore_block(block: Any, invalid: list[InvalidToolCall]) -> Any:
+    """Return a content block, as an invalid tool call if it is one of ``invalid``."""
+    if not isinstance(block, Mapping) or block.get("type") not in ("tool_call", "tool_call_chunk"):
+        return block
+    return next((dict(call) for call in invalid if call["id"] == block.get("id")), block)
 
 
 def to_langchain_tool_call(call: ToolCall) -> LangChainToolCall | InvalidToolCall:
@@ -131,10 +175,24 @@ def set_tool_calls(message: AIMessage, calls: Iterable[ToolCall]) -> None:
 
 
 def parse_tool_call_chunks(chunks: Iterable[ToolCallChunk], finish_reason: str | None) -> list[ToolCall]:
-    """Return the tool calls of a streamed reply, from the chunks of its merged message.
-
-    LangChain closes the brackets of truncated arguments, and takes the result for a tool call: with a shorter path,
-    or a smaller number, than the model was about to write.
-    """
-    calls = ({"id": c["id"], "function": {"name": c["name"], "arguments": c["args"]}} for c in chunks)
+    """Return the tool calls of a streamed reply, from the chunks of its merged message."""
+    calls = (
+        {"id": c["id"], "function": {"name": c["name"], "arguments": original_arguments(c["args"])[0]}} for c in chunks
+    )
     return parse_tool_calls(calls, finish_reason)
+
+
+def refusal_content(refusal: str) -> list[str | dict[Any, Any]]:
+    """Return the content of a gateway's refusal: its text, and the block that LangChain's middleware looks for."""
+    return [{"type": "text", "text": refusal}, {"type": "refusal", "refusal": refusal}]
+
+
+def replayable(message: AIMessage) -> BaseMessage:
+    """Return a message of the conversation so far as it is sent: as it arrived, a refusal as the text that it is."""
+    restored = restore_message(message)
+    content = restored.content
+    if isinstance(content, list) and restored.text:
+        kept = [block for block in content if not (isinstance(block, dict) and block.get("type") == "refusal")]
+        if len(kept) < len(content):
+            return restored.model_copy(update={"content": kept})
+    return restored

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
@@ -16,28 +16,26 @@ from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser,
 from langchain_core.output_parsers.transform import BaseCumulativeTransformOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
 from langchain_core.runnables import Runnable, RunnableGenerator, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from vllm_adapters._response.structured import (
     check_constraint,
     missing_tool_call,
+    model_refusal,
     requested_constraint,
     truncation_error,
 )
-from vllm_adapters.errors import FilteredOutput, TruncatedOutput, VLLMError
-from vllm_adapters.langchain._messages import convert_tools
+from vllm_adapters.errors import FilteredOutput, ModelRefusal, TruncatedOutput, VLLMError
+from vllm_adapters.langchain._messages import original_arguments, refusal_content
+from vllm_adapters.langchain._schemas import ROOT, Schema, convert_response_format, convert_tools, forced_tool
+from vllm_adapters.langchain.errors import langchain_errors
 
 if TYPE_CHECKING:
     from vllm_adapters.langchain._binding import BoundChatVLLM
     from vllm_adapters.langchain.chat_models import ChatVLLM
 
-Schema: TypeAlias = Any
-"""A Pydantic, TypedDict or Enum class, a JSON schema, a ``Literal``, a list of choices, a regex or grammar."""
-
 Method = Literal["json_schema", "function_calling", "json_mode", "choice", "regex", "grammar", "structural_tag"]
 
-_RESPONSE_FORMATS = frozenset({"json_schema", "json_object", "structural_tag", "text"})
 _TEXT_METHODS = ("choice", "regex", "grammar", "structural_tag")
 
 
@@ -50,27 +48,14 @@ def structured_output(
         kwargs["tools"] = convert_tools(tools, strict)
     request = _request(schema, method, strict, llm, kwargs)
     check = _ReplyCheck(llm, request)
-    parse = RunnableGenerator(check.transform, check.atransform) | request.parser
+    parse = RunnableGenerator(check.transform, check.atransform, name="ReplyCheck") | request.parser
     if not include_raw:
         return request.llm | parse  # type: ignore[no-any-return]
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parse, parsing_error=lambda _: None)
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=_TruncatedToo(request.llm)) | parsed.with_fallbacks([failed], exception_key="parsing_error")
-
-
-def convert_response_format(value: Any) -> Any:
-    """Return a ``response_format`` in OpenAI's form, from one, a Pydantic or TypedDict class, or a JSON schema."""
-    if isinstance(value, Mapping) and value.get("type") in _RESPONSE_FORMATS:
-        return value
-    if isinstance(value, Mapping) and value.keys() >= {"name", "schema"}:
-        return {"type": "json_schema", "json_schema": value}
-    return _json_schema_format(value)
-
-
-def _json_schema_format(schema: Schema) -> dict[str, Any]:
-    json_schema = _json_schema(schema)
-    name = str(json_schema.get("title", "reply"))
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema, "strict": True}}
+    # The model comes first, not in a map: a sequence passes the parameters of a call to its first step only.
+    raw = RunnableMap(raw=RunnablePassthrough())
+    return _FailedToo(request.llm) | raw | parsed.with_fallbacks([failed], exception_key="parsing_error")
 
 
 # Requests
@@ -118,34 +103,31 @@ def _request(schema: Schema, method: Method, strict: bool | None, llm: ChatVLLM,
         return _Request(llm.bind(structured_outputs=constraint, ls_structured_output_format=traced, **kwargs), parser)
     cls: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
     if method == "function_calling":
-        name = convert_to_openai_tool(schema)["function"]["name"]
+        tool, wrapped = forced_tool(schema, strict)
+        name = tool["function"]["name"]
         forced = llm.bind_tools(
-            [schema],
+            [tool],
             tool_choice=name,
-            strict=strict,
             parallel_tool_calls=False,
             ls_structured_output_format=traced,
             **kwargs,
         )
-        tool_parser = (
-            _PydanticToolParser(tools=[cls], first_tool_only=True)
-            if cls
-            else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-        )
+        tool_parser: Any
+        if cls:
+            tool_parser = _PydanticToolParser(tools=[cls], first_tool_only=True, name="PydanticToolsParser")
+        else:
+            parser_class = _RootToolParser if wrapped else JsonOutputKeyToolsParser
+            tool_parser = parser_class(key_name=name, first_tool_only=True, name="JsonOutputKeyToolsParser")
         return _Request(forced, tool_parser, name)
     if method == "json_schema":
-        response_format = _json_schema_format(schema)
-        traced["schema"] = response_format["json_schema"]["schema"]
+        form = convert_response_format(schema, strict)
+        traced["schema"] = form.get("json_schema", {}).get("schema", schema)
     else:
-        response_format = {"type": "json_object"}
-    bound = llm.bind(response_format=response_format, ls_structured_output_format=traced, **kwargs)
-    return _Request(bound, _PydanticParser(pydantic_object=cls) if cls else _JsonParser())
-
-
-def _json_schema(schema: Schema) -> Mapping[str, Any]:
-    # LangChain requires a title, to name a tool with; vLLM does not.
-    named = isinstance(schema, Mapping) and {"title", "name", "function", "input_schema"} & schema.keys()
-    return schema if isinstance(schema, Mapping) and not named else convert_to_json_schema(schema)
+        form = {"type": "json_object"}
+    bound = llm.bind(response_format=form, ls_structured_output_format=traced, **kwargs)
+    if cls:
+        return _Request(bound, _PydanticParser(pydantic_object=cls, name="PydanticOutputParser"))
+    return _Request(bound, _JsonParser(name="JsonOutputParser"))
 
 
 def _text_constraint(schema: Schema, method: str) -> tuple[dict[str, Any], Any]:
@@ -160,16 +142,16 @@ def _text_constraint(schema: Schema, method: str) -> tuple[dict[str, Any], Any]:
             raise ValueError(
                 f"`schema` must be an Enum class, a Literal or a list for method='choice', not {schema!r}."
             )
-        return {"choice": list(choices)}, _TextParser(convert=_choice_converter(choices))
+        return {"choice": list(choices)}, _TextParser(convert=_choice_converter(choices), name="ChoiceParser")
     if method == "regex":
         pattern = schema.pattern if isinstance(schema, re.Pattern) else schema
         if not isinstance(pattern, str):
             raise ValueError(f"`schema` must be a pattern for method='regex', not {schema!r}.")
-        return {"regex": pattern}, _TextParser(convert=_match_converter(pattern))
+        return {"regex": pattern}, _TextParser(convert=_match_converter(pattern), name="RegexParser")
     text = json.dumps(schema) if method == "structural_tag" and isinstance(schema, Mapping) else schema
     if not isinstance(text, str):
         raise ValueError(f"`schema` must be a str for method={method!r}, not {schema!r}.")
-    return {method: text}, _StreamedTextParser()
+    return {method: text}, _StreamedTextParser(name="StrOutputParser")
 
 
 def _choices(schema: Schema) -> dict[str, Any] | None:
@@ -202,8 +184,11 @@ def _match_converter(pattern: str) -> Callable[[str], Any]:
 # Checks
 
 
-class _TruncatedToo(Runnable[Any, Any]):
-    """The bound model, with a truncated reply as a message: ``include_raw`` returns it, and the check reports it."""
+_FAILURES = (TruncatedOutput, FilteredOutput, ModelRefusal)
+
+
+class _FailedToo(Runnable[Any, Any]):
+    """The bound model, with a reply that failed as a message: ``include_raw`` returns it, and the check reports it."""
 
     def __init__(self, llm: BoundChatVLLM) -> None:
         self._llm: Any = llm
@@ -211,14 +196,14 @@ class _TruncatedToo(Runnable[Any, Any]):
     def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
         try:
             return self._llm.invoke(input, config, **kwargs)
-        except (TruncatedOutput, FilteredOutput) as error:
-            return _truncated_message(AIMessage, error.partial, error)
+        except _FAILURES as error:
+            return _failed_message(AIMessage, error)
 
     async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
         try:
             return await self._llm.ainvoke(input, config, **kwargs)
-        except (TruncatedOutput, FilteredOutput) as error:
-            return _truncated_message(AIMessage, error.partial, error)
+        except _FAILURES as error:
+            return _failed_message(AIMessage, error)
 
     def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Iterator[Any]:
         text = ""
@@ -226,8 +211,8 @@ class _TruncatedToo(Runnable[Any, Any]):
             for chunk in self._llm.stream(input, config, **kwargs):
                 text += str(chunk.text)
                 yield chunk
-        except (TruncatedOutput, FilteredOutput) as error:
-            yield _truncated_message(AIMessageChunk, error.partial.removeprefix(text), error)
+        except _FAILURES as error:
+            yield _failed_message(AIMessageChunk, error, text)
 
     async def astream(self, input: Any, config: Any = None, **kwargs: Any) -> AsyncIterator[Any]:
         text = ""
@@ -235,11 +220,17 @@ class _TruncatedToo(Runnable[Any, Any]):
             async for chunk in self._llm.astream(input, config, **kwargs):
                 text += str(chunk.text)
                 yield chunk
-        except (TruncatedOutput, FilteredOutput) as error:
-            yield _truncated_message(AIMessageChunk, error.partial.removeprefix(text), error)
+        except _FAILURES as error:
+            yield _failed_message(AIMessageChunk, error, text)
 
 
-def _truncated_message(cls: type[AIMessage], text: str, error: TruncatedOutput | FilteredOutput) -> AIMessage:
+def _failed_message(cls: type[AIMessage], error: VLLMError, received: str = "") -> AIMessage:
+    """Return the message of a reply that failed, without the text that has been received already."""
+    if isinstance(error, ModelRefusal):
+        refusal: dict[str, Any] = {"content": refusal_content(error.refusal)}
+        return cls(**refusal, additional_kwargs={"refusal": error.refusal}, response_metadata={"finish_reason": "stop"})
+    assert isinstance(error, TruncatedOutput | FilteredOutput)  # noqa: S101  # the only others
+    text = error.partial.removeprefix(received)
     return cls(content=text, response_metadata={"finish_reason": error.finish_reason})
 
 
@@ -273,17 +264,21 @@ class _ReplyCheck:
         streamed = isinstance(chunk, AIMessageChunk)
         whole = message + chunk if message is not None and streamed else chunk
         if not streamed or chunk.response_metadata.get("finish_reason"):
-            try:
-                self._check(whole)
-            except VLLMError as error:
-                error.add_context(address=self._llm.openai_api_base, model=self._llm._server.model_name)
-                raise
+            with langchain_errors():
+                try:
+                    self._check(whole)
+                except VLLMError as error:
+                    error.add_context(address=self._llm.openai_api_base, model=self._llm._model_name)
+                    raise
         return whole
 
     def _check(self, message: AIMessage) -> None:
-        arguments = [call["args"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
+        invalid = [original_arguments(call["args"])[0] for call in message.invalid_tool_calls]
+        arguments = [*(call["args"] for call in message.tool_calls), *invalid]
         text = str(message.text) or str(arguments[-1] if arguments else "")
         finish_reason = message.response_metadata.get("finish_reason")
+        if refusal := message.additional_kwargs.get("refusal"):
+            raise model_refusal(refusal)
         if error := truncation_error(finish_reason, text):
             raise error
         if not arguments and finish_reason != "stop":  # else the client has checked it
@@ -321,6 +316,14 @@ class _PydanticToolParser(_AtEnd, PydanticToolsParser):
         return False
 
 
+class _RootToolParser(JsonOutputKeyToolsParser):
+    """Parses the arguments of the forced tool call to the only one, which stands for the whole."""
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        arguments = super().parse_result(result, partial=partial)
+        return arguments.get(ROOT) if isinstance(arguments, Mapping) else arguments
+
+
 class _JsonParser(JsonOutputParser):
     """Parses the text to a dict, which grows while the reply streams."""
 
@@ -334,7 +337,7 @@ class _TextParser(_AtEnd, BaseCumulativeTransformOutputParser[Any]):
     convert: Callable[[str], Any]
 
     def parse(self, text: str) -> Any:
-        return self.convert(text)
+        return self.convert(str(text))  # the text of a message is of a subclass, which YAML refuses
 
 
 class _StreamedTextParser(StrOutputParser):
@@ -343,7 +346,7 @@ class _StreamedTextParser(StrOutputParser):
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         message = _message(result)
         calls_tool = message.tool_calls and not isinstance(message, AIMessageChunk)
-        return None if calls_tool else super().parse_result(result, partial=partial)
+        return None if calls_tool else str(super().parse_result(result, partial=partial))
 
 
 def _message(result: list[Generation]) -> AIMessage:

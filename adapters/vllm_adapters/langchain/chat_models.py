@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast, overload
 
 import openai
@@ -10,11 +11,11 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
@@ -25,15 +26,32 @@ from vllm_adapters._version import __version__
 from vllm_adapters.langchain._binding import BoundChatVLLM
 from vllm_adapters.langchain._chunks import (
     TEXT_CHUNK,
+    StreamState,
     aprotocol_events,
     complete_chunk,
     copy_text_chunk,
     is_text,
     protocol_events,
 )
-from vllm_adapters.langchain._connection import ServerConnection, reject_openai_settings, reject_unknown_arguments
-from vllm_adapters.langchain._messages import convert_content, convert_tools, reasoning_of, set_tool_calls
-from vllm_adapters.langchain._structured import Method, Schema, convert_response_format, structured_output
+from vllm_adapters.langchain._connection import (
+    ServerConnection,
+    drop_credentials_of_another_server,
+    is_valid,
+    move_call_parameters,
+    reject_openai_settings,
+    reject_unknown_arguments,
+)
+from vllm_adapters.langchain._messages import (
+    convert_content,
+    reasoning_of,
+    refusal_content,
+    replayable,
+    restore_message,
+    set_tool_calls,
+)
+from vllm_adapters.langchain._schemas import Schema, convert_response_format, convert_tool_choice, convert_tools
+from vllm_adapters.langchain._secrets import SECRETS, digest, hide, redact, reveal
+from vllm_adapters.langchain._structured import Method, structured_output
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.params import ChatParams, TokenizeParams
 from vllm_adapters.timeouts import Timeouts
@@ -168,7 +186,7 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
 
     model_name: str = Field(default="", alias="model")
     openai_api_base: str | None = Field(default=None, alias="base_url")
-    openai_api_key: SecretStr | None = Field(default=None, alias="api_key")
+    openai_api_key: SecretStr | Callable[[], Any] | None = Field(default=None, alias="api_key")
     openai_organization: str | None = Field(default=None, alias="organization", exclude=True)
     openai_proxy: str | None = Field(default=None, exclude=True)
     request_timeout: Any = Field(default=Timeouts(), alias="timeout", exclude=True)
@@ -178,6 +196,7 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
     replay_reasoning: bool = False
 
     _setting_fields: ClassVar = ("model_name", "openai_api_base", "openai_api_key", "request_timeout")
+    _endpoint: ClassVar = "chat"
 
     # Construction. Validators named like the base class's replace them.
 
@@ -187,6 +206,7 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         """Reject unknown arguments, which LangChain would move to ``model_kwargs`` with a warning."""
         with langchain_errors():
             values = compat.normalize_max_tokens(values)
+        values = drop_credentials_of_another_server(cls, move_call_parameters(cls, "chat", values))
         reject_unknown_arguments(cls, "chat", values)
         return values
 
@@ -225,13 +245,71 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         return "vllm-chat"
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=stop, **kwargs)
-        model = params.get("ls_model_name") or self.root_client.vllm.info.model or ""
-        return LangSmithParams(**{**params, "ls_provider": "vllm", "ls_model_name": model})
+        params = LangSmithParams(
+            ls_provider="vllm",
+            ls_model_type="chat",
+            ls_model_name=kwargs.get("model") or self._model_name,
+            ls_temperature=kwargs.get("temperature", self.temperature),
+        )
+        if limit := kwargs.get("max_tokens") or kwargs.get("max_completion_tokens") or self.max_tokens:
+            params["ls_max_tokens"] = limit
+        if stops := stop or kwargs.get("stop") or self.stop:
+            params["ls_stop"] = [stops] if isinstance(stops, str) else stops
+        return params
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        # They are in the key of LangChain's cache: two servers may serve different models under one name.
-        return {"base_url": self.openai_api_base, **super()._get_invocation_params(stop=stop, **kwargs)}
+        # LangChain's own collects the parameters three times.
+        params = {**self._default_params, "_type": "vllm-chat", "stop": stop or self.stop, **kwargs}
+        params["model"] = params["model_name"] = params.get("model") or self._model_name
+        params["base_url"] = self.openai_api_base
+        return params if SECRETS.isdisjoint(params) else redact(params)
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """Return the key of LangChain's cache for everything but the messages: all that may change the answer."""
+        params = self._get_invocation_params(stop=stop, **kwargs)
+        shaping = (self.output_version, self.replay_reasoning, self.include_response_headers, self.server_version)
+        credentials = digest(
+            *self._credentials,
+            *(level.get(name) for level in (self.model_kwargs, kwargs) for name in ("extra_headers", "extra_query")),
+        )
+        return str([*sorted(params.items(), key=lambda item: item[0]), shaping, credentials])
+
+    def _is_valid(self, call: Mapping[str, Any]) -> bool:
+        return self.allow_unknown or is_valid("chat", call, lambda **params: self._get_request_payload([], **params))
+
+    # Calls, which traces and caches begin with the model's name
+
+    def generate(self, *args: Any, **kwargs: Any) -> LLMResult:
+        """Return ``BaseChatModel.generate``, once the model's name is known."""
+        return super(ChatVLLM, self._with_known_model(kwargs)).generate(*args, **kwargs)
+
+    async def agenerate(self, *args: Any, **kwargs: Any) -> LLMResult:
+        """Async version of ``generate``."""
+        return await super(ChatVLLM, await self._awith_known_model(kwargs)).agenerate(*args, **kwargs)
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[AIMessageChunk]:
+        """Return ``BaseChatModel.stream``, once the model's name is known."""
+        return super(ChatVLLM, self._with_known_model(kwargs)).stream(*args, **kwargs)
+
+    def astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
+        """Async version of ``stream``."""
+        if self._knows_model(kwargs):
+            return super().astream(*args, **kwargs)
+        return self._astream_once_known(*args, **kwargs)
+
+    async def _astream_once_known(self, *args: Any, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
+        known = await self._awith_known_model(kwargs)
+        stream = super(ChatVLLM, known).astream(*args, **kwargs)
+        async with aclosing(cast("AsyncGenerator[AIMessageChunk]", stream)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _chat_model_stream_v3(self, *args: Any, **kwargs: Any) -> Any:
+        return super(ChatVLLM, self._with_known_model(kwargs))._chat_model_stream_v3(*args, **kwargs)
+
+    async def _achat_model_stream_v3(self, *args: Any, **kwargs: Any) -> Any:
+        known = await self._awith_known_model(kwargs)
+        return await super(ChatVLLM, known)._achat_model_stream_v3(*args, **kwargs)
 
     # Requests
 
@@ -251,7 +329,9 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
     ) -> dict[str, Any]:
         messages = self._convert_input(input_).to_messages()
         for index, message in enumerate(messages):
-            if not isinstance(message.content, str) and not isinstance(message, AIMessage):
+            if isinstance(message, AIMessage):
+                messages[index] = replayable(message)
+            elif not isinstance(message.content, str):
                 messages[index] = convert_content(message)
         constructor = super()._get_request_payload(messages)
         if self.replay_reasoning:
@@ -260,11 +340,40 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
                     sent["reasoning"] = reasoning
         if stop is not None:
             kwargs["stop"] = stop
+        if not (SECRETS.isdisjoint(kwargs) and SECRETS.isdisjoint(constructor)):
+            constructor, kwargs = reveal(constructor), reveal(kwargs)
         payload = request_body(constructor, kwargs)
+        if not payload.get("stream"):
+            payload.pop("stream_options", None)  # of the streams of the same object; else vLLM rejects it
+        if "tools" in payload:
+            payload["tools"] = convert_tools(payload["tools"], None)
+        if "tool_choice" in payload:
+            payload["tool_choice"] = convert_tool_choice(payload["tool_choice"], payload.get("tools") or ())
         if "response_format" in payload:
             # With one at the top, LangChain calls the SDK's helpers, which lose reasoning and truncated text.
-            payload["extra_body"] = {"response_format": payload.pop("response_format")}
+            payload["extra_body"] = {"response_format": convert_response_format(payload.pop("response_format"))}
         return payload
+
+    def _stream_payload(
+        self, messages: list[BaseMessage], stop: list[str] | None, stream_usage: bool | None, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the body of a streamed request; the user's ``stream_options`` are merged with the usage."""
+        payload = self._get_request_payload(messages, stop=stop, **{**params, "stream": True})
+        usage = self.stream_usage if stream_usage is None else stream_usage
+        options = {**({"include_usage": True} if usage else {}), **(payload.get("stream_options") or {})}
+        if stream_usage is not None:
+            options["include_usage"] = stream_usage
+        payload.pop("stream_options", None)
+        return {**payload, "stream_options": options} if options else payload
+
+    def _stream_state(self, payload: dict[str, Any], params: dict[str, Any]) -> StreamState:
+        usage_follows = bool((payload.get("stream_options") or {}).get("include_usage"))
+        return StreamState(usage_follows=usage_follows, parsed_class=self._parsed_class(params))
+
+    def _parsed_class(self, params: Mapping[str, Any]) -> type[BaseModel] | None:
+        """Return the class that a call gives as its ``response_format``."""
+        requested = params.get("response_format", self.model_kwargs.get("response_format"))
+        return requested if isinstance(requested, type) and issubclass(requested, BaseModel) else None
 
     # Responses
 
@@ -279,6 +388,8 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
             generation.generation_info = {**(generation.generation_info or {}), **info}
             message = cast(AIMessage, generation.message)
             message.additional_kwargs.setdefault("refusal", fields.get("refusal"))
+            if refusal := fields.get("refusal"):
+                message.content = refusal_content(refusal)
             if reasoning := fields.get("reasoning"):
                 message.additional_kwargs["reasoning_content"] = reasoning
             if calls := fields.get("tool_calls"):
@@ -304,8 +415,8 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with langchain_errors():
-            return super()._generate(messages, stop, run_manager, **kwargs)
+        with self._call_errors():
+            return self._add_parsed(super()._generate(messages, stop, run_manager, **kwargs), kwargs)
 
     async def _agenerate(
         self,
@@ -314,38 +425,101 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with langchain_errors():
-            return await super()._agenerate(messages, stop, run_manager, **kwargs)
+        with self._call_errors():
+            return self._add_parsed(await super()._agenerate(messages, stop, run_manager, **kwargs), kwargs)
+
+    def _add_parsed(self, result: ChatResult, params: Mapping[str, Any]) -> ChatResult:
+        """Add the objects of a class that was given as ``response_format``, where stock models have them."""
+        if (cls := self._parsed_class(params)) is not None:
+            for generation in result.generations:
+                message = cast(AIMessage, generation.message)
+                if not (message.tool_calls or message.invalid_tool_calls or message.additional_kwargs.get("refusal")):
+                    message.additional_kwargs["parsed"] = cls.model_validate_json(str(message.text))
+        return result
+
+    def _generate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return _restored(super()._generate_with_cache(*args, **kwargs))
+
+    async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return _restored(await super()._agenerate_with_cache(*args, **kwargs))
 
     # Streaming
 
-    def _convert_chunk_to_generation_chunk(
-        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
-    ) -> ChatGenerationChunk | None:
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        *,
+        stream_usage: bool | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        # LangChain's own replaces `stream_options`, and knows nothing of the reply but the current chunk.
+        with self._call_errors():
+            payload = self._stream_payload(messages, stop, stream_usage, kwargs)
+            state, info = self._stream_state(payload, kwargs), {}
+            if self.include_response_headers:
+                raw = self.client.with_raw_response.create(**payload)
+                info, stream = {"headers": dict(raw.headers)}, raw.parse()
+            else:
+                stream = self.client.create(**payload)
+            with stream:
+                for event in stream:
+                    chunk = self._convert_chunk(event, info, state)
+                    info = {}
+                    if run_manager:
+                        run_manager.on_llm_new_token(chunk.text, chunk=chunk, **_logprobs(chunk))
+                    yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        *,
+        stream_usage: bool | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        with self._call_errors():
+            payload = self._stream_payload(messages, stop, stream_usage, kwargs)
+            state, info = self._stream_state(payload, kwargs), {}
+            if self.include_response_headers:
+                raw = await self.async_client.with_raw_response.create(**payload)
+                info, stream = {"headers": dict(raw.headers)}, raw.parse()
+            else:
+                stream = await self.async_client.create(**payload)
+            async with stream:
+                async for event in stream:
+                    chunk = self._convert_chunk(event, info, state)
+                    info = {}
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk, **_logprobs(chunk))
+                    yield chunk
+
+    def _convert_chunk(self, chunk: dict[str, Any], info: dict[str, Any], state: StreamState) -> ChatGenerationChunk:
         choice = chunk["choices"][0] if chunk.get("choices") else {}
-        if choice and not base_generation_info and is_text(chunk, choice):
+        if state.parsed_class is not None and choice:
+            state.texts.append(choice["delta"].get("content") or "")
+        if choice and not info and is_text(chunk, choice):
             text_chunk = _TEXT_CHUNKS.get(self.output_version) or self._make_text_chunk()
             return copy_text_chunk(text_chunk, choice["delta"])
         if choice and choice["delta"].get("role"):
             choice["delta"]["role"] = "assistant"  # `vllm serve --response-role` may name it otherwise
-        converted = super()._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, base_generation_info)
-        return converted and complete_chunk(converted, chunk, choice, usage_follows=bool(self.stream_usage))
+        state.prepare(chunk, choice)
+        converted = super()._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, info)
+        return complete_chunk(cast(ChatGenerationChunk, converted), chunk, choice, state)
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk:
+        return self._convert_chunk(chunk, base_generation_info or {}, StreamState())
 
     def _make_text_chunk(self) -> ChatGenerationChunk:
         converted = super()._convert_chunk_to_generation_chunk(TEXT_CHUNK, AIMessageChunk, None)
         chunk = complete_chunk(
-            cast(ChatGenerationChunk, converted), TEXT_CHUNK, TEXT_CHUNK["choices"][0], usage_follows=False
+            cast(ChatGenerationChunk, converted), TEXT_CHUNK, TEXT_CHUNK["choices"][0], StreamState()
         )
         return _TEXT_CHUNKS.setdefault(self.output_version, chunk)
-
-    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with langchain_errors():
-            yield from super()._stream(*args, **kwargs)
-
-    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with langchain_errors():
-            async for chunk in super()._astream(*args, **kwargs):
-                yield chunk
 
     def _stream_chat_model_events(
         self, messages: list[BaseMessage], *, run_manager: CallbackManagerForLLMRun, **kwargs: Any
@@ -361,7 +535,7 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
 
     def bind(self, **kwargs: Any) -> BoundChatVLLM:  # type: ignore[override]  # LangChain's is private
         """Bind parameters for every call, also of what ``bind_tools`` and ``with_structured_output`` return."""
-        return BoundChatVLLM(bound=self, kwargs=kwargs, config={})
+        return BoundChatVLLM(bound=self, kwargs=hide(kwargs), config={})
 
     def bind_tools(
         self,
@@ -519,6 +693,17 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
             rendering = {name: payload[name] for name in TokenizeParams.model_fields if name in payload}
             tokenizer = self._tokenizer(add_special_tokens=False)
             return tokenizer.count_messages(payload["messages"], convert_tools(tools or (), None), **rendering)
+
+
+def _logprobs(chunk: ChatGenerationChunk) -> dict[str, Any]:
+    return {"logprobs": (chunk.generation_info or {}).get("logprobs")}
+
+
+def _restored(result: ChatResult) -> ChatResult:
+    """Return a result whose messages have invalid tool calls as they arrived, also those that were streamed."""
+    for generation in result.generations:
+        generation.message = restore_message(generation.message)
+    return result
 
 
 def _without_tool_calls(reply: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_core.embeddings import Embeddings
 from pydantic import Field, SecretStr, model_validator
@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, model_validator
 from vllm_adapters._request import compat
 from vllm_adapters._request.body import set_fields
 from vllm_adapters.embedder import Embedder
+from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.langchain._connection import ServerConnection, reject_unknown_arguments
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.params import TextEmbeddingParams
@@ -63,9 +64,9 @@ class VLLMEmbeddings(TextEmbeddingParams, ServerConnection, Embeddings):
             context raises ``ContextLengthExceeded``, unless ``truncate_prompt_tokens`` truncates it.
     """
 
-    model: str = ""
+    model_name: str = Field(default="", alias="model")
     base_url: str | None = None
-    api_key: SecretStr | None = Field(default=None, exclude=True)
+    api_key: SecretStr | Callable[[], Any] | None = Field(default=None, exclude=True)
     timeout: Any = Field(default=Timeouts(), exclude=True)
     dimensions: int | None = Field(default=None, ge=1)
     query_instruction: str = ""
@@ -75,6 +76,27 @@ class VLLMEmbeddings(TextEmbeddingParams, ServerConnection, Embeddings):
     show_progress: bool = False
     on_usage: Callable[[int], object] | None = Field(default=None, exclude=True)
     extra_body: dict[str, Any] | None = None
+
+    _endpoint: ClassVar = "embeddings"
+    _setting_fields: ClassVar = ("model_name", "base_url", "api_key", "timeout")
+
+    @property
+    def model(self) -> str:
+        """The served model's name; looked up once if none was given.
+
+        It is what ``CacheBackedEmbeddings(namespace=embeddings.model)`` keeps the vectors of different models apart by.
+
+        Raises:
+            ModelNotServed: No name was given, and the server does not serve exactly one model.
+        """
+        if self.model_name:
+            return self.model_name
+        with langchain_errors():
+            return self._connected.client.vllm.served_model()
+
+    @model.setter
+    def model(self, name: str) -> None:
+        self.model_name = name
 
     @model_validator(mode="before")
     @classmethod
@@ -97,7 +119,7 @@ class VLLMEmbeddings(TextEmbeddingParams, ServerConnection, Embeddings):
     def embed_query(self, text: str) -> list[float]:
         """Return the vector of a query."""
         with langchain_errors():
-            return self._vectors(self._embedder.embed([self.query_instruction + text]))[0]
+            return self._vectors(self._embedder.embed([self.query_instruction + _text(text, "text")]))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Async version of ``embed_documents``."""
@@ -107,10 +129,12 @@ class VLLMEmbeddings(TextEmbeddingParams, ServerConnection, Embeddings):
     async def aembed_query(self, text: str) -> list[float]:
         """Async version of ``embed_query``."""
         with langchain_errors():
-            return self._vectors(await self._embedder.aembed([self.query_instruction + text]))[0]
+            return self._vectors(await self._embedder.aembed([self.query_instruction + _text(text, "text")]))[0]
 
     def _documents(self, texts: list[str]) -> list[str]:
-        return [self.document_instruction + text for text in texts]
+        if isinstance(texts, str):
+            raise _invalid_text("`texts` must be a list of str, not str")
+        return [self.document_instruction + _text(text, f"texts[{index}]") for index, text in enumerate(texts)]
 
     @property
     def _progress_title(self) -> str | None:
@@ -131,3 +155,13 @@ class VLLMEmbeddings(TextEmbeddingParams, ServerConnection, Embeddings):
             self.on_usage(embedded.prompt_tokens)
         vectors: list[list[float]] = embedded.vectors.tolist()
         return vectors
+
+
+def _text(text: Any, name: str) -> str:
+    if not isinstance(text, str):
+        raise _invalid_text(f"`{name}` must be a str, not {type(text).__name__}")
+    return text
+
+
+def _invalid_text(reason: str) -> InvalidRequest:
+    return InvalidRequest(reason, hint="Pass a list of texts, without None", param="input")

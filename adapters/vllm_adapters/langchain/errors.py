@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import openai
 from langchain_core import exceptions as lc
@@ -16,22 +17,33 @@ from vllm_adapters import errors as e
 
 __all__ = [
     "AuthenticationFailed",
+    "ConstraintNotEnforced",
     "ContextLengthExceeded",
     "FeatureNotEnabled",
+    "FilteredOutput",
     "IncompleteStream",
     "InvalidRequest",
     "InvalidResponse",
     "ModelNotServed",
+    "ModelRefusal",
     "PermissionDenied",
     "RateLimited",
     "ServerFailed",
     "ServerNotReady",
+    "ServerOverloaded",
     "ServerTimeout",
     "ServerUnreachable",
+    "TruncatedOutput",
     "UnknownParameter",
     "UnsupportedParameter",
     "WrongAddress",
 ]
+
+
+if TYPE_CHECKING:
+    _RefusalError = lc.ModelRefusalError
+else:
+    _RefusalError = getattr(lc, "ModelRefusalError", lc.ModelError)  # since langchain-core 1.7.5
 
 
 class ServerUnreachable(e.ServerUnreachable, lc.ModelConnectionError):
@@ -78,6 +90,10 @@ class RateLimited(e.RateLimited, lc.ModelRateLimitError):
     """The server, or a gateway in front of it, responded with 429."""
 
 
+class ServerOverloaded(e.ServerOverloaded, lc.ModelRateLimitError):
+    """The server responded with 503 because its queue is full, or because it is paused."""
+
+
 class InvalidRequest(e.InvalidRequest, lc.ModelInvalidRequestError):
     """The server rejected the request, or it was rejected before it was sent; ``.param`` names the parameter."""
 
@@ -98,6 +114,26 @@ class FeatureNotEnabled(e.FeatureNotEnabled, lc.ModelInvalidRequestError):
     """The server was started without this feature; ``.flags`` are to be added to ``vllm serve``."""
 
 
+class TruncatedOutput(e.TruncatedOutput, lc.ModelError):
+    """The token limit truncated what was requested; ``.partial`` is its text. The same request is truncated again."""
+
+
+class FilteredOutput(e.FilteredOutput, _RefusalError):
+    """A gateway's content filter truncated what was requested; ``.partial`` is its text."""
+
+    raw_message = None
+
+
+class ModelRefusal(e.ModelRefusal, _RefusalError):
+    """A refusal came in place of what was requested; ``.refusal`` is its text."""
+
+    raw_message = None
+
+
+class ConstraintNotEnforced(e.ConstraintNotEnforced, lc.ModelError):
+    """A finished reply violates what was requested; ``.reply`` is its text."""
+
+
 _CLASSES: dict[type[e.VLLMError], type[e.VLLMError]] = {
     e.ServerUnreachable: ServerUnreachable,
     e.IncompleteStream: IncompleteStream,
@@ -110,11 +146,16 @@ _CLASSES: dict[type[e.VLLMError], type[e.VLLMError]] = {
     e.AuthenticationFailed: AuthenticationFailed,
     e.PermissionDenied: PermissionDenied,
     e.RateLimited: RateLimited,
+    e.ServerOverloaded: ServerOverloaded,
     e.InvalidRequest: InvalidRequest,
     e.ContextLengthExceeded: ContextLengthExceeded,
     e.UnknownParameter: UnknownParameter,
     e.UnsupportedParameter: UnsupportedParameter,
     e.FeatureNotEnabled: FeatureNotEnabled,
+    e.TruncatedOutput: TruncatedOutput,
+    e.FilteredOutput: FilteredOutput,
+    e.ModelRefusal: ModelRefusal,
+    e.ConstraintNotEnforced: ConstraintNotEnforced,
 }
 """The class of this module for each error that LangChain has a class for."""
 

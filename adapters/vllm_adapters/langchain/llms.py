@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import operator
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from typing import Any, ClassVar, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_openai.llms.base import BaseOpenAI
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
@@ -18,7 +20,18 @@ from vllm_adapters._request import compat
 from vllm_adapters._request.body import deep_merge, drop_none, request_body, set_fields
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters._version import __version__
-from vllm_adapters.langchain._connection import ServerConnection, reject_openai_settings, reject_unknown_arguments
+from vllm_adapters.langchain._binding import BoundModel
+from vllm_adapters.langchain._connection import (
+    RUN_ARGUMENTS,
+    ServerConnection,
+    drop_credentials_of_another_server,
+    is_valid,
+    move_call_parameters,
+    reject_openai_settings,
+    reject_unknown_arguments,
+)
+from vllm_adapters.langchain._schemas import convert_response_format
+from vllm_adapters.langchain._secrets import SECRETS, digest, hide, redact, reveal
 from vllm_adapters.langchain.errors import langchain_errors
 from vllm_adapters.params import CompletionParams
 from vllm_adapters.server import VLLMServer
@@ -70,7 +83,7 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
 
     model_name: str = Field(default="", alias="model")
     openai_api_base: str | None = Field(default=None, alias="base_url")
-    openai_api_key: SecretStr | None = Field(default=None, alias="api_key")
+    openai_api_key: SecretStr | Callable[[], Any] | None = Field(default=None, alias="api_key")
     openai_organization: str | None = Field(default=None, alias="organization", exclude=True)
     openai_proxy: str | None = Field(default=None, exclude=True)
     request_timeout: Any = Field(default=Timeouts(), alias="timeout", exclude=True)
@@ -85,6 +98,7 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
     stream_usage: bool = True
 
     _setting_fields: ClassVar = ("model_name", "openai_api_base", "openai_api_key", "request_timeout")
+    _endpoint: ClassVar = "completions"
     _call_params: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     # Construction. Validators named like the base class's replace them.
@@ -93,6 +107,7 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
     @classmethod
     def build_extra(cls, values: dict[str, Any]) -> Any:
         """Reject unknown arguments, which LangChain would move to ``model_kwargs`` with a warning."""
+        values = drop_credentials_of_another_server(cls, move_call_parameters(cls, "completions", values))
         reject_unknown_arguments(cls, "completions", values)
         return values
 
@@ -111,6 +126,15 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
     @property
     def _llm_type(self) -> str:
         return "vllm"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        model = params.get("ls_model_name") or self._model_name
+        return LangSmithParams(**{**params, "ls_provider": "vllm", "ls_model_name": model})
+
+    def bind(self, **kwargs: Any) -> BoundModel[str]:
+        """Bind parameters for every call."""
+        return BoundModel(bound=self, kwargs=hide(kwargs), config={})
 
     # Requests
 
@@ -132,12 +156,20 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
         self, stop: list[str] | None, params: Mapping[str, Any], added: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Return the arguments of ``create`` but for the prompts."""
-        call = {**params, "stop": stop} if stop else params
-        return request_body(self._default_params, call, added or {}, endpoint="completions")
+        secrets = {name: self._call_params[name] for name in SECRETS & self._call_params.keys()}
+        call = {**params, **secrets, **({"stop": stop} if stop else {})}  # LangChain has them redacted
+        body = request_body(reveal(self._default_params), reveal(call), added or {}, endpoint="completions")
+        if not body.get("stream"):
+            body.pop("stream_options", None)  # of the streams of the same object; else vLLM rejects it
+        if body.get("response_format") is not None:
+            body["response_format"] = convert_response_format(body["response_format"])
+        return body
 
     def _stream_request(self, stop: list[str] | None, params: Mapping[str, Any]) -> dict[str, Any]:
         request = self._request(stop, params, {"stream": True})
-        return {"stream_options": {"include_usage": True}, **request} if self.stream_usage else request
+        if not self.stream_usage:
+            return request
+        return {**request, "stream_options": {"include_usage": True, **(request.get("stream_options") or {})}}
 
     def _batches(self, prompts: list[str], request: Mapping[str, Any]) -> list[list[str]]:
         size = 1 if _fills_context(request) else self.batch_size
@@ -146,25 +178,53 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
     def _server_for(self, request: Mapping[str, Any]) -> VLLMServer:
         return self._server.serving(request["model"]) if request.get("model") else self._server
 
-    # LangChain's cache
+    # Calls, which traces and caches begin with the model's name
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
         # They are the cache's key: two servers may serve different models under one name.
-        model = {"model_name": self.model_name, "base_url": self.openai_api_base}
-        return {**model, **deep_merge(self._default_params, self._call_params)}
+        params = deep_merge(self._default_params, self._call_params)
+        model = {"model_name": self._model_name, "base_url": self.openai_api_base}
+        credentials = digest(*self._credentials, params.get("extra_headers"), params.get("extra_query"))
+        versions = {"server_version": self.server_version, "credentials": credentials}
+        return redact(
+            {**model, **params, **({"model": model["model_name"]} if model["model_name"] else {}), **versions}
+        )
 
     def generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
         """Return ``BaseLLM.generate``, with the call's parameters in the cache's key, which LangChain omits."""
-        return super(VLLM, self._with_call_params(kwargs)).generate(prompts, *args, **kwargs)
+        called = self._with_known_model(kwargs)._with_call_params(kwargs)
+        return super(VLLM, called).generate(prompts, *args, **redact(kwargs))
 
     async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
         """Async version of ``generate``."""
-        return await super(VLLM, self._with_call_params(kwargs)).agenerate(prompts, *args, **kwargs)
+        called = (await self._awith_known_model(kwargs))._with_call_params(kwargs)
+        return await super(VLLM, called).agenerate(prompts, *args, **redact(kwargs))
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[str]:
+        """Return ``BaseLLM.stream``, once the model's name is known."""
+        called = self._with_known_model(kwargs)._with_call_params(kwargs)
+        return super(VLLM, called).stream(*args, **redact(kwargs))
+
+    def astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[str]:
+        """Async version of ``stream``."""
+        if self._knows_model(kwargs):
+            return super(VLLM, self._with_call_params(kwargs)).astream(*args, **redact(kwargs))
+        return self._astream_once_known(*args, **kwargs)
+
+    async def _astream_once_known(self, *args: Any, **kwargs: Any) -> AsyncIterator[str]:
+        called = (await self._awith_known_model(kwargs))._with_call_params(kwargs)
+        stream = super(VLLM, called).astream(*args, **redact(kwargs))
+        async with aclosing(cast("AsyncGenerator[str]", stream)) as texts:
+            async for text in texts:
+                yield text
+
+    def _is_valid(self, call: Mapping[str, Any]) -> bool:
+        return self.allow_unknown or is_valid("completions", call, lambda **params: self._request(None, params))
 
     def _with_call_params(self, kwargs: Mapping[str, Any]) -> Self:
         copied = self.model_copy()
-        copied._call_params = {name: value for name, value in kwargs.items() if name not in _RUN_ARGUMENTS}
+        copied._call_params = {name: value for name, value in kwargs.items() if name not in RUN_ARGUMENTS}
         return copied
 
     # Responses
@@ -176,7 +236,7 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        with langchain_errors():
+        with self._call_errors():
             if self.streaming:
                 return _collect([list(self._stream(p, stop, run_manager, **kwargs)) for p in prompts])
             request = self._request(stop, kwargs)
@@ -193,7 +253,7 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        with langchain_errors():
+        with self._call_errors():
             if self.streaming:
                 return _collect([[c async for c in self._astream(p, stop, run_manager, **kwargs)] for p in prompts])
             request = self._request(stop, kwargs)
@@ -210,7 +270,7 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        with langchain_errors():
+        with self._call_errors():
             request = self._stream_request(stop, kwargs)
             tokens = self._server_for(request).tokenize(prompt) if _fills_context(request) else None
             with self.client.create(prompt=prompt, **_with_limit(request, tokens)) as stream:
@@ -227,7 +287,7 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        with langchain_errors():
+        with self._call_errors():
             request = self._stream_request(stop, kwargs)
             tokens = await self._server_for(request).atokenize(prompt) if _fills_context(request) else None
             async with await self.async_client.create(prompt=prompt, **_with_limit(request, tokens)) as stream:
@@ -245,10 +305,6 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
             return self.custom_get_token_ids(text)
         with langchain_errors():
             return self._tokenizer(add_special_tokens=True).encode(text)
-
-
-_RUN_ARGUMENTS = frozenset({"callbacks", "tags", "metadata", "run_name", "run_id"})
-"""Arguments of LangChain's ``generate`` that are not sent."""
 
 
 def _fills_context(request: Mapping[str, Any]) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -58,9 +58,11 @@ class VLLMRerank(RerankParams, ServerConnection, BaseDocumentCompressor):
 
     model: str = ""
     base_url: str | None = None
-    api_key: SecretStr | None = Field(default=None, exclude=True)
+    api_key: SecretStr | Callable[[], Any] | None = Field(default=None, exclude=True)
     timeout: Any = Field(default=Timeouts(), exclude=True)
     extra_body: dict[str, Any] | None = None
+
+    _endpoint: ClassVar = "rerank"
 
     @model_validator(mode="before")
     @classmethod

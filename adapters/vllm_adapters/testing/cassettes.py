@@ -111,6 +111,13 @@ def _address(url: str) -> tuple[str, int | None]:
     return host, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
+_REDACTED = "<redacted>"
+_SECRET_FIELDS = frozenset({"cache_salt"})
+"""Fields of a request whose value is a secret."""
+_SECRET_NAME = re.compile(r"key|token|secret|passw|sig|auth|credential|salt", re.I)
+"""Names of query parameters whose value is a secret."""
+
+
 class Scrubber:
     """Removes traces of the recording machine: given texts, and paths below its home and temporary folders.
 
@@ -140,8 +147,18 @@ class Scrubber:
         if isinstance(value, list):
             return [self.tree(item) for item in value]
         if isinstance(value, dict):
-            return {key: self.tree(item) for key, item in value.items()}
+            return {
+                key: _REDACTED if key in _SECRET_FIELDS and isinstance(item, str) else self.tree(item)
+                for key, item in value.items()
+            }
         return value
+
+    def path(self, path: str) -> str:
+        """Return a path with its query scrubbed; values that are secrets by their names are replaced."""
+        path, mark, query = self.text(path).partition("?")
+        pairs = [part.partition("=") for part in query.split("&")]
+        parts = (name + equals + (_REDACTED if _SECRET_NAME.search(name) else value) for name, equals, value in pairs)
+        return path + mark + "&".join(parts)
 
 
 def _machine_paths() -> re.Pattern[str]:
@@ -187,7 +204,7 @@ def load(text: str) -> list[Interaction]:
 
 def request_key(method: str, path: str, body: bytes, content_type: str, scrubber: Scrubber) -> tuple[str, str, Any]:
     """Return what identical requests have in common: method, path with query, and the parsed or raw body."""
-    parsed = _parse(body, content_type)
+    parsed, path = _parse(body, content_type), scrubber.path(path)
     if parsed is not None:
         return method, path, _canonical(scrubber.tree(parsed))
     return method, path, _fix_boundary(body, content_type)[0]
@@ -285,7 +302,7 @@ def _to_yaml(interaction: Interaction, scrubber: Scrubber) -> dict[str, Any]:
     body, content_type = _fix_boundary(interaction.request_body, interaction.content_type)
     request: dict[str, Any] = {
         "method": interaction.method,
-        "uri": _HOST + scrubber.text(interaction.path),
+        "uri": _HOST + scrubber.path(interaction.path),
         **_body_to_yaml(body, content_type, scrubber),
     }
     if body and "json" not in request:

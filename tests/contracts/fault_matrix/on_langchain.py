@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage
 from fault_matrix.grid import Path
 from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
 from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
+from vllm_adapters.langchain._messages import original_arguments
 
 DOCUMENTS = [Document(text, metadata={"index": index}) for index, text in enumerate(TEXTS)]
 
@@ -21,7 +22,7 @@ def read_message(message: AIMessage) -> Answer:
     if not message.tool_calls and not message.invalid_tool_calls:
         return Answer(message.text, finish=finish)
     valid = tuple((call["name"], call["args"]) for call in message.tool_calls)
-    return Answer(valid, tuple(call["args"] or "" for call in message.invalid_tool_calls), finish)
+    return Answer(valid, tuple(original_arguments(call["args"])[0] for call in message.invalid_tool_calls), finish)
 
 
 def _sum(chunks: list[Any]) -> Any:
