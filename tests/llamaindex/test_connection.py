@@ -98,6 +98,25 @@ def test_api_key_of_the_wrong_type_is_not_shown(kind):
     assert "canary" not in str(caught.value)
 
 
+@every_kind
+def test_api_key_of_a_function(make_fault_server, kind):
+    # A token of short life: each request has the current one.
+    server = make_fault_server()
+    keys = iter(["sk-1", "sk-2", "sk-3", "sk-4"])
+    part = kind("stub", base_url=server.url, api_key=lambda: next(keys))
+    call(part)
+    acall(part)
+
+    async def key():
+        return next(keys)
+
+    part.api_key = key
+    acall(part)
+    call(kind("stub", server=VLLMServer(server.url, api_key=lambda: next(keys))))
+    assert [request.headers["authorization"] for request in server.posts()] == [f"Bearer sk-{n}" for n in range(1, 5)]
+    assert "api_key" not in part.to_dict()
+
+
 # Settings of every class
 
 
