@@ -138,6 +138,10 @@ class VLLMClient(BaseVLLMClient, OpenAI):
             error = self._map_error(failure, options)
             if error is None:
                 raise
+            if error.status_code == 400 and (merged := self._with_merged_system_messages(error, options)) is not None:
+                response = self.request(cast_to, merged, stream=stream, stream_cls=stream_cls)
+                self.vllm.info.merge_system = True  # from now on at once
+                return response
             if options.method.lower() == "post":
                 with suppress(VLLMError):  # no explanation is available: the error as it is
                     error = self._run(self.vllm.info.explain(error))
@@ -224,6 +228,10 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
             error = self._map_error(failure, options)
             if error is None:
                 raise
+            if error.status_code == 400 and (merged := self._with_merged_system_messages(error, options)) is not None:
+                response = await self.request(cast_to, merged, stream=stream, stream_cls=stream_cls)
+                self.vllm.info.merge_system = True  # from now on at once
+                return response
             if options.method.lower() == "post":
                 with suppress(VLLMError):  # no explanation is available: the error as it is
                     error = await self._run(self.vllm.info.explain(error))

@@ -4,7 +4,9 @@ import asyncio
 
 import langchain_core.exceptions as lc
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from pydantic import BaseModel, ValidationError
 
@@ -390,3 +392,72 @@ def test_openai_only_parameter_without_effect_is_dropped(fault_server):
         "x", extra_body={"metadata": {"a": "b"}}
     )
     assert not {"store", "service_tier", "metadata"} & fault_server.posts(CHAT)[0].json.keys()
+
+
+# System messages that a template refuses
+
+
+REFUSED = faults.error(400, "System message must be at the beginning.")
+LATE = [("system", "Be brief."), ("user", "x"), ("system", "Be polite.")]
+
+
+def roles(request):
+    return [message["role"] for message in request.json["messages"]]
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+def test_system_messages_are_merged_after_the_first_refusal(faulty_llm, fault_server, call, way):
+    fault_server.script(CHAT, [REFUSED, faults.chat("yes"), faults.chat("yes")])
+    for _ in range(2):
+        assert call(way, faulty_llm, LATE).text == "yes"
+    first, *others = fault_server.posts(CHAT)
+    assert roles(first) == ["system", "user", "system"]
+    assert [roles(request) for request in others] == [["system", "user"]] * 2
+    assert others[0].json["messages"][0]["content"] == "Be brief.\n\nBe polite."
+
+
+def test_merging_of_system_messages_can_be_set(fault_server):
+    llm = ChatVLLM(base_url=fault_server.url, model="stub", max_retries=0, merge_system_messages=True)
+    llm.invoke(LATE)
+    llm.invoke(LATE, merge_system_messages=False)
+    llm.get_num_tokens_from_messages(LATE)
+    assert [roles(request) for request in fault_server.posts(CHAT)] == [
+        ["system", "user"],
+        ["system", "user", "system"],
+    ]
+    assert roles(fault_server.posts("/tokenize")[-1]) == ["system", "user"]
+    fault_server.reply(REFUSED, CHAT)
+    with pytest.raises(lc.ModelInvalidRequestError, match="merge_system_messages=True"):
+        llm.invoke(LATE, merge_system_messages=False)
+
+
+def test_agent_with_a_late_system_message(fault_server):
+    class Reminder(AgentMiddleware):
+        def wrap_model_call(self, request, handler):
+            return handler(request.override(messages=[*request.messages, SystemMessage("Be polite.")]))
+
+    fault_server.script(CHAT, [REFUSED, faults.chat("yes")])
+    llm = ChatVLLM(base_url=fault_server.url, model="stub", max_retries=0)
+    agent = create_agent(llm, [], system_prompt="Be brief.", middleware=[Reminder()])
+    assert agent.invoke({"messages": ["x"]})["messages"][-1].text == "yes"
+
+
+# Strict tools
+
+
+def strict_tools(request):
+    return [tool["function"].get("strict") for tool in request.json["tools"]]
+
+
+def test_tools_of_an_agent_are_strict_on_request(fault_server):
+    loose = {"type": "function", "function": {"name": "f", "strict": False, "parameters": {"type": "object"}}}
+    for setting in (None, True, False):
+        llm = ChatVLLM(base_url=fault_server.url, model="stub", max_retries=0, tools_strict=setting)
+        create_agent(llm, [add]).invoke({"messages": ["x"]})
+        llm.bind_tools([add, loose]).invoke("x")
+        llm.bind_tools([add], strict=not setting).invoke("x")
+        agent, bound, own = fault_server.posts(CHAT)[-3:]
+        assert strict_tools(agent) == [setting]
+        assert strict_tools(bound) == [setting, False]
+        assert strict_tools(own) == [not setting]
+        assert agent.json.get("tool_choice") is None

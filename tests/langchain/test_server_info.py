@@ -1,6 +1,8 @@
 """What ChatVLLM knows of its server: model, context length, and exact token counts."""
 
 import asyncio
+import copy
+import pickle
 
 import langchain_core.exceptions as lc
 import pytest
@@ -9,7 +11,8 @@ from langchain_core.tools import tool
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
-from vllm_adapters.langchain import ChatVLLM
+from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
+from vllm_adapters.testing import faults
 
 CHAT = "/v1/chat/completions"
 CONVERSATION = [SystemMessage("Be brief."), HumanMessage("What is the weather in Rome?")]
@@ -160,3 +163,39 @@ def test_token_counts_are_cached(fault_server):
         llm.get_num_tokens_from_messages([("user", "hi")])
     assert len(fault_server.posts("/tokenize")) == 2
     assert ChatVLLM(custom_get_token_ids=lambda text: [1, 2, 3]).get_num_tokens("x") == 3
+
+
+# Checks of the constructor
+
+
+@pytest.mark.parametrize("cls", [ChatVLLM, VLLM, VLLMEmbeddings, VLLMRerank])
+def test_constructor_asks_for_the_model_on_request(make_fault_server, cls):
+    server = make_fault_server()
+    part = cls(base_url=server.url, validate_model_on_init=True)
+    assert [request.path for request in server.requests] == ["/v1/models"]
+    assert part._model_name == "stub"
+    cls(base_url=server.url, model="stub", validate_model_on_init=True)
+    copy.deepcopy(part.model_copy())
+    pickle.loads(pickle.dumps(part))
+    assert len(server.requests) == 2
+    with pytest.raises(lc.ModelNotFoundError, match=r"`nope` is not served.*It serves: stub"):
+        cls(base_url=server.url, model="nope", validate_model_on_init=True)
+    with pytest.raises(e.ServerUnreachable):
+        cls(base_url="http://127.0.0.1:9", validate_model_on_init=True, max_retries=0)
+
+
+@pytest.mark.parametrize("name", ["max_model_len", "max_input_tokens", "context_length"])
+def test_context_length_is_in_the_profile_on_request(fault_server, name):
+    card = {"id": "m", "root": "m", "object": "model", name: 1234}
+    fault_server.reply(faults.json_reply({"data": [card]}), "/v1/models")
+    llm = ChatVLLM(base_url=fault_server.url, validate_model_on_init=True)
+    assert llm.profile["max_input_tokens"] == 1234
+    assert llm.profile["tool_calling"]
+    assert ChatVLLM(base_url=fault_server.url).profile.get("max_input_tokens") is None
+    own = ChatVLLM(base_url=fault_server.url, validate_model_on_init=True, profile={"max_input_tokens": 7})
+    assert own.profile["max_input_tokens"] == 7
+
+
+@recorded
+def test_context_length_of_a_real_server(vllm_url):
+    assert ChatVLLM(validate_model_on_init=True).profile["max_input_tokens"] == 2048

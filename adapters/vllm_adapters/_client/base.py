@@ -26,7 +26,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from vllm_adapters._client.discovery import LookUp, ServerInfo
 from vllm_adapters._client.sdk_helpers import parse_errors
 from vllm_adapters._compat import http
-from vllm_adapters._request import availability, compat, responses
+from vllm_adapters._request import availability, compat, responses, system_messages
 from vllm_adapters._request.constraints import reject_harmful
 from vllm_adapters._request.encode import encoding_error
 from vllm_adapters._response import error_mapping
@@ -364,10 +364,35 @@ class BaseVLLMClient:
         """Put the body into ``options`` as the server's version understands it."""
         if (body.get("embed_dtype") or body.get("endianness")) and decodes_as_float32(options.post_parser):
             body["encoding_format"] = "float"
+        info = self.vllm.info
         options.json_data = compat.translate(
-            endpoint, body, version=self.vllm.info.version, allow_unknown=self.vllm.allow_unknown
+            endpoint,
+            body,
+            version=info.version,
+            allow_unknown=self.vllm.allow_unknown,
+            merge_system=info.merge_system,
         )
         options.extra_json = None
+
+    def _with_merged_system_messages(self, error: VLLMError, options: FinalRequestOptions) -> Any:
+        """Return the request to send in place of one whose system messages the chat template refused.
+
+        Returns:
+            ``None`` if that is not why it failed, or the caller wants them as they are; the error then says so.
+        """
+        body = {
+            **cast("Mapping[str, Any]", options.json_data or {}),
+            **cast("Mapping[str, Any]", options.extra_json or {}),
+        }
+        if not system_messages.needs_merging(body.get("messages")) or not system_messages.is_refused(error.reason):
+            return None
+        given = body.get(system_messages.MERGE_SYSTEM_MESSAGES)
+        if given is None and not self.vllm.info.merge_system:
+            merged = {**body, system_messages.MERGE_SYSTEM_MESSAGES: True}
+            return options.model_copy(update={"json_data": merged, "extra_json": None})
+        if given is False:
+            error.replace_hint("The chat template takes one system message, the first: merge_system_messages=True")
+        return None
 
     def _build_request(self, options: FinalRequestOptions, **how: Any) -> http.Request:
         parent: Any = super()

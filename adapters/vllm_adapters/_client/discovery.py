@@ -90,6 +90,7 @@ class ServerInfo:
         fingerprint: The last ``system_fingerprint``, which tells that the server was replaced.
         model: The one base model that is served, if known.
         responses: The JSON of look-ups, by URL, until there is a reason to repeat them.
+        merge_system: Whether the model's chat template has refused a system message that was not the first.
     """
 
     address: str
@@ -99,6 +100,7 @@ class ServerInfo:
     fingerprint: str | None = None
     model: str | None = None
     responses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    merge_system: bool = False
 
     @classmethod
     def of(cls, address: str, version: str | Version | None, shared: ServerInfo | None) -> ServerInfo:
@@ -119,6 +121,10 @@ class ServerInfo:
     def root(self) -> str:
         """The server's root, which has ``/version``, ``/health`` and ``/tokenize``."""
         return self.address.removesuffix("/v1")
+
+    def look_up_models(self) -> LookUp[dict[str, Any]]:
+        """Return the JSON of ``/v1/models``, which the client keeps."""
+        return (yield f"{self.address}/models")
 
     def look_up_model(self) -> LookUp[str]:
         """Return the name of the one base model that is served."""
@@ -178,7 +184,7 @@ class ServerInfo:
         if self.version_given or fingerprint == self.fingerprint or not isinstance(fingerprint, str):
             return
         if self.fingerprint is not None:
-            self.version_known = False
+            self.version_known = self.merge_system = False
             self.responses.clear()
         self.fingerprint = fingerprint
         if self.version is None:

@@ -150,9 +150,9 @@ def parse_models(response: Mapping[str, Any]) -> list[ModelCard]:
 
 
 def _length(card: Mapping[str, Any]) -> int | None:
-    """Return the context length of a card; a gateway's may have none, or something else there."""
-    length = card.get("max_model_len")
-    return length if isinstance(length, int) and length > 0 else None
+    """Return the context length of a card; a gateway's may have none, or have it under another name."""
+    lengths = (card.get(name) for name in ("max_model_len", "max_input_tokens", "context_length", "context_window"))
+    return next((length for length in lengths if isinstance(length, int) and length > 0), None)
 
 
 def _text(card: Mapping[str, Any], name: str) -> str | None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from vllm_adapters import params
 from vllm_adapters._request import availability
 from vllm_adapters._request.encode import contains_non_finite, encoding_error
+from vllm_adapters._request.system_messages import MERGE_SYSTEM_MESSAGES, merge_system_messages, needs_merging
 from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,9 @@ def reject_unknown(endpoint: str, body: Mapping[str, Any]) -> None:
 @cache
 def _accepted_names(endpoint: str) -> frozenset[str]:
     known = availability.names(endpoint)
-    return known.union({ALLOW_UNKNOWN}, _WITHOUT_EFFECT, *(group for group in _SYNONYMS if known & group))
+    return known.union(
+        {ALLOW_UNKNOWN, MERGE_SYSTEM_MESSAGES}, _WITHOUT_EFFECT, *(group for group in _SYNONYMS if known & group)
+    )
 
 
 def unknown_parameter(endpoint: str, name: str) -> UnknownParameter:
@@ -217,7 +220,12 @@ def _version_dependent(endpoint: str) -> frozenset[str]:
 
 
 def translate(
-    endpoint: str, body: Mapping[str, Any], *, version: Version | None, allow_unknown: bool = False
+    endpoint: str,
+    body: Mapping[str, Any],
+    *,
+    version: Version | None,
+    allow_unknown: bool = False,
+    merge_system: bool = False,
 ) -> dict[str, Any]:
     """Return ``body`` as the server's version understands it.
 
@@ -226,6 +234,7 @@ def translate(
         body: The request's JSON body, whose names are known. It is not changed.
         version: The server's version; ``None`` means the newest known.
         allow_unknown: Let fields of nested objects pass that no vLLM version has.
+        merge_system: Merge system messages, unless the body says otherwise.
 
     Raises:
         UnsupportedParameter: The server's version does not have a parameter, and there is no translation.
@@ -235,6 +244,11 @@ def translate(
     version = version or availability.newest()
     sent = dict(body)
     allow_unknown = bool(sent.pop(ALLOW_UNKNOWN, False)) or allow_unknown
+    if MERGE_SYSTEM_MESSAGES in sent:
+        given = sent.pop(MERGE_SYSTEM_MESSAGES)
+        merge_system = merge_system if given is None else given
+    if merge_system and needs_merging(sent.get("messages")):
+        sent["messages"] = merge_system_messages(sent["messages"])
     if not allow_unknown:
         _drop_without_effect(endpoint, sent)
     if not _LIMITS.isdisjoint(sent):

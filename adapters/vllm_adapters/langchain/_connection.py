@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 import openai
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, SecretStr
 
+from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters._request import availability, compat
 from vllm_adapters._request.body import SEND_OPTIONS
 from vllm_adapters._transport.credentials import normalize_base_url, normalize_headers
@@ -38,6 +39,7 @@ class ServerConnection(BaseModel):
     default_query: Mapping[str, object] | None = Field(default=None, repr=False, exclude=True)
     http_client: Any = Field(default=None, exclude=True)
     http_async_client: Any = Field(default=None, exclude=True)
+    validate_model_on_init: bool = Field(default=False, exclude=True)
 
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
@@ -48,9 +50,15 @@ class ServerConnection(BaseModel):
     _tokenizers: dict[str, VLLMTokenizer] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: Any, /) -> None:
-        """Make the clients; nothing is sent."""
+        """Make the clients; nothing is sent, unless ``validate_model_on_init``."""
         super().model_post_init(context)
         self._connect()
+        if self.validate_model_on_init:
+            with langchain_errors():
+                self._use_context_length(self._validate_model())
+
+    def _use_context_length(self, length: int | None) -> None:
+        """Note the context length that the server tells; only chat models have a place for it."""
 
     def _connect(self) -> None:
         """Make the clients, and set address and model to what the server has."""
@@ -73,6 +81,17 @@ class ServerConnection(BaseModel):
         vars(self)[self._setting_fields[1]] = server.base_url
         self._connected = server
         self._tokenizers = {}
+
+    def _validate_model(self) -> int | None:
+        """Return the context length of the model, after asking the server whether it serves it.
+
+        Raises:
+            VLLMError: The server cannot be reached.
+            ModelNotServed: It does not serve the model; or, if none is named, not exactly one.
+        """
+        client, name = self._connected.client.vllm, self._setting_fields[0]
+        vars(self)[name] = vars(self)[name] or client.served_model()
+        return self._server._context_length(parse_models(client.run(client.info.look_up_models())))  # one request
 
     # Changes
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, SecretStr, model_validator
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
 from vllm_adapters._request.body import deep_merge, request_body, set_fields
+from vllm_adapters._request.system_messages import MERGE_SYSTEM_MESSAGES
 from vllm_adapters._response.tool_calls import parse_tool_calls
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters._version import __version__
@@ -98,6 +99,12 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         http_async_client: The same for async calls.
         replay_reasoning: Send the reasoning of earlier replies back with them, for models trained to keep it across
             tool calls; default False.
+        merge_system_messages: Send the system messages of a conversation as one, the first. Default: from when the
+            model's chat template has first refused one elsewhere; False: never.
+        tools_strict: Have vLLM enforce the schemas of all tools (True) or none (False), unless a tool or ``bind_tools``
+            says otherwise. Default: of forced tools, and of tools beside a schema. Agents offer tools without force.
+        validate_model_on_init: Ask the server in the constructor whether it serves the model, and for its context
+            length, which ``profile`` then has; default False.
 
         Every parameter of vLLM (``top_k``, ``min_p``, ``structured_outputs``, ``chat_template_kwargs``, ...) is
         passed flat, under vLLM's own name: here, to ``bind``, and per call. A call takes precedence over ``bind``, and
@@ -194,6 +201,8 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
     stream_usage: bool | None = True
     stream_chunk_timeout: float | None = None  # the client's idle limit holds, for sync and async streams
     replay_reasoning: bool = False
+    merge_system_messages: bool | None = None
+    tools_strict: bool | None = None
 
     _setting_fields: ClassVar = ("model_name", "openai_api_base", "openai_api_key", "request_timeout")
     _endpoint: ClassVar = "chat"
@@ -237,6 +246,9 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         client, async_client = self._connected.client, self._connected.async_client
         self.root_client, self.client = client, RawCompletions(client)
         self.root_async_client, self.async_client = async_client, RawCompletions(async_client)
+
+    def _use_context_length(self, length: int | None) -> None:
+        self._with_profile(length)
 
     # Identity
 
@@ -322,6 +334,8 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
             params = deep_merge(fields, params)
         if self.allow_unknown:
             params[compat.ALLOW_UNKNOWN] = True
+        if self.merge_system_messages is not None:
+            params[MERGE_SYSTEM_MESSAGES] = self.merge_system_messages
         return params
 
     def _get_request_payload(
@@ -346,7 +360,7 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         if not payload.get("stream"):
             payload.pop("stream_options", None)  # of the streams of the same object; else vLLM rejects it
         if "tools" in payload:
-            payload["tools"] = convert_tools(payload["tools"], None)
+            payload["tools"] = convert_tools(payload["tools"] or (), self.tools_strict)
         if "tool_choice" in payload:
             payload["tool_choice"] = convert_tool_choice(payload["tool_choice"], payload.get("tools") or ())
         if "response_format" in payload:
@@ -690,7 +704,8 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         """
         with langchain_errors():
             payload = self._get_request_payload(list(messages), **parameters)
-            rendering = {name: payload[name] for name in TokenizeParams.model_fields if name in payload}
+            names = (*TokenizeParams.model_fields, MERGE_SYSTEM_MESSAGES)
+            rendering = {name: payload[name] for name in names if name in payload}
             tokenizer = self._tokenizer(add_special_tokens=False)
             return tokenizer.count_messages(payload["messages"], convert_tools(tools or (), None), **rendering)
 

@@ -50,6 +50,7 @@ class VLLMEmbeddings(TextEmbeddingParams, ServerConnection, Embeddings):
         default_query: Query parameters of every request.
         http_client: An ``httpx.Client`` to use; its pool, proxies and redirects are then its own.
         http_async_client: The same for async calls.
+        validate_model_on_init: Ask the server in the constructor whether it serves the model; default False.
         dimensions: Dimensions of a Matryoshka model's shortened vectors; default: all.
         query_instruction: Put before each query as it is, with its line breaks; default: nothing.
         document_instruction: Put before each document as it is; default: nothing.

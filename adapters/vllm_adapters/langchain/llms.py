@@ -69,6 +69,7 @@ class VLLM(CompletionParams, ServerConnection, BaseOpenAI):  # type: ignore[misc
         default_query: Query parameters of every request.
         http_client: An ``httpx.Client`` to use; its pool, proxies and redirects are then its own.
         http_async_client: The same for async calls.
+        validate_model_on_init: Ask the server in the constructor whether it serves the model; default False.
         batch_size: Prompts in one request; default 64.
         max_tokens: Tokens to generate; -1: as many as the context can hold, which takes one more request.
         n: Completions for each prompt; default 1.

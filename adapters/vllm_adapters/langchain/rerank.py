@@ -47,6 +47,7 @@ class VLLMRerank(RerankParams, ServerConnection, BaseDocumentCompressor):
         default_query: Query parameters of every request.
         http_client: An ``httpx.Client`` to use; its pool, proxies and redirects are then its own.
         http_async_client: The same for async calls.
+        validate_model_on_init: Ask the server in the constructor whether it serves the model; default False.
         top_n: Number of documents to return; default: all.
         truncate_prompt_tokens: Tokens to keep of each pair of query and document; -1: what the model can take.
         instruction: What relevance means, for models that take an instruction.
