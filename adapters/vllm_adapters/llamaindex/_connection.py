@@ -24,7 +24,6 @@ from pydantic import (
     model_serializer,
 )
 
-from vllm_adapters._client.discovery import LookUp
 from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters._request import compat
 from vllm_adapters._transport.credentials import (
@@ -172,7 +171,7 @@ class Connection(BaseModel):
         client = self._served.client.vllm
         if not getattr(self, self._model_field):
             client.served_model()
-        cards = client.run(list_models(client.address))  # the client keeps the list: one request
+        cards = client.run(client.info.look_up_models())  # the client keeps the list: one request
         return self._served._context_length(parse_models(cards))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -302,11 +301,6 @@ def run_briefly(function: Callable[..., object], *args: Any) -> bool:
     thread.start()
     thread.join(SECONDS_IN_A_LOOP)
     return not thread.is_alive()
-
-
-def list_models(address: str) -> LookUp[dict[str, Any]]:
-    """Look up ``/v1/models``, which the client keeps."""
-    return (yield f"{address}/models")
 
 
 def _make_server(fields: dict[str, Any], model: str, *, given: Collection[str]) -> VLLMServer:

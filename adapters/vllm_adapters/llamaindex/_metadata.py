@@ -13,7 +13,7 @@ from pydantic import PrivateAttr, SerializationInfo, SerializerFunctionWrapHandl
 
 from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters.errors import ServerNotReady, ServerTimeout, ServerUnreachable, VLLMError
-from vllm_adapters.llamaindex._connection import SECONDS_IN_A_LOOP, list_models, run_briefly
+from vllm_adapters.llamaindex._connection import SECONDS_IN_A_LOOP, run_briefly
 from vllm_adapters.server import VLLMServer
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class ContextLengths:
         found = None
         try:
             if kept:
-                found = server._context_length(parse_models(server.client.vllm.run(list_models(server.base_url))))
+                client = server.client.vllm
+                found = server._context_length(parse_models(client.run(client.info.look_up_models())))
             else:
                 found = server.context_length()
             if found is None:

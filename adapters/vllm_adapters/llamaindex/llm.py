@@ -105,6 +105,10 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         default=None, description="The same for every tool, also of a dict that `chat` gets; it overrides `strict`."
     )
     extra_body: dict[str, Any] = Field(default_factory=dict, description="Further fields of every request.")
+    merge_system_messages: bool | None = Field(
+        default=None,
+        description="Send system messages as one, the first; default: from when a chat template has first refused one.",
+    )
     replay_reasoning: bool = Field(
         default=False, description="Send the thinking of earlier messages, for models that need it."
     )
