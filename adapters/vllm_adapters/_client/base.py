@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import isawaitable
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Self, cast, get_args
 
@@ -162,28 +163,28 @@ class BaseVLLMClient:
     def _client(self, client: Any) -> None:
         pass  # the SDK hands back what it was given
 
-    @property
-    def base_url(self) -> Any:
-        """The server's base URL, ending in ``/v1/``. ``with_options(base_url=...)`` returns a client of another."""
-        return self._base_url
-
-    @base_url.setter
-    def base_url(self, url: object) -> None:
+    def _set_base_url(self, url: object) -> None:
         raise AttributeError(
             "`base_url` of a client cannot be changed: what it knows is of this server, and so is its API key. "
             "Make another client, or call client.with_options(base_url=..., api_key=...)."
         )
 
-    @property
-    def timeout(self) -> Any:
-        """Limits of the transport; ``client.vllm.timeouts`` has the total limit, too."""
-        return self._timeout
+    base_url: Any = property(
+        attrgetter("_base_url"),
+        _set_base_url,
+        doc="The server's base URL, ending in ``/v1/``. ``with_options(base_url=...)`` returns a client of another.",
+    )
 
-    @timeout.setter
-    def timeout(self, timeout: Any) -> None:
+    def _set_timeout(self, timeout: Any) -> None:
         if timeout is not self._timeout:  # the SDK's constructor hands back what it was given
             self.vllm = replace(self.vllm, timeouts=Timeouts.of(timeout))
             self._timeout = self.vllm.timeouts.transport()
+
+    timeout: Any = property(
+        attrgetter("_timeout"),
+        _set_timeout,
+        doc="Limits of the transport; ``client.vllm.timeouts`` has the total limit, too.",
+    )
 
     def is_closed(self) -> bool:
         """Return whether the connections of this process and event loop were closed, and not used since."""

@@ -249,7 +249,7 @@ def translate(
         merge_system = merge_system if given is None else given
     if merge_system and needs_merging(sent.get("messages")):
         sent["messages"] = merge_system_messages(sent["messages"])
-    if not allow_unknown:
+    if not allow_unknown and not _WITHOUT_EFFECT.isdisjoint(sent):
         _drop_without_effect(endpoint, sent)
     if not _LIMITS.isdisjoint(sent):
         _rename_limits(endpoint, sent)
