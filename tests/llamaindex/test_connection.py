@@ -98,6 +98,25 @@ def test_api_key_of_the_wrong_type_is_not_shown(kind):
     assert "canary" not in str(caught.value)
 
 
+@every_kind
+def test_api_key_of_a_function(make_fault_server, kind):
+    # A token of short life: each request has the current one.
+    server = make_fault_server()
+    keys = iter(["sk-1", "sk-2", "sk-3", "sk-4"])
+    part = kind("stub", base_url=server.url, api_key=lambda: next(keys))
+    call(part)
+    acall(part)
+
+    async def key():
+        return next(keys)
+
+    part.api_key = key
+    acall(part)
+    call(kind("stub", server=VLLMServer(server.url, api_key=lambda: next(keys))))
+    assert [request.headers["authorization"] for request in server.posts()] == [f"Bearer sk-{n}" for n in range(1, 5)]
+    assert "api_key" not in part.to_dict()
+
+
 # Settings of every class
 
 
@@ -384,11 +403,11 @@ def test_child_process_gets_the_credentials(make_fault_server, kind):
 
 def test_headers_in_additional_kwargs(make_fault_server):
     server = make_fault_server()
-    llm = VLLM(base_url=server.url, additional_kwargs={"extra_headers": {"x-token": "sk-canary"}, "seed": 1})
+    llm = VLLM(base_url=server.url, additional_kwargs={"extra_headers": {"x-token": "sk-canary"}, "timeout": 9})
     llm.complete("hi")
     assert server.posts()[0].headers["x-token"] == "sk-canary"
     assert "canary" not in repr(llm) + str(llm.to_dict()) + repr(pickle.dumps(llm))
-    assert VLLM.from_dict(llm.to_dict()).additional_kwargs == {"seed": 1}
+    assert VLLM.from_dict(llm.to_dict()).additional_kwargs == {"timeout": 9}
 
 
 @every_kind

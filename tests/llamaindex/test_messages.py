@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
 
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import (
     AudioBlock,
     CachePoint,
@@ -150,3 +151,55 @@ def test_messages_of_other_llm_classes(fault_llm, fault_server):
     assert legacy == {"role": "assistant", "content": None, "tool_calls": [call]}
     assert current["tool_calls"][0]["id"] == "y"
     assert json.loads(current["tool_calls"][0]["function"]["arguments"]) == {"a": "é"}
+
+
+# Several system messages
+
+
+@pytest.fixture
+def strict_template(fault_server):
+    """A server whose chat template takes one system message, the first."""
+
+    async def refuse(exchange):
+        roles = [message["role"] for message in exchange.request.json["messages"]]
+        refused = "system" in roles[1:]
+        answer = faults.error(400, "System message must be at the beginning.") if refused else faults.chat("yes")
+        await answer(exchange)
+
+    fault_server.reply(refuse)
+    return fault_server
+
+
+TWO = [
+    ChatMessage(role="system", content="Be brief."),
+    ChatMessage(role="user", content="hi"),
+    ChatMessage(role="system", content="Be kind."),
+]
+
+
+@pytest.mark.parametrize(("setting", "requests"), [(None, [2, 1]), (True, [1, 1])])
+def test_system_messages_are_merged(strict_template, setting, requests):
+    # Stock: 400.
+    llm = VLLM(base_url=strict_template.url, merge_system_messages=setting)
+    for count in requests:
+        before = len(strict_template.posts())
+        assert llm.chat(TWO).message.content == list(llm.stream_chat(TWO))[-1].message.content == "yes"
+        assert len(strict_template.posts()) - before == count + 1
+    last = strict_template.posts()[-1].json
+    assert last["messages"][0] == {"role": "system", "content": "Be brief.\n\nBe kind."}
+    assert "merge_system_messages" not in last
+
+
+def test_system_messages_are_not_merged(strict_template):
+    llm = VLLM(base_url=strict_template.url, merge_system_messages=False)
+    with pytest.raises(e.InvalidRequest, match="merge_system_messages=True"):
+        llm.chat(TWO)
+    assert llm.chat(TWO, merge_system_messages=True).message.content == "yes"
+    assert len(strict_template.posts()) == 2
+
+
+async def test_agents_system_messages_are_merged(strict_template):
+    history = [ChatMessage(role="system", content="Be kind.")]
+    agent = FunctionAgent(tools=[], llm=VLLM(base_url=strict_template.url), system_prompt="Be brief.")
+    assert str(await agent.run("hi", chat_history=history)) == "yes"
+    assert strict_template.posts()[-1].json["messages"][0]["content"] == "Be brief.\n\nBe kind."

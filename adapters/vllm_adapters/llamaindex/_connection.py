@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Collection, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar, copy_context
 from multiprocessing.reduction import ForkingPickler
+from threading import Thread
 from typing import Annotated, Any, ClassVar, Self
 
 import openai
@@ -22,10 +24,14 @@ from pydantic import (
     model_serializer,
 )
 
-from vllm_adapters._client.discovery import LookUp
 from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters._request import compat
-from vllm_adapters._transport.credentials import normalize_api_key, normalize_base_url, normalize_headers
+from vllm_adapters._transport.credentials import (
+    PLACEHOLDER_KEY,
+    normalize_api_key,
+    normalize_base_url,
+    normalize_headers,
+)
 from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.timeouts import Timeouts
@@ -40,6 +46,9 @@ _PRIVATE = ("api_key", "default_headers", "default_query", "http_client", "async
 """Settings that no dump and no pickle contains."""
 
 _SETTINGS = frozenset({"api_base", "base_url", "server", *_OF_THE_SERVER, *_PRIVATE})
+
+SECONDS_IN_A_LOOP = 0.1
+"""How long LlamaIndex's synchronous hooks may stop an event loop, in seconds."""
 
 _FOR_A_CHILD_PROCESS: ContextVar[bool] = ContextVar("_FOR_A_CHILD_PROCESS", default=False)
 
@@ -79,8 +88,11 @@ class Connection(BaseModel):
         default=None, description="Base URL; default: `VLLM_BASE_URL`, else http://localhost:8000/v1."
     )
     base_url: str | None = Field(default=None, description="The same as `api_base`.", exclude=True)
-    api_key: SecretStr | None = Field(
-        default=None, description="Key of `vllm serve --api-key`; default: `VLLM_API_KEY`.", exclude=True, repr=False
+    api_key: SecretStr | Callable[[], Any] | None = Field(
+        default=None,
+        description="Key of `vllm serve --api-key`, or a function that returns it; default: `VLLM_API_KEY`.",
+        exclude=True,
+        repr=False,
     )
     timeout: Timeouts | float | None = Field(
         default=Timeouts(), description="Seconds, or `Timeouts(connect=30, idle=600, total=3600)`."
@@ -123,13 +135,16 @@ class Connection(BaseModel):
 
         Raises:
             UnknownParameter: There is no field of that name.
-            TypeError: The API key is not a text.
+            TypeError: The API key is neither a text nor a function.
         """
         for name in arguments:
             if name not in cls.model_fields:
                 raise compat.unknown_parameter(cls._endpoint, name)
-        if not isinstance(key := arguments.get("api_key"), str | SecretStr | None):
-            raise TypeError(f"`api_key` must be a str or a SecretStr, not {type(key).__name__}. Pass the key as text.")
+        key = arguments.get("api_key")
+        if not isinstance(key, str | SecretStr | None) and not callable(key):
+            raise TypeError(
+                f"`api_key` must be a str, a SecretStr or a function, not {type(key).__name__}. Pass the key as text."
+            )
 
     # Connecting, at first and when a setting changes
 
@@ -156,7 +171,7 @@ class Connection(BaseModel):
         client = self._served.client.vllm
         if not getattr(self, self._model_field):
             client.served_model()
-        cards = client.run(list_models(client.address))  # the client keeps the list: one request
+        cards = client.run(client.info.look_up_models())  # the client keeps the list: one request
         return self._served._context_length(parse_models(cards))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -262,7 +277,7 @@ class Connection(BaseModel):
         client = self._server.client
         return {
             "api_base": self._server.base_url,
-            "api_key": SecretStr(str(client.api_key)),
+            "api_key": client.vllm.api_key_provider or SecretStr(str(client.api_key)),
             "default_headers": dict(client._custom_headers) or None,
             "default_query": dict(client._custom_query) or None,
             "http_client": None,
@@ -271,9 +286,21 @@ class Connection(BaseModel):
         }
 
 
-def list_models(address: str) -> LookUp[dict[str, Any]]:
-    """Look up ``/v1/models``, which the client keeps."""
-    return (yield f"{address}/models")
+def run_briefly(function: Callable[..., object], *args: Any) -> bool:
+    """Run a function that sends a request. While an event loop runs, which would stand still, wait 0.1 s at most.
+
+    Returns:
+        Whether it has ended. If not, it goes on in a thread.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        function(*args)
+        return True
+    thread = Thread(target=copy_context().run, args=(function, *args), daemon=True)
+    thread.start()
+    thread.join(SECONDS_IN_A_LOOP)
+    return not thread.is_alive()
 
 
 def _make_server(fields: dict[str, Any], model: str, *, given: Collection[str]) -> VLLMServer:
@@ -323,7 +350,10 @@ def _take_over_settings(fields: dict[str, Any], given: Collection[str]) -> None:
     }
     own = {**fields, "timeout": Timeouts.of(fields["timeout"])}
     other = {name for name in found if name in given and own[name] is not None and own[name] != found[name]}
-    if fields["api_key"] is not None and normalize_api_key(fields["api_key"]) != client.api_key:
+    key = fields["api_key"]
+    if callable(key):
+        other |= set() if key is state.api_key_provider else {"api_key"}
+    elif key is not None and normalize_api_key(key) not in (PLACEHOLDER_KEY, client.api_key):
         other.add("api_key")
     if other:
         raise ValueError(

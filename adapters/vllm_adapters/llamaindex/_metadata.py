@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
-from contextvars import copy_context
 from dataclasses import dataclass, field
-from threading import Event, Thread
 from typing import Any
 
 from llama_index.core.base.llms.types import LLMMetadata
@@ -16,12 +13,11 @@ from pydantic import PrivateAttr, SerializationInfo, SerializerFunctionWrapHandl
 
 from vllm_adapters._client.endpoint import parse_models
 from vllm_adapters.errors import ServerNotReady, ServerTimeout, ServerUnreachable, VLLMError
-from vllm_adapters.llamaindex._connection import list_models
+from vllm_adapters.llamaindex._connection import SECONDS_IN_A_LOOP, run_briefly
 from vllm_adapters.server import VLLMServer
 
 log = logging.getLogger(__name__)
 
-_SECONDS_IN_A_LOOP = 0.1
 _NOT_NOW = (ServerUnreachable, ServerTimeout, ServerNotReady)
 """Errors of a look-up that a later one may not have."""
 
@@ -51,23 +47,17 @@ class ContextLengths:
             kept: Whether a list of models will do that the client keeps since it looked up the model's name.
         """
         if model not in self.known and model not in self.pending:
-            try:
-                asyncio.get_running_loop()
-            except RuntimeError:
-                return self._look_up(server, model, kept)
             self.pending.add(model)
-            done = Event()
-            look_up = Thread(target=copy_context().run, args=(self._look_up, server, model, kept, done), daemon=True)
-            look_up.start()
-            if not done.wait(_SECONDS_IN_A_LOOP):
-                _warn(server, model, f"the server did not tell it within {_SECONDS_IN_A_LOOP} s")
+            if not run_briefly(self._look_up, server, model, kept):
+                _warn(server, model, f"the server did not tell it within {SECONDS_IN_A_LOOP} s")
         return self.known.get(model, DEFAULT_CONTEXT_WINDOW)
 
-    def _look_up(self, server: VLLMServer, model: str, kept: bool, done: Event | None = None) -> int:
+    def _look_up(self, server: VLLMServer, model: str, kept: bool) -> None:
         found = None
         try:
             if kept:
-                found = server._context_length(parse_models(server.client.vllm.run(list_models(server.base_url))))
+                client = server.client.vllm
+                found = server._context_length(parse_models(client.run(client.info.look_up_models())))
             else:
                 found = server.context_length()
             if found is None:
@@ -75,15 +65,12 @@ class ContextLengths:
         except VLLMError as error:
             _warn(server, model, str(error))
             if isinstance(error, _NOT_NOW):
-                return DEFAULT_CONTEXT_WINDOW
+                return
         except (KeyError, TypeError, AttributeError):
             _warn(server, model, "the server's list of models is malformed")
         finally:
-            self.known.update({model: found} if found else {})
             self.pending.discard(model)
-            if done is not None:
-                done.set()
-        return self.known.setdefault(model, DEFAULT_CONTEXT_WINDOW)
+        self.known[model] = found or DEFAULT_CONTEXT_WINDOW
 
 
 def _warn(server: VLLMServer, model: str, reason: str) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request.body import request_body, set_fields
+from vllm_adapters._request.system_messages import MERGE_SYSTEM_MESSAGES
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.llamaindex._messages import Reply
 from vllm_adapters.params import ChatParams
@@ -179,6 +180,8 @@ def request_parameters(
         fields["stream_options"] = {"include_usage": True}
     if llm.logprobs:
         fields["logprobs"] = True
+    if llm.merge_system_messages is not None and endpoint == "chat":
+        fields[MERGE_SYSTEM_MESSAGES] = llm.merge_system_messages
     if llm.audio_config:
         fields["audio"] = llm.audio_config
     extra = {"extra_body": llm.extra_body} if llm.extra_body else None

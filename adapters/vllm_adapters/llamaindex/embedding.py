@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import uuid
-from asyncio import get_running_loop
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,8 +22,9 @@ from pydantic import ConfigDict, Field
 from vllm_adapters._request.body import set_fields
 from vllm_adapters.embedder import Embedder
 from vllm_adapters.errors import InvalidRequest, VLLMError
-from vllm_adapters.llamaindex._connection import Connection
+from vllm_adapters.llamaindex._connection import Connection, run_briefly
 from vllm_adapters.params import EmbeddingParams
+from vllm_adapters.timeouts import Timeouts
 from vllm_adapters.types import Embedded
 
 dispatcher = get_dispatcher(__name__)
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 Vectors = list[list[float]]
 
 _COLLECTION = "embeddings"
+_LOOK_UP = Timeouts(connect=5, idle=10, total=10)
 
 
 class EmbeddingUsageEvent(BaseEvent):
@@ -130,19 +131,16 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Return the fields; without a given name also the served model, by which ``IngestionCache`` finds vectors.
 
-        It is looked up if it is not known, unless an event loop runs.
+        It is looked up if it is not known; while an event loop runs, for 0.1 s at most.
         """
         if not self._served.model_name:
-            try:
-                get_running_loop()
-            except RuntimeError:
-                self._look_up_model()
+            run_briefly(self._look_up_model)
         dumped: dict[str, Any] = super().to_dict(**kwargs)
         return dumped
 
     def _look_up_model(self) -> None:
         try:
-            self._served.client.vllm.served_model()
+            self._served.client.with_options(timeout=_LOOK_UP, max_retries=0).vllm.served_model()
         except VLLMError as error:  # the call that embeds will raise it
             log.debug("The served model is unknown: %s", error)
 

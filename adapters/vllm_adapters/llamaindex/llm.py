@@ -33,7 +33,6 @@ from pydantic import (
     field_validator,
 )
 
-from vllm_adapters._request.body import SEND_OPTIONS
 from vllm_adapters._response.structured import truncation_error
 from vllm_adapters._transport.credentials import normalize_headers
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
@@ -54,6 +53,9 @@ if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
 M = TypeVar("M", bound=BaseModel)
+
+_CREDENTIALS = frozenset({"extra_headers", "extra_query"})
+"""Parameters of every call that no dump and no pickle contains."""
 
 
 class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None means "not sent"
@@ -103,6 +105,10 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         default=None, description="The same for every tool, also of a dict that `chat` gets; it overrides `strict`."
     )
     extra_body: dict[str, Any] = Field(default_factory=dict, description="Further fields of every request.")
+    merge_system_messages: bool | None = Field(
+        default=None,
+        description="Send system messages as one, the first; default: from when a chat template has first refused one.",
+    )
     replay_reasoning: bool = Field(
         default=False, description="Send the thinking of earlier messages, for models that need it."
     )
@@ -150,7 +156,7 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
 
     @field_serializer("additional_kwargs")
     def _serialize_additional_kwargs(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in parameters.items() if name not in SEND_OPTIONS}
+        return {name: value for name, value in parameters.items() if name not in _CREDENTIALS}
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
