@@ -13,17 +13,23 @@ ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/
 ON_ALONE := tests/contracts/test_fault_matrix.py tests/demo
 STATIC := tests/package tests/testing/test_cassettes.py
 RUN := $(VENV)/bin/python
-PIP := -m pip --disable-pip-version-check install --quiet --editable
+# Modules are compiled when they are imported: most of them never are.
+PIP := -m pip --disable-pip-version-check install --quiet --no-compile --editable
 ARGS ?=
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test live smoke record lint test-openai3 test-alone clients upstream recipes faults soak params readme \
-	pictures bench trace coverage clean
+.PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
+	recipes faults soak params readme pictures bench trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
 		printf '  make %-14s %s\n' "$$name" "$$text"; done
+
+environments: $(VENV)/.installed $(OPENAI3)/.installed $(ALONE:%=.venv-%/.installed) local-vllm ## Install all that .ci/run needs
+
+local-vllm: $(VENV)/.installed
+	@$(VENV)/bin/vllm-adapters serve minilm --install
 
 demo: $(VENV)/.installed ## Show what works, against a real vLLM (VLLM_BASE_URL, or started here)
 	@$(VENV)/bin/vllm-adapters demo
@@ -34,8 +40,13 @@ test: $(VENV)/.installed ## Run the tests offline, with recorded servers; ARGS="
 smoke: $(VENV)/.installed ## Run a few server tests of each framework against a real vLLM
 	$(RUN) -m pytest --live -q -m smoke $(ARGS)
 
-live: $(VENV)/.installed ## Run all server tests against a real vLLM; ARGS="-m another_version": against older ones
-	$(RUN) -m pytest --live -m "(vllm or live) and not another_version and not fresh_environment" $(ARGS)
+live: $(VENV)/.installed ## Run all server tests against a real vLLM; VLLM_VERSION=0.14.1: of another version
+	$(RUN) -m pytest --live -m "(vllm or live) and not another_version and not fresh_environment" \
+		$(if $(VLLM_VERSION),--vllm-version $(VLLM_VERSION)) $(ARGS)
+
+versions: $(VENV)/.installed ## Record what each version of vLLM can do, and write the table; ARGS="-k 0.14.1" for one
+	$(RUN) -m pytest --live --record -q tests/versions $(ARGS)
+	$(RUN) scripts/make_readme.py
 
 record: $(VENV)/.installed ## Run them and record the cassettes anew
 	$(RUN) -m pytest --live --record $(ARGS)

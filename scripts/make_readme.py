@@ -226,7 +226,8 @@ def installed_versions(environment: Path) -> dict[str, str]:
 def update_versions() -> None:
     """Write the versions of the environment that runs this script, and of the other ones that ``make`` created."""
     recorded = read_versions()
-    environments = [Path(sys.prefix), *ROOT.glob(".venv-*")]
+    others = {ROOT / ".venv-upstream", ROOT / ".venv-clients"}  # other packages' tests and libraries
+    environments = [Path(sys.prefix), *(path for path in ROOT.glob(".venv-*") if path not in others)]
     for environment in environments:
         if (environment / "pyvenv.cfg").is_file():
             recorded[environment.name.removeprefix(".venv").lstrip("-") or "main"] = installed_versions(environment)
@@ -270,6 +271,18 @@ def _requires_python() -> str:
     return f"`{project['requires-python']}`"
 
 
+# Versions of vLLM: what each makes of each capability
+
+OUTCOMES_FILE = TESTS / "versions" / "outcomes.json"
+
+
+def capabilities() -> str:
+    """Return the table of outcomes by capability and version of vLLM."""
+    outcomes: dict[str, dict[str, str]] = json.loads(OUTCOMES_FILE.read_text(encoding="utf-8"))
+    names = dict.fromkeys(name for row in outcomes.values() for name in row)
+    return _table(["", *outcomes], ([name, *(row.get(name, "") for row in outcomes.values())] for name in names))
+
+
 # Pages
 
 # Other packages' own tests
@@ -311,6 +324,7 @@ SECTIONS: Mapping[str, Any] = {
     "upstream": upstream,
     "exclusions": exclusions,
     "versions": versions,
+    "capabilities": capabilities,
 }
 
 

@@ -22,6 +22,7 @@ from vllm_adapters._client.base import BaseVLLMClient, ClientState, checked_stre
 from vllm_adapters._client.discovery import LookUp, R, arun_plan, run_plan
 from vllm_adapters._compat import http
 from vllm_adapters._response.stream import AsyncCheckedStream, CheckedStream
+from vllm_adapters._transport.credentials import key_errors
 from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, SyncHTTP
 from vllm_adapters.errors import VLLMError
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from openai.resources.chat import AsyncChat, Chat
 
 __all__ = ["AsyncVLLMClient", "VLLMClient"]
+
+
+def _get(url: str) -> FinalRequestOptions:
+    return FinalRequestOptions.construct(method="get", url=url)
 
 
 class _SyncState(ClientState):
@@ -123,15 +128,27 @@ class VLLMClient(BaseVLLMClient, OpenAI):
             known = self.vllm.info.responses
             found = known.get(url)  # others may clear them meanwhile
             if found is None:
-                response = self.get(url, cast_to=dict[str, object])
+                response = self.request(dict[str, object], _get(url), _traced=False)
                 found = known[url] = response if isinstance(response, dict) else {}
             return found
 
-    def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
-        """Send a request: the SDK's single entry of every call, with our time limits, streams and errors."""
+    def request(
+        self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None, _traced: bool = True
+    ) -> Any:
+        """Send a request: the SDK's single entry of every call, with our time limits, streams and errors.
+
+        Args:
+            cast_to: As in the SDK.
+            options: As in the SDK.
+            stream: As in the SDK.
+            stream_cls: As in the SDK.
+            _traced: Whether instrumentation that wraps the SDK's class sees the request. It takes each for a call of
+                a language model, so look-ups and vLLM's own endpoints go past it.
+        """
         token = DEADLINE.set(self._start(options))
         try:
-            return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            sdk: Any = super() if _traced else super(OpenAI, self)
+            return sdk.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
             error = self._map_error(failure, options)
             if error is None:
@@ -149,7 +166,9 @@ class VLLMClient(BaseVLLMClient, OpenAI):
 
     def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         if (provider := self.vllm.api_key_provider) is not None:
-            self._use_key(provider(), options)
+            with key_errors():
+                key = provider()
+            self._use_key(key, options)
         options = super()._prepare_options(options)
         if prepared := self._prepared(options):
             endpoint, body, look_up = prepared
@@ -213,15 +232,27 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
             known = self.vllm.info.responses
             found = known.get(url)
             if found is None:
-                response = await self.get(url, cast_to=dict[str, object])
+                response = await self.request(dict[str, object], _get(url), _traced=False)
                 found = known[url] = response if isinstance(response, dict) else {}
             return found
 
-    async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
-        """Send a request: the SDK's single entry of every call, with our time limits, streams and errors."""
+    async def request(
+        self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None, _traced: bool = True
+    ) -> Any:
+        """Send a request: the SDK's single entry of every call, with our time limits, streams and errors.
+
+        Args:
+            cast_to: As in the SDK.
+            options: As in the SDK.
+            stream: As in the SDK.
+            stream_cls: As in the SDK.
+            _traced: Whether instrumentation that wraps the SDK's class sees the request. It takes each for a call of
+                a language model, so look-ups and vLLM's own endpoints go past it.
+        """
         token = DEADLINE.set(self._start(options))
         try:
-            return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            sdk: Any = super() if _traced else super(AsyncOpenAI, self)
+            return await sdk.request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except (openai.OpenAIError, http.RequestError) as failure:
             error = self._map_error(failure, options)
             if error is None:
@@ -239,8 +270,11 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
 
     async def _prepare_options(self, options: FinalRequestOptions) -> FinalRequestOptions:
         if (provider := self.vllm.api_key_provider) is not None:
-            key = provider()
-            self._use_key(await key if isawaitable(key) else key, options)
+            with key_errors():
+                key = provider()
+                if isawaitable(key):
+                    key = await key
+            self._use_key(key, options)
         options = await super()._prepare_options(options)
         if prepared := self._prepared(options):
             endpoint, body, look_up = prepared

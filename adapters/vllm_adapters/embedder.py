@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vllm_adapters._client.discovery import Plan, arun_plan, run_plan
 from vllm_adapters._client.endpoint import EndpointCall
+from vllm_adapters._request.texts import list_of, text_or_ids
 from vllm_adapters.errors import (
     AuthenticationFailed,
     ContextLengthExceeded,
@@ -71,7 +72,8 @@ class Embedder:
         parameters: Of every request, vLLM's own: ``dimensions``, ``truncate_prompt_tokens``, ...
 
     Raises:
-        ValueError: ``batch_size`` or ``max_concurrency`` is below 1.
+        TypeError: ``batch_size`` or ``max_concurrency`` is not an int.
+        ValueError: One of them is below 1.
     """
 
     server: VLLMServer
@@ -80,8 +82,12 @@ class Embedder:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.max_concurrency < 1:
-            raise ValueError("`batch_size` and `max_concurrency` must be at least 1.")
+        for name in ("batch_size", "max_concurrency"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise TypeError(f"`{name}` must be an int, not {type(number).__name__}.")
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1, not {number}.")
 
     def embed(self, texts: Sequence[str], *, keep_going: bool = False, progress: str | None = None) -> Embedded:
         """Embed ``texts``.
@@ -136,6 +142,7 @@ class _Work:
 
         if isinstance(texts, str):
             raise TypeError("`texts` must be a sequence of str, not str. Pass [text].")
+        texts = list_of(texts, "texts", "str", text_or_ids)
         size = embedder.batch_size
         self.embedder = embedder
         self.texts = texts

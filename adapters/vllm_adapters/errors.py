@@ -36,6 +36,7 @@ import builtins
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, TypeVar
+from urllib.parse import quote
 
 import openai
 
@@ -191,9 +192,8 @@ class VLLMError(openai.OpenAIError):
         for name in list(self.request.headers):
             if name.lower() not in _HARMLESS_HEADERS:
                 del self.request.headers[name]
-        if self.request.url.query:  # gateways take keys there, too
-            redacted = "&".join(f"{name}=***" for name in self.request.url.params)
-            self.request.url = self.request.url.copy_with(query=redacted.encode())
+        if self.request.url.query:
+            self.request.url = redact_query(self.request.url)
         response.next_request = None  # a refused redirect's request has the headers, too
         self.response = response
         self.status_code = response.status_code
@@ -210,6 +210,12 @@ class VLLMError(openai.OpenAIError):
         error.__dict__.update(self.__dict__)
         error.__cause__, error.__traceback__ = self.__cause__, self.__traceback__
         return error
+
+
+def redact_query(url: http.URL) -> http.URL:
+    """Return ``url`` with asterisks for the values of its query, where gateways take keys."""
+    names = "&".join(f"{quote(name)}=***" for name in url.params)
+    return http.URL(url).copy_with(query=names.encode())
 
 
 def _unpickle(cls: type[VLLMError], args: tuple[Any, ...], state: dict[str, Any]) -> VLLMError:

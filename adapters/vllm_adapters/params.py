@@ -8,11 +8,14 @@ vLLM has removed are kept here, to be translated or refused.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Annotated, Any, Literal
+from dataclasses import is_dataclass
+from functools import cache, reduce
+from operator import or_
+from types import UnionType
+from typing import Annotated, Any, Literal, NotRequired, Required, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
-from typing_extensions import TypedDict  # Pydantic refuses typing's own before Python 3.12
+from typing_extensions import TypedDict, is_typeddict  # Pydantic refuses typing's own before Python 3.12
 
 __all__ = [
     "CONSTRAINTS",
@@ -43,12 +46,41 @@ _FORMATS = frozenset(["date-time", "date", "time", "duration", "email", "hostnam
 """The formats of strings that vLLM can enforce."""
 
 
-def class_schema(cls: type[BaseModel]) -> dict[str, Any]:
-    """Return the JSON schema of a Pydantic class without what vLLM refuses and the class checks itself.
+def is_schema_class(value: object) -> bool:
+    """Return whether a value is a class that states a schema: Pydantic's, a dataclass or a TypedDict."""
+    return isinstance(value, type) and (issubclass(value, BaseModel) or is_dataclass(value) or is_typeddict(value))
 
-    vLLM knows neither ``uniqueItems``, which sets have, nor Pydantic's own formats, as of ``bytes`` and ``SecretStr``.
+
+def class_schema(cls: type[Any]) -> dict[str, Any]:
+    """Return the JSON schema of a Pydantic class, a dataclass or a TypedDict.
+
+    It is without what vLLM refuses and the class checks itself: vLLM knows neither ``uniqueItems``, which sets have,
+    nor Pydantic's own formats, as of ``bytes`` and ``SecretStr``.
     """
-    return enforceable(cls.model_json_schema())  # type: ignore[no-any-return]
+    schema = cls.model_json_schema() if issubclass(cls, BaseModel) else TypeAdapter(_readable(cls)).json_schema()
+    return enforceable(schema)  # type: ignore[no-any-return]
+
+
+def _readable(type_: Any) -> Any:
+    """Return a type in which Pydantic can read each TypedDict: before Python 3.12 it refuses those of ``typing``."""
+    if is_typeddict(type_):
+        fields = get_type_hints(type_, include_extras=True)
+        hints = {
+            name: (Required if name in type_.__required_keys__ else NotRequired)[_readable(_unwrapped(hint))]
+            for name, hint in fields.items()
+        }
+        made = TypedDict(type_.__name__, hints)  # type: ignore[misc]
+        made.__doc__ = type_.__doc__
+        return made
+    origin, arguments = get_origin(type_), get_args(type_)
+    readable = tuple(_readable(argument) for argument in arguments)
+    if origin is None or readable == arguments:
+        return type_
+    return reduce(or_, readable) if origin is UnionType else origin[readable]
+
+
+def _unwrapped(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) in (Required, NotRequired) else hint
 
 
 def enforceable(schema: Any) -> Any:
@@ -66,9 +98,8 @@ def enforceable(schema: Any) -> Any:
 
 
 def _schema(value: Any) -> Any:
-    """Return the JSON schema of a Pydantic class, and any other value unchanged."""
-    found = isinstance(value, type) and issubclass(value, BaseModel)
-    return class_schema(value) if found else value
+    """Return the JSON schema of a class that states one, and any other value unchanged."""
+    return class_schema(value) if is_schema_class(value) else value
 
 
 JsonSchema = Annotated[dict[str, Any] | str | type[BaseModel], BeforeValidator(_schema)]
@@ -215,6 +246,10 @@ class SamplingParams(RequestParams):
     return_token_ids: bool | None = Field(
         default=None, description="Add the token ids of prompt and reply to the response. Since 0.10.2."
     )
+    return_weight_versions: bool | None = Field(
+        default=None,
+        description="Add the versions of the weights that made the reply, after live updates. Since 0.33.0.",
+    )
     structured_outputs: Annotated[StructuredOutputs, AfterValidator(_one_constraint)] | None = Field(
         default=None, description="Constrain the reply to a JSON schema, regex, choice or grammar. Since 0.11.0."
     )
@@ -335,8 +370,20 @@ class VectorParams(TextEmbeddingParams):
     )
 
 
+class LateChunkingParams(TypedDict, total=False):
+    """How a server of token embeddings divides a long text: one vector for each ``chunk_size`` tokens."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    chunk_size: Annotated[int, Field(ge=1)]
+
+
 class EmbeddingParams(VectorParams, TemplateParams):
     """The parameters that vLLM adds to embeddings; those of the template apply to messages."""
+
+    late_chunking_params: LateChunkingParams | None = Field(
+        default=None, description="Servers of token embeddings: one vector for each chunk of a text. Since 0.33.0."
+    )
 
 
 class PoolingParams(VectorParams, ScoringParams, TemplateParams):

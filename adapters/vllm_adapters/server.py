@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +18,14 @@ from vllm_adapters._client.endpoint import EndpointCall, async_method, sync_meth
 from vllm_adapters._compat import http
 from vllm_adapters._optional import require
 from vllm_adapters._request.compat import validate_params
-from vllm_adapters._transport.credentials import PLACEHOLDER_KEY, APIKey, normalize_base_url, normalize_query
+from vllm_adapters._request.texts import json_object, list_of, text_or_ids, texts_of, token_id
+from vllm_adapters._transport.credentials import (
+    PLACEHOLDER_KEY,
+    APIKey,
+    normalize_base_url,
+    normalize_query,
+    redact_values,
+)
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest, ModelNotServed, ServerTimeout, ServerUnreachable, VLLMError
 from vllm_adapters.timeouts import Timeouts
@@ -55,8 +61,18 @@ class _Clients:
     def __init__(
         self, base_url: str | None, api_key: APIKey | None, async_http_client: Any, options: Mapping[str, Any]
     ) -> None:
-        self.options = options
-        self.client = VLLMClient(base_url, api_key=api_key, **options)
+        http_client, http_options = options["http_client"], options["http_options"]
+        if http_client is not None and async_http_client is not None and http_options:
+            raise ValueError("`http_options` has no effect beside `http_client` and `async_http_client`. Remove it.")
+        own_options = {**options, "http_options": None} if http_client is not None else options
+        self.address_given = base_url is not None
+        self.client = VLLMClient(base_url, api_key=api_key, **own_options)
+        self.options = {
+            **options,
+            "default_headers": self.client._custom_headers,
+            "default_query": self.client._custom_query,
+            "http_options": redact_values(http_options),
+        }
         self._async_http_client = async_http_client
 
     @cached_property
@@ -64,9 +80,8 @@ class _Clients:
         """The async client; what one client knows of the server, the other knows too."""
         options = {
             **self.options,
-            "default_headers": self.client._custom_headers,
-            "default_query": self.client._custom_query,
             "http_client": self._async_http_client,
+            "http_options": self.options["http_options"] if self._async_http_client is None else None,
             "server_version": None,
             "server_info": self.client.vllm.info,
         }
@@ -115,8 +130,6 @@ class VLLMServer:
         async_http_client: Any = None,
         http_options: Mapping[str, Any] | None = None,
     ) -> None:
-        if model is not None and not isinstance(model, str):
-            raise TypeError(f"`model` must be a str, not {type(model).__name__}.")
         self.model = model
         options: dict[str, Any] = {
             "timeout": timeout,
@@ -131,6 +144,17 @@ class VLLMServer:
         }
         self._clients = _Clients(base_url, api_key, async_http_client, options)
         self.client = self._clients.client
+
+    if not TYPE_CHECKING:  # type checkers know that other attributes cannot be assigned
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name in (*_UNSET, "base_url", "allow_unknown"):
+                raise AttributeError(
+                    f"`{name}` of a VLLMServer cannot be changed. Make another VLLMServer, which has its own clients."
+                )
+            if name == "model" and not isinstance(value, str | None):
+                raise TypeError(f"`model` must be a str, not {type(value).__name__}.")
+            super().__setattr__(name, value)
 
     @classmethod
     def connect(
@@ -172,11 +196,9 @@ class VLLMServer:
         client = self.client
         return {
             **self._clients.options,
-            "api_key": client.api_key,
+            "api_key": client.vllm.api_key_provider or client.api_key,
             "timeout": client.vllm.timeouts,
             "max_retries": client.max_retries,
-            "default_headers": client._custom_headers,
-            "default_query": client._custom_query,
         }
 
     @property
@@ -211,7 +233,7 @@ class VLLMServer:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
-    def serving(self, model: str) -> Self:
+    def serving(self, model: str | None) -> Self:
         """Return the same server for another of its models or LoRA adapters; both share their connections."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, model=model)
@@ -228,17 +250,25 @@ class VLLMServer:
 
     def is_ready(self) -> bool:
         """Return whether the server responds now; ``False`` while it loads and when nothing listens."""
+        return self._readiness_error() is None
+
+    def _readiness_error(self) -> VLLMError | None:
         try:
-            return self._health().send(self.client)
+            self._health().send(self.client)
         except VLLMError as error:
-            return _not_ready(error)
+            return _passing(error)
+        return None
 
     async def ais_ready(self) -> bool:
         """Async version of ``is_ready``."""
+        return await self._areadiness_error() is None
+
+    async def _areadiness_error(self) -> VLLMError | None:
         try:
-            return await self._health().asend(self.async_client)
+            await self._health().asend(self.async_client)
         except VLLMError as error:
-            return _not_ready(error)
+            return _passing(error)
+        return None
 
     def wait_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
         """Wait for the server to respond.
@@ -251,18 +281,18 @@ class VLLMServer:
             ServerTimeout: It is still not ready.
         """
         for _ in self._attempts(timeout, every):
-            if self.is_ready():
+            if (error := self._readiness_error()) is None:
                 return self
             time.sleep(every)
-        raise self._not_ready_in(timeout)
+        raise self._not_ready_in(timeout, error)
 
     async def await_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
         """Async version of ``wait_until_ready``."""
         for _ in self._attempts(timeout, every):
-            if await self.ais_ready():
+            if (error := await self._areadiness_error()) is None:
                 return self
             await asyncio.sleep(every)
-        raise self._not_ready_in(timeout)
+        raise self._not_ready_in(timeout, error)
 
     @staticmethod
     def _attempts(timeout: float, every: float) -> Iterator[None]:
@@ -271,9 +301,10 @@ class VLLMServer:
         while time.monotonic() + every < end:
             yield
 
-    def _not_ready_in(self, timeout: float) -> ServerTimeout:
+    def _not_ready_in(self, timeout: float, last: VLLMError | None) -> ServerTimeout:
+        reason = f", at last: {last.reason}" if last else ""
         return ServerTimeout(
-            f"The server was not ready within {timeout:g} s",
+            f"The server was not ready within {timeout:g} s{reason}",
             hint="Look at its log: it may still be loading the model, or have stopped",
             address=self.base_url,
             kind="total",
@@ -386,9 +417,14 @@ class VLLMServer:
         """
         if (prompt is None) == (messages is None):
             raise InvalidRequest("Either `prompt` or `messages` must be given", address=self.base_url, param="prompt")
-        fields: dict[str, Any] = {"prompt": prompt} if messages is None else {"messages": list(messages)}
-        if tools:
-            fields["tools"] = list(tools)
+        if messages is not None:
+            fields: dict[str, Any] = {"messages": list_of(messages, "messages", "dict", json_object)}
+        elif isinstance(prompt, str):
+            fields = {"prompt": prompt}
+        else:
+            raise TypeError(f"`prompt` must be a str, not {type(prompt).__name__}.")
+        if tools is not None and (offered := list_of(tools, "tools", "dict", json_object)):
+            fields["tools"] = offered
         body = self._body("tokenize", fields, parameters)
         return EndpointCall(self.at_root("/tokenize"), endpoint.parse_tokens, body)
 
@@ -402,7 +438,7 @@ class VLLMServer:
 
     def _detokenize(self, /, ids: Sequence[int]) -> EndpointCall[str]:
         """Return the text of token ids. vLLM returns nothing for ids outside of the vocabulary."""
-        tokens = _list_of(ids, "ids", "int", operator.index)
+        tokens = list_of(ids, "ids", "int", token_id)
         body = {**({"model": self.model} if self.model else {}), "tokens": tokens}
         return EndpointCall(self.at_root("/detokenize"), lambda response: str(response["prompt"]), body)
 
@@ -432,7 +468,7 @@ class VLLMServer:
         Raises:
             InvalidResponse: Not one vector per text, different dimensions, NaN or infinity.
         """
-        inputs = [texts] if isinstance(texts, str) else _list_of(texts, "texts", "str", _text_or_ids)
+        inputs = [texts] if isinstance(texts, str) else list_of(texts, "texts", "str", text_or_ids)
         for name in ("embed_dtype", "endianness", "encoding_format"):
             if parameters.get(name) is not None:
                 raise InvalidRequest(
@@ -464,7 +500,7 @@ class VLLMServer:
         Returns:
             One float array per text, of shape (dimensions,) or (tokens, dimensions).
         """
-        inputs = _texts(texts, "texts")
+        inputs = texts_of(texts, "texts")
         if not inputs:
             return EndpointCall.of_nothing(list)
         body = self._body("pooling", {"input": inputs}, {"task": task, **parameters})
@@ -474,7 +510,7 @@ class VLLMServer:
 
     def _classify(self, /, texts: str | Sequence[str], **parameters: Any) -> EndpointCall[list[Classified]]:
         """Return label and probabilities of each text, from a classification model."""
-        inputs = _texts(texts, "texts")
+        inputs = texts_of(texts, "texts")
         if not inputs:
             return EndpointCall.of_nothing(list)
         body = self._body("classify", {"input": inputs}, parameters)
@@ -495,9 +531,13 @@ class VLLMServer:
         Returns:
             One score per pair, in order.
         """
-        left, right = len(_texts(text_1, "text_1")), len(_texts(text_2, "text_2"))
+        left, right = len(texts_of(text_1, "text_1")), len(texts_of(text_2, "text_2"))
         if not left or not right:
             return EndpointCall.of_nothing(list)
+        if left not in (1, right) and right != 1:
+            problem = f"`text_1` has {left} texts and `text_2` has {right}, which are no pairs"
+            hint = "Pass one text for each of the other, or one for all"
+            raise InvalidRequest(problem, hint=hint, address=self.base_url, param="text_1")
         fields = {
             # Of the four forms of this request, this is the one that every version supports.
             "text_1": text_1 if isinstance(text_1, str) else list(text_1),
@@ -526,11 +566,14 @@ class VLLMServer:
             raise TypeError("`documents` must be a sequence of str, not str. Pass [text].")
         if not isinstance(query, str):
             raise TypeError(f"`query` must be a str, not {type(query).__name__}.")
-        texts = _texts(documents, "documents")
+        texts = texts_of(documents, "documents")
         if not texts:
             return EndpointCall.of_nothing(list)
         fields: dict[str, Any] = {"query": query, "documents": texts}
         if top_n is not None:
+            if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 0:
+                problem = f"`top_n` must be a positive integer, or 0 for all, not {top_n!r}"
+                raise InvalidRequest(problem, address=self.base_url, param="top_n")
             fields["top_n"] = top_n
         body = self._body("rerank", fields, parameters)
         return EndpointCall("/rerank", endpoint.ranking_parser(texts, top_n), body)
@@ -579,41 +622,8 @@ def _no_vectors(dimensions: int | None) -> np.ndarray[Any, Any]:
     return np.empty((0, dimensions or 0), dtype=np.float32)
 
 
-def _texts(texts: str | Sequence[str], name: str) -> list[str]:
-    """Return texts as a list; one text is a list of one.
-
-    Raises:
-        TypeError: They are not texts.
-    """
-    return [texts] if isinstance(texts, str) else _list_of(texts, name, "str", _text)
-
-
-def _list_of(values: Any, name: str, kind: str, check: Callable[[Any], Any]) -> list[Any]:
-    if isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
-        raise TypeError(f"`{name}` must be a sequence of {kind}, not {type(values).__name__}.")
-    found = []
-    for position, value in enumerate(values):
-        try:
-            found.append(check(value))
-        except TypeError:
-            problem = f"`{name}[{position}]` must be a {kind}, not {type(value).__name__}."
-            raise TypeError(problem) from None
-    return found
-
-
-def _text(value: Any) -> Any:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _text_or_ids(value: Any) -> Any:
-    if isinstance(value, bytes | bytearray | Mapping):
-        raise TypeError
-    return value if isinstance(value, str) else [operator.index(token) for token in value]
-
-
-def _not_ready(error: VLLMError) -> bool:
+def _passing(error: VLLMError) -> VLLMError:
+    """Return an error that a server may raise until it is ready; raise others."""
     if isinstance(error, ServerUnreachable | ServerTimeout) or error.status_code >= 500:
-        return False
+        return error
     raise error

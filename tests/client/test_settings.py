@@ -6,8 +6,11 @@ import datetime
 import inspect
 import threading
 
+import openai
 import pytest
 from openai.resources.chat import Completions
+from openai.types.chat import ChatCompletion
+from pydantic import SecretStr
 
 from vllm_adapters import AsyncVLLMClient, Timeouts, VLLMClient, VLLMServer, errors
 from vllm_adapters._compat import http
@@ -89,6 +92,40 @@ def test_key_that_a_sync_client_cannot_get_raises(fault_server):
     assert not fault_server.requests
 
 
+@pytest.mark.parametrize("failure", [RuntimeError("down"), http.ConnectError("down")], ids=["own", "transport"])
+async def test_key_function_that_fails_is_not_taken_for_the_server(fault_server, failure):
+    def key():
+        raise failure
+
+    with pytest.raises(errors.AuthenticationFailed, match="The function `api_key` failed") as caught:
+        VLLMClient(fault_server.url, api_key=key).models.list()
+    assert caught.value.__cause__ is failure
+    async with AsyncVLLMClient(fault_server.url, api_key=key) as client:
+        with pytest.raises(errors.AuthenticationFailed, match="The function `api_key` failed"):
+            await client.models.list()
+    assert not fault_server.requests
+
+
+def test_assigned_key_is_sent_from_then_on(fault_server):
+    client = VLLMClient(fault_server.url, api_key=lambda: "function")
+    for key in ("first\n", None, lambda: "another", SecretStr("second")):
+        client.api_key = key
+        client.models.list()
+    expected = ["Bearer first", "Bearer EMPTY", "Bearer another", "Bearer second"]
+    assert keys_of(fault_server) == expected
+    with pytest.raises(errors.AuthenticationFailed):
+        client.api_key = "two words"
+    client.with_options(max_retries=0).models.list()
+    assert keys_of(fault_server)[-1] == "Bearer second"
+    assert "second" not in repr(vars(client))
+
+
+@pytest.mark.parametrize("key", [5, b"key", ["key"]])
+def test_key_of_another_type_raises(key):
+    with pytest.raises(TypeError, match="`api_key` must be a str"):
+        VLLMClient(api_key=key)
+
+
 def test_key_function_is_not_called_by_repr_or_pickle(fault_server):
     client = VLLMClient(fault_server.url, api_key=lambda: pytest.fail("called"))
     assert "api_key" not in repr(client)
@@ -161,6 +198,54 @@ def test_assigned_timeout_and_retries_are_used(make_fault_server):
     assert client.vllm.timeouts == Timeouts(0.2, 0.2, 0.2)
 
 
+@pytest.mark.parametrize("retries", [-1, None, 1.5, True, "2"])
+def test_invalid_max_retries_raise(retries):
+    with pytest.raises(ValueError, match="`max_retries` must be 0 or a positive integer"):
+        VLLMClient(max_retries=retries)
+
+
+def test_http_client_and_its_options_exclude_each_other(fault_server):
+    with pytest.raises(ValueError, match="exclude each other"):
+        VLLMClient(http_client=http.Client(), http_options={"timeout": 5})
+    client = VLLMClient(fault_server.url, http_options={"headers": {"x-team": "search"}})
+    own = client.with_options(http_client=http.Client())
+    own.models.list()
+    assert "x-team" not in fault_server.requests[-1].headers
+    with pytest.raises(ValueError, match="has no effect"):
+        VLLMServer(http_client=http.Client(), async_http_client=http.AsyncClient(), http_options={"timeout": 5})
+    server = VLLMServer(http_client=http.Client(timeout=7), http_options={"timeout": 9})
+    assert (server.client.vllm.timeouts.idle, server.async_client.vllm.timeouts.idle) == (7, 9)
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "base_url", "timeout", "max_retries", "default_headers", "http_client", "server_version"]
+)
+def test_settings_of_a_server_cannot_be_assigned(name):
+    with pytest.raises(AttributeError, match=f"`{name}` of a VLLMServer cannot be changed"):
+        setattr(VLLMServer(), name, None)
+
+
+def test_model_of_a_server_can_be_assigned(fault_server):
+    server = VLLMServer(fault_server.url)
+    server.model = "lora"
+    server.embed("a")
+    assert fault_server.posts()[-1].json["model"] == "lora"
+    with pytest.raises(TypeError, match="`model` must be a str"):
+        server.model = 5
+
+
+def test_a_copy_with_another_key_asks_the_server_itself(make_fault_server):
+    server = make_fault_server()
+    client = VLLMClient(server.url, api_key="one", server_version="0.20.0")
+    assert client.vllm.served_model()
+    other = client.with_options(api_key="two")
+    server.reply(faults.json_reply({"data": [{"id": "another"}]}), "/v1/models")
+    assert other.vllm.served_model() == "another"
+    assert keys_of(server) == ["Bearer one", "Bearer two"]
+    assert str(other.vllm.info.version) == "0.20.0"
+    assert client.with_options(max_retries=0).vllm.info is client.vllm.info
+
+
 def test_base_url_of_a_client_cannot_be_assigned(fault_server):
     client = VLLMClient(fault_server.url, api_key="secret")
     with pytest.raises(AttributeError, match="with_options"):
@@ -180,6 +265,42 @@ def test_query_of_the_base_url_is_sent_and_never_shown(fault_server):
     assert not [text for text in shown if "sk-canary" in text]
     with pytest.raises(ValueError, match="Set default_query"):
         VLLMServer.connect(None, f"{fault_server.url}?key=1")
+
+
+def test_secrets_of_requests_are_in_no_log(fault_server, caplog):
+    caplog.set_level(1)
+    client = VLLMClient(
+        f"{fault_server.url}?key=sk-canary",
+        api_key="sk-canary",
+        default_headers={"x-token": "sk-canary"},
+        http_options={"headers": {"x-other": "sk-canary"}},
+    )
+    extra = {"extra_query": {"sig": "sk-canary"}, "extra_headers": {"x-more": "sk-canary"}}
+    client.chat.completions.create(
+        model="tiny", messages=MESSAGES, extra_body={"cache_salt": "sk-canary", "top_k": 1}, **extra
+    )
+    sent = fault_server.posts(CHAT)[-1]
+    assert sent.path == f"{CHAT}?key=sk-canary&sig=sk-canary"
+    assert sent.json["cache_salt"] == sent.headers["x-more"] == "sk-canary"
+    assert "key=***&sig=***" in caplog.text
+    assert "sk-canary" not in caplog.text + repr(vars(client)) + repr(vars(client.vllm))
+    raw = client.chat.completions.with_raw_response.create(model="tiny", messages=MESSAGES)
+    assert "sk-canary" not in str(raw.http_response.url) + repr(raw.http_response.url)
+
+
+def test_query_of_another_address_takes_precedence_in_a_copy(make_fault_server):
+    old, new = make_fault_server(), make_fault_server()
+    client = VLLMClient(f"{old.url}?key=old&version=1").with_options(base_url=f"{new.url}?key=new")
+    client.models.list()
+    assert new.requests[-1].path == "/v1/models?key=new&version=1"
+    assert not old.requests
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/embeddings/", "/models"])
+def test_address_of_an_endpoint_raises(path):
+    with pytest.raises(errors.WrongAddress, match="base_url is the URL of an endpoint") as caught:
+        VLLMClient(f"http://gpu:8000/v1{path}?key=sk-canary")
+    assert "sk-canary" not in str(caught.value)
 
 
 def test_options_of_a_copy(fault_server):
@@ -289,6 +410,7 @@ def test_full_queue_is_overload_and_not_loading(fault_server, message):
         VLLMClient(fault_server.url, max_retries=0).chat.completions.create(model="tiny", messages=MESSAGES)
     assert (caught.value.status_code, caught.value.retry_after) == (503, 3)
     assert isinstance(caught.value, errors.RateLimited)
+    assert caught.value.body["message"] == message
     assert "loading" not in str(caught.value)
 
 
@@ -321,3 +443,37 @@ def test_settings_beside_a_server_raise(fault_server, settings):
 def test_unknown_settings_of_a_server_raise():
     with pytest.raises(TypeError, match="tmeout"):
         VLLMServer("http://localhost:8000", tmeout=5)
+
+
+def test_key_function_beside_the_same_server_passes(fault_server):
+    def key():
+        return "key"
+
+    server = VLLMServer(fault_server.url, api_key=key)
+    assert VLLMServer.connect(server, api_key=key) is server
+    with pytest.raises(ValueError, match="`api_key` cannot be set"):
+        VLLMServer.connect(server, api_key=lambda: "other")
+
+
+async def test_instrumentation_of_the_sdk_sees_calls_of_models_only(fault_server, monkeypatch):
+    seen = []
+
+    def watch(cls):
+        request = cls.request
+        monkeypatch.setattr(
+            cls, "request", lambda self, cast_to, *a, **k: (seen.append(cast_to), request(self, cast_to, *a, **k))[1]
+        )
+
+    watch(openai.OpenAI)
+    watch(openai.AsyncOpenAI)
+    body = {"structured_outputs": {"choice": ["Hello"]}}
+    VLLMClient(fault_server.url).chat.completions.create(model="", messages=MESSAGES, extra_body=body)
+    async with AsyncVLLMClient(fault_server.url) as client:
+        await client.chat.completions.create(model="", messages=MESSAGES, extra_body=body)
+    assert {"/version", "/v1/models"} <= {request.path for request in fault_server.requests}
+    server = VLLMServer(fault_server.url)
+    server.embed("a")
+    assert server.is_ready()
+    await server.amodels()
+    await server.aclose()
+    assert seen == [ChatCompletion, ChatCompletion]

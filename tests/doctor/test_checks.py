@@ -64,6 +64,31 @@ def test_unsupported_task_of_an_old_server_is_absent(make_fault_server):
     assert "all are mounted, whatever the model supports" in report["endpoints"].text
 
 
+@pytest.mark.parametrize(
+    ("version", "model", "flags", "advice"),
+    [
+        ("0.33.0", "stepfun-ai/Step-5", ("--tool-call-parser step5",), ""),
+        ("0.32.0", "stepfun-ai/Step-5", (), "vLLM 0.33 or newer has --tool-call-parser step5"),
+        ("0.14.1", "Qwen/Qwen3-8B", ("--tool-call-parser hermes",), ""),
+    ],
+)
+def test_flags_that_the_version_does_not_have_are_not_advised(make_fault_server, version, model, flags, advice):
+    card = {"id": model, "object": "model", "owned_by": "vllm"}
+    server = make_fault_server(version=version, models=[card], routes=ROUTES)
+    server.reply(faults.chat('<tool_call>{"name": "get_weather"}'), CHAT)
+    finding = examine(server.url)["tools-auto"]
+    assert finding.flags == flags
+    assert advice in finding.advice
+
+
+def test_routes_that_a_version_always_mounts_are_no_development_mode(make_fault_server):
+    document = {"paths": {"/v1/models": {}, "/pause": {}, "/resume": {}}}
+    for version, verdict in (("0.14.1", Verdict.WORKS), ("0.32.0", Verdict.BROKEN)):
+        server = make_fault_server(version=version, routes=ROUTES)
+        server.reply(faults.json_reply(document), "/openapi.json")
+        assert examine(server.url)["developer-routes"].verdict is verdict
+
+
 # --- schema -----------------------------------------------------------------------------------------------
 
 
@@ -174,6 +199,21 @@ def test_model_that_does_not_think_is_inconclusive(fault_server):
     finding = examine(fault_server.url)["reasoning"]
     assert finding.verdict is Verdict.UNCLEAR
     assert finding.text.startswith("inconclusive: the model did not think")
+
+
+def test_answer_that_is_only_streamed_as_reasoning_is_broken(fault_server):
+    """vLLM 0.18 to 0.23 with thinking off."""
+
+    async def reply(exchange: Exchange) -> None:
+        streamed = exchange.request.json.get("stream")
+        behaviour = faults.chat("", reasoning="Tokyo is the capital") if streamed else faults.chat("Tokyo")
+        await behaviour(exchange)
+
+    fault_server.reply(reply, CHAT)
+    finding = examine(fault_server.url)["stream"]
+    assert finding.verdict is Verdict.BROKEN
+    assert finding.text.startswith("the whole answer is streamed as `reasoning`")
+    assert "enable_thinking" in finding.advice
 
 
 def test_buffered_stream_is_broken(fault_server):

@@ -8,15 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 import vllm_adapters
 from vllm_adapters._cli import main
-from vllm_adapters.doctor.parsers import _BY_NAME, _BY_TOKEN
+from vllm_adapters.doctor.parsers import _BY_NAME, _BY_TOKEN, SINCE
 from vllm_adapters.local.environment import prepare_environment
 from vllm_adapters.local.progress import Progress
+from vllm_adapters.local.server import DEFAULT_VERSION
 
 PACKAGE = Path(vllm_adapters.__file__).parent
-PYTEST_OPTIONS = {"--live", "--record"}
+PYTEST_OPTIONS = {"--live", "--record", "--vllm-version"}
 EXCLUDED_FOLDERS = ("builders", "scripts")
 EXCLUDED_MODULES = ("environment", "patches", "html")  # options of pip, variables of CSS
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+[a-z]")
@@ -54,11 +56,12 @@ def options_of(parser):
 
 @pytest.mark.live
 def test_documented_flags_and_parsers_exist():
-    python = prepare_environment("0.32.0", Progress(quiet=True)).python
+    python = prepare_environment(DEFAULT_VERSION, Progress(quiet=True)).python
     output = subprocess.run([python, "-c", LIST_FLAGS], capture_output=True, text=True, check=True, timeout=300).stdout
     names, _, help_text = output[output.index("[[") :].partition("\n")
     flags = documented_flags()
     assert {"--tool-call-parser", "--reasoning-parser", "--enable-prompt-tokens-details"} <= flags
     assert flags <= set(FLAG.findall(help_text))
     for ours, theirs in zip(zip(*_BY_NAME.values(), *_BY_TOKEN.values(), strict=True), json.loads(names), strict=True):
-        assert set(ours) <= {None, *theirs}
+        newer = {name for name, since in SINCE.items() if since > Version(DEFAULT_VERSION)}
+        assert set(ours) - newer <= {None, *theirs}

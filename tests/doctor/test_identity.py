@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from vllm_adapters.doctor import Verdict, examine
+from vllm_adapters.errors import WrongAddress
 from vllm_adapters.testing import faults
 
 KEY = "sk-canary"
@@ -59,6 +60,11 @@ def test_other_service_with_a_version_is_not_vllm(fault_server):
     report = examine(fault_server.url)
     assert report.exit_code == 2
     assert report["vllm"].text.startswith("not a vLLM server")
+
+
+def test_rust_frontend_is_vllm(make_fault_server):
+    cards = [{"id": "tiny", "object": "model", "owned_by": "vllm-frontend-rs"}]
+    assert examine(make_fault_server(version="0.33.0", models=cards).url).usable
 
 
 @pytest.mark.parametrize("version", [None, "0.4.7"], ids=["without-version", "with-version"])
@@ -115,7 +121,14 @@ def test_https_address_of_an_http_server_is_reported():
     assert report.exit_code == 2
 
 
-@pytest.mark.parametrize("path", ["/v2", "/v1/models", "/v1/chat/completions", "/proxy/v1"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions"])
+def test_address_of_an_endpoint_is_refused(fault_server, path):
+    with pytest.raises(WrongAddress, match="is the URL of an endpoint"):
+        examine(fault_server.root + path, api_key=KEY)
+    assert not fault_server.requests
+
+
+@pytest.mark.parametrize("path", ["/v2", "/proxy/v1"])
 def test_address_with_an_extra_path_names_the_root(fault_server, path):
     report = examine(fault_server.root + path, api_key=KEY)
     assert report.exit_code == 2

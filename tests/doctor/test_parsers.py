@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_adapters.doctor.parsers import by_name, by_tokens
+from vllm_adapters.doctor.parsers import _BY_NAME, _BY_TOKEN, SINCE, by_name, by_tokens
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,18 @@ from vllm_adapters.doctor.parsers import by_name, by_tokens
         ("ibm-granite/granite_4.0-h", "granite4", "granite"),
         ("Salesforce/Llama-xLAM-2-8b-fc-r", "xlam", None),
         ("ai21labs/AI21-Jamba-Mini-1.7", "jamba", None),
+        ("zai-org/GLM-5", "glm47", "glm45"),
+        ("tencent/Hy3-Instruct", "hy_v3", "hy_v3"),
+        ("tencent/Hunyuan-4", "hy_v4", "hy_v4"),
+        ("tencent/Hunyuan-A13B-Instruct", "hunyuan_a13b", "hunyuan_a13b"),
+        ("rednote-hilab/dots.llm2", "dots", None),
+        ("inclusionAI/Ling-3-flash", "ling3", "ling3"),
+        ("poolside/Laguna", "poolside_v1", "poolside_v1"),
+        ("openbmb/MiniCPM5-8B", "minicpm5", None),
+        ("stepfun-ai/Step-5", "step5", "step5"),
+        ("CohereLabs/c4ai-command-a-03-2025", "cohere_command3", "cohere_command3"),
+        ("CohereLabs/command-4", "cohere_command4", "cohere_command4"),
+        ("meta-llama/Muse-Spark", "muse", "muse"),
         ("a-model", None, None),
     ],
 )
@@ -43,3 +55,8 @@ def test_parsers_by_special_tokens():
     assert by_tokens(["<think>", "<tool_call>", "[", "TOOL"]) == ("hermes", "qwen3")
     assert by_tokens(["[TOOL_CALLS]", "[THINK]", "<"]) == ("mistral", "mistral")
     assert by_tokens(["<", "think", ">"]) == (None, None)
+
+
+def test_versions_are_of_parsers_in_the_table():
+    used = {name for parsers in (*_BY_NAME.values(), *_BY_TOKEN.values()) for name in parsers}
+    assert set(SINCE) <= used

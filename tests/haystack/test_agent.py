@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import time
 from typing import Annotated
 
 import pytest
 from haystack import Pipeline, tracing
-from haystack.components.agents import Agent
+from haystack.components.agents import Agent, State
 from haystack.components.generators.chat import FallbackChatGenerator
 from haystack.dataclasses import ChatMessage
+from haystack.hooks import hook
 from haystack.hooks.compaction import CompactionHook, SlidingWindowCompactor
 from haystack.tools import tool
 
@@ -162,3 +164,91 @@ def test_traces_have_model_and_usage(llm, monkeypatch):
     (reply,) = span.tags["haystack.component.output"]["replies"]
     assert reply.meta["model"] == "tiny"
     assert reply.meta["usage"]["completion_tokens"] > 0
+
+
+@pytest.fixture(params=["run", "run_async"])
+def run_once(request):
+    """Runs an agent, sync or async, and returns its output."""
+
+    def run(agent, *messages):
+        if request.param == "run":
+            return agent.run(list(messages))
+        return asyncio.run(agent.run_async(list(messages)))
+
+    return run
+
+
+def test_agent_that_recovers_from_an_invalid_call_sends_no_empty_turn(stub_llm, fault_server, run_once):
+    fault_server.script(CHAT, [reply_with_calls('{"city": "Ro'), reply_with_calls('{"city": "Rome"}')])
+    agent = Agent(chat_generator=stub_llm, tools=[get_weather], max_agent_steps=4)
+    messages = run_once(agent, CAPITAL)["messages"]
+    assert [message.tool_call_result.result for message in messages if message.tool_call_result] == ["sunny in Rome"]
+    last = fault_server.posts(CHAT)[-1].json["messages"]
+    assert [message["role"] for message in last] == ["user", "assistant", "tool"]
+    assert last[1]["tool_calls"]
+
+
+def test_empty_reply_before_a_users_turn_is_kept(stub_llm, fault_server):
+    # Templates refuse two turns of the user in a row.
+    stub_llm.run([CAPITAL, ChatMessage.from_assistant(""), ChatMessage.from_assistant(""), CAPITAL])
+    roles = [message["role"] for message in fault_server.posts(CHAT)[0].json["messages"]]
+    assert roles == ["user", "assistant", "user"]
+
+
+def test_usage_of_several_replies_is_counted_once(stub_llm, fault_server, run_once):
+    whole = payloads.chat("one two")
+    fault_server.reply(faults.json_reply({**whole, "choices": [{**whole["choices"][0], "index": at} for at in (0, 1)]}))
+    stub_llm.generation_kwargs = {"n": 2}
+    (first, second) = stub_llm.run([CAPITAL])["replies"]
+    assert first.meta["usage"]["total_tokens"] > 0
+    assert second.meta["usage"] == {}
+    output = run_once(Agent(chat_generator=stub_llm), CAPITAL)
+    assert output["token_usage"] == first.meta["usage"]
+
+
+@pytest.mark.parametrize("at", ["constructor", "run"])
+def test_tools_strict(stub_llm, fault_server, run_once, at):
+    if at == "constructor":
+        stub_llm.tools_strict = True
+        run_once(Agent(chat_generator=stub_llm, tools=[get_weather]), CAPITAL)
+    else:
+        stub_llm.run([CAPITAL], tools=[get_weather], tools_strict=True)
+        stub_llm.tools_strict = True
+        stub_llm.run([CAPITAL], tools=[get_weather], tools_strict=False)
+        assert "strict" not in fault_server.posts(CHAT)[1].json["tools"][0]["function"]
+    body = fault_server.posts(CHAT)[0].json
+    (function,) = (offered["function"] for offered in body["tools"])
+    assert function == {**get_weather.tool_spec, "strict": True}
+    assert "tool_choice" not in body
+
+
+@pytest.mark.vllm("tiny")
+def test_agent_calls_strict_tools(llm, sent):
+    llm.tools_strict = True
+    output = Agent(chat_generator=llm, tools=[get_weather]).run([ChatMessage.from_user("What is the weather in Rome?")])
+    assert "sunny in Rome" in [m.tool_call_result.result for m in output["messages"] if m.tool_call_result]
+    assert [body["tools"][0]["function"]["strict"] for body in sent.bodies(CHAT)] == [True, True]
+
+
+@pytest.mark.filterwarnings("ignore:.*experimental component")
+async def test_compaction_in_a_thread_leaves_the_event_loop_free(make_fault_server):
+    server = make_fault_server(delay=0.5)
+    counter = VLLMTokenCounter(api_base_url=server.url)
+    compaction = CompactionHook(SlidingWindowCompactor(), context_window=4096, token_counter=counter)
+
+    @hook
+    async def compact(state: State) -> None:
+        """Compact the conversation."""
+        await asyncio.to_thread(compaction.run, state)
+
+    agent = Agent(
+        chat_generator=VLLMChatGenerator(api_base_url=server.url), tools=[get_weather], hooks={"before_llm": [compact]}
+    )
+    run = asyncio.ensure_future(agent.run_async([CAPITAL]))
+    longest, last = 0.0, time.monotonic()
+    while not run.done():
+        await asyncio.sleep(0.01)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert (await run)["last_message"].text
+    assert len(server.posts("/tokenize")) == 1
+    assert longest < 0.4

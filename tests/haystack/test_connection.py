@@ -12,7 +12,7 @@ from haystack import Document
 from haystack.dataclasses import ChatMessage
 from haystack.utils import Secret
 
-from vllm_adapters import VLLMServer
+from vllm_adapters import Timeouts, VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.haystack import (
     VLLMChatGenerator,
@@ -81,8 +81,8 @@ def test_every_component_has_every_setting(cls):
     assert all(parameter.kind is parameter.KEYWORD_ONLY for name, parameter in parameters.items() if name != "self")
     for name in CONNECTION:
         assert f"        {name}: " in cls.__doc__, name
-    defaults = {name: parameters[name].default for name in CONNECTION - {"api_key", "allow_unknown"}}
-    assert set(defaults.values()) == {None}
+    defaults = {name: parameters[name].default for name in CONNECTION - {"api_key"}}
+    assert set(defaults.values()) == {None, False}
 
 
 @every_class
@@ -253,12 +253,26 @@ def test_given_server(make_fault_server):
         ({"default_headers": {"X-Token": "x"}}, "`default_headers` cannot be set beside `server`"),
         ({"default_query": {"tenant": "a"}}, "`default_query` cannot be set beside `server`"),
         ({"http_client_kwargs": {"verify": False}}, "`http_client_kwargs` cannot be set beside `server`"),
+        ({"timeout": 5}, "`timeout` cannot be set beside `server`"),
+        ({"timeout": {"total": 5}}, "`timeout` cannot be set beside `server`"),
+        ({"max_retries": 0}, "`max_retries` cannot be set beside `server`"),
+        ({"api_key": Secret.from_env_var("OTHER")}, "`api_key` cannot be set beside `server`"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_settings_of_a_given_server_are_rejected(cls, setting, error):
     with pytest.raises(ValueError, match=error):
         cls(server=VLLMServer("http://a:1"), **setting)
+    component = cls(server=VLLMServer("http://a:1"))
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=error):
+        setattr(component, name, value)
+
+
+@every_class
+def test_settings_of_a_given_server_may_be_repeated(cls):
+    server = VLLMServer("http://a:1", timeout=Timeouts(total=5), max_retries=1)
+    assert cls(server=server, timeout={"total": 5}, max_retries=1).max_retries == 1
 
 
 @every_class
@@ -286,6 +300,127 @@ def test_model_may_be_changed(make_fault_server, cls):
     send(component)
     assert [request.json["model"] for request in server.posts()] == ["one", "two"]
     assert server.connections == 1
+
+
+# Settings that are changed later
+
+
+@every_class
+def test_address_and_key_may_be_changed(make_fault_server, monkeypatch, cls):
+    old, new = make_fault_server(), make_fault_server(api_key="sk-new")
+    component = cls(api_base_url=old.url, api_key=Secret.from_token("sk-old"), max_retries=0)
+    send(component)
+    component.api_base_url, component.api_key = new.url, Secret.from_token("sk-new")
+    send(component)
+    assert [request.headers["authorization"] for request in old.posts()] == ["Bearer sk-old"]
+    assert [request.headers["authorization"] for request in new.posts()] == ["Bearer sk-new"]
+    component.api_base_url = None
+    monkeypatch.setenv("VLLM_BASE_URL", old.url)
+    send(component)
+    assert len(old.posts()) == 2
+
+
+@every_component
+def test_settings_may_be_changed_in_async_code(make_fault_server, cls):
+    old, new = make_fault_server(), make_fault_server()
+    component = cls(api_base_url=old.url)
+    asyncio.run(send_async(component))
+    component.api_base_url = new.url
+    asyncio.run(send_async(component))
+    assert (len(old.posts()), len(new.posts())) == (1, 1)
+
+
+@every_class
+def test_headers_and_query_may_be_changed(fault_server, cls):
+    component = cls(
+        api_base_url=fault_server.url,
+        default_headers={"X-A": "1"},
+        default_query={"a": "1"},
+        http_client_kwargs={"headers": {"X-B": "1"}},
+    )
+    send(component)
+    component.default_headers = {"X-A": "2"}
+    send(component)
+    component.default_headers["X-A"] = "3"  # in place
+    component.default_query["a"] = "3"
+    component.http_client_kwargs["headers"]["X-B"] = "3"
+    send(component)
+    sent = [(r.headers["x-a"], r.headers["x-b"], r.path.partition("?")[2]) for r in fault_server.posts()]
+    assert sent == [("1", "1", "a=1"), ("2", "1", "a=1"), ("3", "3", "a=3")]
+
+
+@every_class
+def test_limits_may_be_changed(fault_server, cls):
+    component = cls(api_base_url=fault_server.url)
+    send(component)
+    component.timeout, component.max_retries = 7, 5
+    send(component)
+    assert (component._client.vllm.timeouts.total, component._client.max_retries) == (7, 5)
+    component.server_version = "0.11.0"
+    send(component)
+    assert str(component._client.vllm.info.version) == "0.11.0"
+
+
+@every_class
+@pytest.mark.parametrize(
+    ("setting", "error"),
+    [
+        ({"timeout": "5"}, TypeError),
+        ({"timeout": {"conect": 5}}, TypeError),
+        ({"timeout": {"connect": "5"}}, TypeError),
+        ({"timeout": -1}, ValueError),
+        ({"timeout": {"total": 0}}, ValueError),
+        ({"http_client_kwargs": {"timeout": "5"}}, TypeError),
+        ({"http_client_kwargs": "x"}, TypeError),
+        ({"max_retries": "5"}, TypeError),
+        ({"max_retries": -1}, ValueError),
+        ({"default_query": "a=1"}, TypeError),
+        ({"default_headers": "X-Token: canary"}, TypeError),
+        ({"api_key": "canary"}, TypeError),
+        ({"api_base_url": "http://me:canary@gpu"}, e.WrongAddress),
+        ({"api_base_url": "http://gpu/v1?key=canary"}, ValueError),
+    ],
+    ids=str,
+)
+def test_invalid_settings_are_rejected_at_once(cls, setting, error):
+    ((name, value),) = setting.items()
+    component = cls()
+    for attempt in (lambda: cls(**setting), lambda: setattr(component, name, value)):
+        with pytest.raises(error, match=r"timeout|connect|total|max_retries|must be|contains") as caught:
+            attempt()
+        assert "canary" not in str(caught.value)
+    assert getattr(component, name) == getattr(cls(), name)
+
+
+# Validation of the model
+
+
+@every_class
+def test_model_is_validated_on_request(make_fault_server, cls):
+    server = make_fault_server(models=("one", "two"))
+    with pytest.raises(e.ModelNotServed, match="one, two"):
+        cls(api_base_url=server.url, model="three", validate_model_on_init=True).warm_up()
+    with pytest.raises(e.ModelNotServed, match="one, two"):
+        cls(api_base_url=server.url, validate_model_on_init=True).warm_up()
+    assert [request.route for request in server.requests] == ["/v1/models"] * 2
+    component = cls(api_base_url=server.url, model="two", validate_model_on_init=True)
+    assert len(server.requests) == 2, "the constructor sends nothing"
+    for _ in range(2):
+        component.warm_up()
+    assert len(server.requests) == 3
+    send(component)
+    assert component.to_dict()["init_parameters"]["validate_model_on_init"] is True
+
+
+@every_component
+def test_model_is_validated_in_async_code(make_fault_server, cls):
+    server = make_fault_server(models=("one", "two"))
+    for model in ("three", None):
+        component = cls(api_base_url=server.url, model=model, validate_model_on_init=True)
+        for attempt in (component.warm_up_async(), send_async(component)):
+            with pytest.raises(e.ModelNotServed, match="one, two"):
+                asyncio.run(attempt)
+    assert not server.posts()
 
 
 # Lifecycle

@@ -8,7 +8,7 @@ from haystack import Document
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
-from vllm_adapters.haystack import VLLMDocumentEmbedder, VLLMTextEmbedder
+from vllm_adapters.haystack import VLLMDocumentEmbedder, VLLMRanker, VLLMTextEmbedder, VLLMTokenCounter
 from vllm_adapters.testing import faults, payloads
 
 EMBEDDINGS = "/v1/embeddings"
@@ -166,7 +166,7 @@ def refuse(word):
 def test_refused_document_fails_alone(fault_server, run_component, caplog):
     # vllm-haystack gives no embedding to any document of its batch, and logs a line.
     fault_server.reply(refuse("bad"))
-    documents = [Document(content="one"), Document(content="bad", embedding=[9.0]), Document(content="three")]
+    documents = [Document(content="one"), Document(content="bad"), Document(content="three")]
     embedder = document_embedder(fault_server, max_retries=0)
     output = run_component(embedder, documents)
     assert [document.embedding is None for document in output["documents"]] == [False, True, False]
@@ -198,3 +198,57 @@ def test_parameter_that_the_model_does_not_support_raises(fault_server, run_comp
     embedder = document_embedder(fault_server, dimensions=3, max_retries=0)
     with pytest.raises(e.InvalidRequest, match="matryoshka"):
         run_component(embedder, [Document(content=str(number)) for number in range(4)])
+
+
+def test_document_that_fails_keeps_its_embedding(fault_server, run_component):
+    fault_server.reply(refuse("bad"))
+    documents = [Document(content="one", embedding=[9.0]), Document(content="bad", embedding=[9.0])]
+    output = run_component(document_embedder(fault_server, max_retries=0), documents)
+    one, bad = output["documents"]
+    assert len(one.embedding) == 8
+    assert bad.embedding == documents[0].embedding == [9.0]
+    assert bad is not documents[1]
+    assert [failure["index"] for failure in output["meta"]["failures"]] == [1]
+
+
+def test_many_failures_are_one_line_of_the_log(fault_server, run_component, caplog):
+    fault_server.reply(refuse("bad"))
+    documents = [Document(content="one"), *(Document(content=f"bad {number}") for number in range(20))]
+    output = run_component(document_embedder(fault_server, max_retries=0), documents)
+    assert len(output["meta"]["failures"]) == 20
+    (record,) = [record for record in caplog.records if record.name == "vllm_adapters.haystack.embedders"]
+    assert record.getMessage().startswith("20 of 21 documents were not embedded")
+    assert documents[1].id in record.getMessage()
+    assert "no bad here" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_concurrency"])
+def test_sizes_are_checked_by_the_constructor(name):
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"`{name}` must be at least 1"):
+            VLLMDocumentEmbedder(**{name: size})
+    with pytest.raises(TypeError, match=f"`{name}` must be an int, not str"):
+        VLLMDocumentEmbedder(**{name: "3"})
+
+
+def test_text_where_a_list_of_fields_is_expected_is_rejected():
+    # Its characters would be the fields.
+    with pytest.raises(TypeError, match="`meta_fields_to_embed` must be a list of str, not str"):
+        VLLMDocumentEmbedder(meta_fields_to_embed="title")
+    with pytest.raises(TypeError, match="`meta_fields_to_embed` must be a list of str, not str"):
+        VLLMRanker(meta_fields_to_embed="title")
+
+
+@pytest.mark.parametrize("cls", [VLLMTextEmbedder, VLLMDocumentEmbedder, VLLMRanker, VLLMTokenCounter])
+def test_parameters_are_checked_by_the_constructor(cls):
+    with pytest.raises(e.UnknownParameter):
+        cls(extra_parameters={"truncate_promt_tokens": 1})
+    with pytest.raises(e.InvalidRequest, match=r"priority|add_special_tokens"):
+        cls(extra_parameters={"add_special_tokens" if cls is VLLMTokenCounter else "priority": "x"})
+    assert cls(extra_parameters={"plugin": 1}, allow_unknown=True).extra_parameters == {"plugin": 1}
+    assert cls(extra_parameters={"plugin": 1}, server=VLLMServer("http://a:1", allow_unknown=True))
+
+
+def test_dimensions_of_the_wrong_type_are_rejected():
+    with pytest.raises(TypeError, match="`dimensions` must be an int, not str"):
+        VLLMTextEmbedder(dimensions="4")

@@ -137,7 +137,13 @@ def test_components_are_created_anew():
 def test_components_are_checked():
     llm = VLLMChatGenerator()
     assert llm.__haystack_supports_async__
-    assert set(llm.__haystack_input__._sockets_dict) == {"messages", "streaming_callback", "generation_kwargs", "tools"}
+    assert set(llm.__haystack_input__._sockets_dict) == {
+        "messages",
+        "streaming_callback",
+        "generation_kwargs",
+        "tools",
+        "tools_strict",
+    }
     assert set(llm.__haystack_output__._sockets_dict) == {"replies"}
     assert VLLMTokenCounter().__class__.__class__ is type, "it has no sockets"
 
@@ -222,8 +228,11 @@ def test_chunks():
     with pytest.raises(ValueError, match="`index` must also be set"):
         StreamingChunk("", reasoning=reasoning)
     assert StreamingChunk("", finish_reason="repetition").finish_reason == "repetition", "vLLM's own are not refused"
-    info = ComponentInfo.from_component(VLLMChatGenerator())
-    assert info.type == "haystack_integrations.components.vllm_adapters.VLLMChatGenerator"
+    info = ComponentInfo("a.B", "llm")
+    assert (info.type, info.name) == ("a.B", "llm"), MOVED + "ComponentInfo"
+    pipe = Pipeline()
+    pipe.add_component("llm", VLLMChatGenerator())
+    assert ComponentInfo.from_component(pipe.get_component("llm")).name == "llm"
 
 
 def test_documents_keep_their_fields_in_their_dict():

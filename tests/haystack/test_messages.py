@@ -7,6 +7,7 @@ from haystack.dataclasses import ChatMessage, FileContent, ImageContent, TextCon
 
 from vllm_adapters import errors as e
 from vllm_adapters.haystack import VLLMChatGenerator
+from vllm_adapters.testing import faults
 
 CHAT = "/v1/chat/completions"
 CAPITAL = "What is the capital of Japan?"
@@ -90,3 +91,44 @@ def test_other_types_are_rejected(stub_llm, fault_server, messages):
     with pytest.raises(TypeError, match="`messages` must be a str or a list of ChatMessage"):
         stub_llm.run(messages)
     assert not fault_server.requests
+
+
+SYSTEM = [
+    ChatMessage.from_system("Be brief."),
+    ChatMessage.from_user("Hello"),
+    ChatMessage.from_system("Be polite."),
+    ChatMessage.from_user("one two"),
+]
+MERGED = [
+    {"role": "system", "content": "Be brief.\n\nBe polite."},
+    {"role": "user", "content": "Hello"},
+    {"role": "user", "content": "one two"},
+]
+
+
+@pytest.mark.parametrize("at", ["constructor", "generation_kwargs", "run"])
+def test_system_messages_are_merged_on_request(fault_server, run, at):
+    parameters = {"merge_system_messages": True}
+    of_constructor = {"constructor": parameters, "generation_kwargs": {"generation_kwargs": parameters}}.get(at, {})
+    llm = VLLMChatGenerator(api_base_url=fault_server.url, **of_constructor)
+    run(llm, SYSTEM, **({"generation_kwargs": parameters} if at == "run" else {}))
+    body = fault_server.posts()[0].json
+    assert body["messages"] == MERGED
+    assert "merge_system_messages" not in body
+
+
+def test_system_messages_that_a_template_refuses_are_merged(fault_server, stub_llm, run):
+    fault_server.script(CHAT, [faults.error(400, "System message must be at the beginning.")])
+    (reply,) = run(stub_llm, SYSTEM)
+    assert reply.text == "one two"
+    run(stub_llm, SYSTEM)
+    sent = [len(request.json["messages"]) for request in fault_server.posts()]
+    assert sent == [4, 3, 3]
+
+
+def test_system_messages_are_not_merged_if_that_is_off(fault_server):
+    fault_server.reply(faults.error(400, "System message must be at the beginning."))
+    llm = VLLMChatGenerator(api_base_url=fault_server.url, merge_system_messages=False, max_retries=0)
+    with pytest.raises(e.InvalidRequest, match="at the beginning"):
+        llm.run(SYSTEM)
+    assert len(fault_server.posts()) == 1

@@ -115,8 +115,24 @@ def test_reserved_parameters_are_rejected(name):
         VLLMRanker(extra_parameters={name: 1})
 
 
-def test_unknown_parameter_is_rejected(fault_server, run_component):
-    ranker = VLLMRanker(api_base_url=fault_server.url, extra_parameters={"truncate": 1})
-    with pytest.raises(e.UnknownParameter):
-        run_component(ranker, "q", SHORT)
+@pytest.mark.parametrize(
+    ("query", "documents", "error"),
+    [
+        (None, SHORT, "`query` must be a str, not NoneType"),
+        (["q"], SHORT, "`query` must be a str, not list"),
+        ("q", "abc", "expects a list of Documents"),
+        ("q", None, "expects a list of Documents"),
+        ("q", SHORT[0], "expects a list of Documents"),
+        ("q", ["a"], "expects a list of Documents"),
+    ],
+)
+def test_inputs_of_the_wrong_type_are_rejected(fault_server, run_component, query, documents, error):
+    ranker = VLLMRanker(api_base_url=fault_server.url)
+    with pytest.raises(TypeError, match=error):
+        run_component(ranker, query, documents)
     assert not fault_server.requests
+
+
+def test_top_k_of_the_wrong_type_is_rejected():
+    with pytest.raises(TypeError, match="`top_k` must be an int, not str"):
+        VLLMRanker(top_k="2")

@@ -1,12 +1,17 @@
 """Components as dicts and pipelines as YAML: basic types, nothing lost, loaded where nothing was set up."""
 
+import copy
 import inspect
 import json
+import pickle
 import subprocess
 import sys
+import typing
+from functools import partial
+from typing import Any
 
 import pytest
-from haystack import Pipeline
+from haystack import Pipeline, component
 from haystack.components.builders import ChatPromptBuilder
 from haystack.components.generators.utils import print_streaming_chunk
 from haystack.components.retrievers import InMemoryEmbeddingRetriever
@@ -21,6 +26,7 @@ from pydantic import BaseModel
 
 import haystack_integrations.components.vllm_adapters as namespace
 import vllm_adapters.haystack
+from vllm_adapters import Timeouts, VLLMServer
 from vllm_adapters.errors import WrongAddress
 from vllm_adapters.haystack import (
     VLLMChatGenerator,
@@ -69,6 +75,7 @@ def full(cls):
         "default_query": {"tenant": "a"},
         "server_version": "0.11.0",
         "allow_unknown": True,
+        "validate_model_on_init": True,
     }
     if cls is VLLMChatGenerator:
         parameters = {
@@ -84,6 +91,7 @@ def full(cls):
             tools=[TOOL],
             tools_strict=True,
             replay_reasoning=True,
+            merge_system_messages=True,
         )
     if cls is VLLMRanker:
         affixes = {"query_prefix": "<", "query_suffix": ">", "document_prefix": "[", "document_suffix": "]"}
@@ -94,11 +102,11 @@ def full(cls):
 
 @every_component
 def test_defaults_beyond_vllm_haystack_are_not_saved(cls, monkeypatch):
-    monkeypatch.delenv("VLLM_BASE_URL", raising=False)
+    monkeypatch.setenv("VLLM_BASE_URL", "http://here:1")
     saved = component_to_dict(cls(model="m"), "it")
     assert saved["type"] == f"haystack_integrations.components.vllm_adapters.{cls.__name__}"
     assert saved["init_parameters"].keys() == SAVED[cls]
-    assert saved["init_parameters"]["api_base_url"] == "http://localhost:8000/v1"
+    assert saved["init_parameters"]["api_base_url"] is None
     assert saved["init_parameters"]["api_key"] == {"type": "env_var", "env_vars": ["VLLM_API_KEY"], "strict": False}
 
 
@@ -286,3 +294,135 @@ def test_retrieval_is_run_in_a_fresh_process(fault_server):
     assert in_fresh_process(RUN, json.dumps([indexing.dumps(), query.dumps()])) == "two: two\n"
     routes = [request.route for request in fault_server.posts()]
     assert routes == ["/v1/embeddings", "/v1/embeddings", "/v1/rerank", "/v1/chat/completions"]
+
+
+# Addresses
+
+
+@every_component
+def test_default_address_is_that_of_the_place_where_it_runs(make_fault_server, monkeypatch, cls):
+    here, there = make_fault_server(), make_fault_server()
+    monkeypatch.setenv("VLLM_BASE_URL", here.url)
+    component = cls()
+    component.warm_up()
+    saved = json.loads(json.dumps(component.to_dict()))
+    assert saved["init_parameters"]["api_base_url"] is None
+    monkeypatch.setenv("VLLM_BASE_URL", there.url)
+    for loaded in (component_from_dict(cls, saved, "it"), pickle.loads(pickle.dumps(component))):
+        loaded.warm_up()
+        assert loaded._client.vllm.address == there.url
+
+
+@every_component
+def test_address_of_a_given_server_is_saved(monkeypatch, cls):
+    saved = cls(server=VLLMServer("http://gpu:8000")).to_dict()["init_parameters"]
+    assert saved["api_base_url"] == "http://gpu:8000/v1"
+    monkeypatch.setenv("VLLM_BASE_URL", "http://here:8000")
+    assert cls(server=VLLMServer()).to_dict()["init_parameters"]["api_base_url"] is None
+
+
+@every_component
+def test_limits_of_a_given_server_are_saved(cls):
+    server = VLLMServer("http://gpu:8000", timeout=Timeouts(total=9), max_retries=7)
+    loaded = component_from_dict(cls, json.loads(json.dumps(cls(server=server).to_dict())), "it")
+    loaded.warm_up()
+    assert loaded._client.vllm.timeouts == Timeouts(total=9)
+    assert loaded._client.max_retries == 7
+
+
+# Time limits
+
+
+@pytest.mark.parametrize(
+    ("timeout", "saved"),
+    [
+        (Timeouts(total=5), {"connect": 30.0, "idle": 600.0, "total": 5}),
+        (Timeouts(idle=None), {"connect": 30.0, "idle": None, "total": 3600.0}),
+        ((1, 2), {"connect": 1, "idle": 2, "total": 3600.0}),
+        ({"total": 5}, {"total": 5}),
+        (5, 5),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("place", ["timeout", "http_client_kwargs"])
+def test_timeouts_are_saved_and_loaded(timeout, saved, place):
+    llm = VLLMChatGenerator(**{place: {"timeout": timeout} if place == "http_client_kwargs" else timeout})
+    data = component_to_dict(llm, "it")
+    found = data["init_parameters"][place]
+    assert (found["timeout"] if place == "http_client_kwargs" else found) == saved
+    loaded = VLLMChatGenerator.from_dict(json.loads(json.dumps(data)))
+    for llm_ in (llm, loaded):
+        llm_.warm_up()
+    assert loaded._client.vllm.timeouts == llm._client.vllm.timeouts
+
+
+# Subclasses
+
+
+@component
+class Styled(VLLMChatGenerator):
+    def __init__(self, style: str = "brief", **kwargs: Any) -> None:
+        super(Styled, self).__init__(**kwargs)  # noqa: UP008  # @component creates the class anew
+        self.style = style
+
+
+@component
+class Narrow(VLLMTextEmbedder):
+    def __init__(self, *, model: str = "m", suffix: str = "") -> None:
+        VLLMTextEmbedder.__init__(self, model=model, suffix=suffix, prefix="query: ")
+
+
+@component
+class Forgetful(VLLMRanker):
+    def __init__(self, unit: str = "a", **kwargs: Any) -> None:
+        VLLMRanker.__init__(self, **kwargs)
+
+
+class Counter(VLLMTokenCounter):
+    def __init__(self, *, factor: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.factor = factor
+
+
+@pytest.mark.parametrize(
+    ("subclass", "own"),
+    [
+        (partial(Styled, "long", model="m", generation_kwargs={"top_k": 3}), {"style": "long"}),
+        (partial(Narrow, suffix="!"), {"suffix": "!"}),
+        (partial(Forgetful, top_k=2), {"top_k": 2}),
+        (partial(Counter, factor=2, model="m"), {"factor": 2}),
+    ],
+    ids=["own and others", "fewer", "not kept", "counter"],
+)
+def test_subclass_is_saved_and_loaded(subclass, own):
+    cls, component = subclass.func, subclass()
+    saved = component_to_dict(component, "it")
+    assert saved["type"] == f"{__name__}.{cls.__name__}"
+    assert saved["init_parameters"].items() >= own.items()
+    loaded = component_from_dict(cls, json.loads(json.dumps(saved)), "it")
+    assert component_to_dict(loaded, "it") == saved
+    for name in own:
+        assert getattr(loaded, name) == getattr(component, name)
+    copy.deepcopy(component).to_dict()
+    pickle.loads(pickle.dumps(component)).to_dict()
+
+
+def test_argument_of_a_subclass_that_is_not_known_is_not_lost():
+    for ranker in (Forgetful("b"), Forgetful(unit="b")):
+        with pytest.raises(SerializationError, match=r"`unit` of Forgetful cannot be saved.* Keep it as self\.unit"):
+            ranker.to_dict()
+
+
+def test_subclass_in_a_pipeline(fault_server):
+    pipe = Pipeline()
+    pipe.add_component("llm", Styled("long", api_base_url=fault_server.url))
+    loaded = Pipeline.loads(pipe.dumps(), allowed_modules=[__name__])
+    assert loaded.get_component("llm").style == "long"
+    assert loaded.run({"llm": {"messages": "one two"}})["llm"]["replies"][0].text == "one two"
+
+
+@pytest.mark.parametrize("cls", [*COMPONENTS, VLLMTokenCounter], ids=lambda cls: cls.__name__)
+def test_source_and_types_of_the_classes_are_found(cls):
+    assert inspect.getsource(cls).lstrip().startswith(("@component\n", f"class {cls.__name__}"))
+    typing.get_type_hints(cls)
+    assert typing.get_type_hints(cls.__init__)["timeout"] == float | Timeouts | dict[str, float | None] | None

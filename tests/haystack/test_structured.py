@@ -1,9 +1,15 @@
 """Constraints on replies of VLLMChatGenerator: structured outputs, response formats, and replies that violate them."""
 
+import json
+from dataclasses import dataclass
+from typing import NotRequired, TypedDict
+
 import pytest
+from haystack.core.serialization import component_to_dict
 from pydantic import BaseModel, Field
 
 from vllm_adapters import errors as e
+from vllm_adapters.haystack import VLLMChatGenerator
 from vllm_adapters.testing import faults
 
 
@@ -61,3 +67,51 @@ def test_ignored_constraint_raises(stub_llm, fault_server, run):
     fault_server.reply(faults.chat("Sure!"))
     with pytest.raises(e.ConstraintNotEnforced):
         run(stub_llm, generation_kwargs={"structured_outputs": {"choice": ["yes", "no"]}})
+
+
+class Place(TypedDict):
+    """A place."""
+
+    city: str
+    n: NotRequired[int]
+
+
+@dataclass
+class Point:
+    """A point."""
+
+    city: str
+    n: int = 0
+
+
+@pytest.mark.parametrize("cls", [Place, Point, City], ids=["TypedDict", "dataclass", "Pydantic"])
+@pytest.mark.parametrize("way", ["flat", "extra_body", "structured_outputs", "structured_outputs in extra_body"])
+def test_classes_are_sent_and_saved_as_their_schema(fault_server, run, cls, way):
+    parameters = {"structured_outputs": {"json": cls}} if "structured" in way else {"response_format": cls}
+    parameters = {"extra_body": parameters} if "extra_body" in way else parameters
+    fault_server.reply(faults.chat('{"city": "Rome", "n": 1}'))
+    llm = VLLMChatGenerator(api_base_url=fault_server.url, generation_kwargs=parameters)
+    run(llm)
+    saved = json.loads(json.dumps(component_to_dict(llm, "it")))
+    run(VLLMChatGenerator.from_dict(saved))
+    run(VLLMChatGenerator(api_base_url=fault_server.url), generation_kwargs=parameters)
+    for body in (request.json for request in fault_server.posts()):
+        if "structured" in way:
+            schema = body["structured_outputs"]["json"]
+        else:
+            assert body["response_format"]["json_schema"]["name"] == cls.__name__
+            schema = body["response_format"]["json_schema"]["schema"]
+        assert schema["properties"].keys() == {"city", "n"}
+        assert schema["required"] == ["city", "n"] if cls is City else ["city"]
+
+
+def test_reply_is_checked_against_the_schema_of_a_class(stub_llm, fault_server, run):
+    fault_server.reply(faults.chat('{"n": 1}'))
+    with pytest.raises(e.ConstraintNotEnforced, match="city"):
+        run(stub_llm, generation_kwargs={"response_format": Place})
+
+
+@pytest.mark.vllm("tiny")
+def test_typed_dict_as_response_format(llm, sent):
+    (reply,) = llm.run("Give me Rome as json", generation_kwargs={"response_format": Place})["replies"]
+    assert json.loads(reply.text)["city"]

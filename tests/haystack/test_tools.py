@@ -1,5 +1,6 @@
 """Tools of VLLMChatGenerator: what is sent, which tool calls come back, and which are invalid."""
 
+import asyncio
 import json
 from typing import Annotated
 
@@ -173,4 +174,40 @@ async def test_warm_up_warms_up_the_tools(fault_server):
         llm.warm_up()
         await llm.warm_up_async()
     assert tools.warmed_up == ["sync", "async"]
+    assert not fault_server.requests
+
+
+def test_tools_that_are_set_later_or_closed_are_warmed_up(fault_server, run):
+    llm = VLLMChatGenerator(api_base_url=fault_server.url, tools=[add])
+    run(llm)
+    llm.tools = LazyToolset()
+    run(llm)
+    llm.tools = [add]
+    run(llm)
+    llm.tools.append(lazy := LazyToolset())
+    run(llm)
+    asyncio.run(llm.close_async()) if run.is_async else llm.close()
+    lazy.tools.clear()  # as closing a toolset of an MCP server may do
+    run(llm)
+    names = [[each["function"]["name"] for each in request.json["tools"]] for request in fault_server.posts(CHAT)]
+    assert names == [["add"], ["ping"], ["add"], ["add", "ping"], ["add", "ping"]]
+
+
+def test_constructor_does_not_load_lazy_tools():
+    class Loading(LazyToolset):
+        def __iter__(self):
+            self._find("iterated")
+            return super().__iter__()
+
+    tools = Loading()
+    VLLMChatGenerator(tools=[tools])
+    VLLMChatGenerator(tools=tools)
+    assert not tools.warmed_up
+
+
+@pytest.mark.parametrize("tools", ["add", add, [add, "ping"], {"add": add}], ids=["str", "tool", "list", "dict"])
+def test_tools_of_the_wrong_type_are_rejected(stub_llm, fault_server, run, tools):
+    for attempt in (lambda: VLLMChatGenerator(tools=tools), lambda: run(stub_llm, tools=tools)):
+        with pytest.raises(TypeError, match=r"`tools` must be a Toolset or a list.* Pass \[tool\]"):
+            attempt()
     assert not fault_server.requests

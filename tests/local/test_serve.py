@@ -10,6 +10,7 @@ import pytest
 
 from vllm_adapters._cli.serve import add_serve_parser, run_serve
 from vllm_adapters.errors import LocalVLLMError
+from vllm_adapters.local import server
 
 
 def parse(*arguments):
@@ -58,6 +59,14 @@ def test_serves_until_a_signal(fake_environment, capsys, number):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_install_starts_no_server(fake_environment, monkeypatch):
+    installed = []
+    monkeypatch.setattr(server, "prepare_model", lambda model, *rest: installed.append(model.name))
+    monkeypatch.setattr(server.LocalVLLM, "_launch", lambda *_: pytest.fail("a server was started"))
+    assert run_serve(parse("minilm", "--install", "--quiet")) == 0
+    assert installed == ["minilm"]
+
+
 def test_unset_key_variable_is_a_usage_error(monkeypatch, capsys):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     assert run_serve(parse("--api-key-env", "NO_SUCH_KEY")) == 2
@@ -67,6 +76,13 @@ def test_unset_key_variable_is_a_usage_error(monkeypatch, capsys):
 def test_lora_with_another_model_is_a_usage_error(capsys):
     assert run_serve(parse("minilm", "--lora")) == 2
     assert "tiny" in capsys.readouterr().err
+
+
+def test_unknown_model_is_a_usage_error(capsys):
+    assert run_serve(parse("nope")) == 2
+    printed = capsys.readouterr().err
+    assert "'nope' is neither a bundled model (tiny, " in printed
+    assert "Qwen/Qwen3-8B" in printed
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "65536"])

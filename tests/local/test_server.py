@@ -14,7 +14,7 @@ import pytest
 
 from vllm_adapters.errors import LocalVLLMError
 from vllm_adapters.local import LocalVLLM, server
-from vllm_adapters.local.models import TINY_DIR
+from vllm_adapters.local.models import MODELS, TINY_DIR
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local vLLM is for Linux")
 
@@ -81,6 +81,42 @@ def test_bare_leaves_out_the_flags_of_the_model(start_server):
     assert flag(launch, "--model") == str(TINY_DIR)
     assert flag(launch, "--max-model-len") == "2048"
     assert launch["arguments"][-2:] == ["--max-num-seqs", "4"]
+
+
+@pytest.mark.parametrize(
+    ("version", "missing"),
+    [
+        ("0.11.0", {"--enable-per-request-metrics", "--default-chat-template-kwargs"}),
+        ("0.14.1", {"--enable-per-request-metrics"}),
+        ("0.25.0", set()),
+    ],
+)
+def test_flags_that_a_version_lacks_are_left_out(start_server, version, missing):
+    _, launch = start_server("tiny", version=version, flags=("--max-num-seqs", "4"))
+    given = {part for part in MODELS["tiny"].flags if part.startswith("--")}
+    assert given - set(launch["arguments"]) == missing
+    assert ("enable_thinking" in str(launch["arguments"])) == (version != "0.11.0")
+    assert launch["arguments"][-2:] == ["--max-num-seqs", "4"]
+
+
+@pytest.mark.parametrize(("version", "needed"), [("0.14.1", False), ("0.18.1", True), ("0.28.0", False)])
+def test_libraries_that_a_version_insists_on_are_named(start_server, version, needed):
+    _, launch = start_server("tiny", version=version)
+    preloaded = launch["environ"].get("LD_PRELOAD", "")
+    assert ("libtcmalloc" in preloaded and "libiomp" in preloaded) == needed
+    assert all(Path(path).exists() for path in filter(None, preloaded.split(":")))
+
+
+def test_rust_frontend_is_started_by_the_command_that_has_it(fake_environment, start_server):
+    fake_environment.python.write_text(fake_environment.python.read_text().replace("shift 2", "shift 4"))
+    _, launch = start_server("tiny", version="0.33.0", rust_frontend=True)
+    assert launch["environ"]["VLLM_USE_RUST_FRONTEND"] == "1"
+    assert flag(launch, "--served-model-name") == "tiny"
+
+
+def test_rust_frontend_requires_a_version_that_has_it():
+    with pytest.raises(ValueError, match=r"requires vLLM 0\.33\.0, not 0\.32\.0"):
+        LocalVLLM("tiny", version="0.32.0", rust_frontend=True)
 
 
 def test_additional_flags_come_last(start_server):

@@ -337,3 +337,31 @@ def test_documents_without_a_version_raise(script, tmp_path, capsys):
 def test_shipped_table_is_what_the_script_writes(script):
     assert script.to_json(TABLE) == script.TABLE.read_text()
     assert {name: list(endpoint.paths) for name, endpoint in script.ENDPOINTS.items()} == TABLE["paths"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "foreign", "ours"),
+    [
+        ("chat", "max_new_tokens", "max_tokens"),
+        ("chat", "maxTokens", "max_tokens"),
+        ("chat", "n_predict", "max_tokens"),
+        ("chat", "min_new_tokens", "min_tokens"),
+        ("chat", "topK", "top_k"),
+        ("chat", "repeat_penalty", "repetition_penalty"),
+        ("chat", "eos_token_id", "stop_token_ids"),
+        ("chat", "bad_words_ids", "bad_words"),
+        ("chat", "num_beams", "use_beam_search=True, n"),
+        ("chat", "function_call", "tool_choice"),
+        ("chat", "thinking", 'chat_template_kwargs={"thinking": ...}'),
+        ("chat", "thinking_budget", "thinking_token_budget"),
+        ("chat", "ebnf", 'structured_outputs={"grammar": ...}'),
+        ("chat", "choices", 'structured_outputs={"choice": ...}'),
+        ("chat", "guided_decoding", "structured_outputs"),
+        ("chat", "lora_name", "model"),
+        ("embeddings", "texts", "input"),
+        ("rerank", "top_k", "top_n"),
+        ("embeddings", "truncate", "truncate_prompt_tokens"),
+    ],
+)
+def test_names_of_other_servers_are_suggested_by_ours(endpoint, foreign, ours):
+    assert suggest(endpoint, foreign)[0] == ours

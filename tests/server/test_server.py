@@ -10,6 +10,7 @@ import pytest
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters.testing import faults
+from vllm_adapters.types import Capabilities, ModelCard
 
 TEXTS = ["The sea is blue.", "Rome is in Italy.", "Water is wet."]
 chat = pytest.mark.vllm("tiny")
@@ -301,3 +302,23 @@ def test_connect_with_settings_beside_a_server_raises(setting):
     [name] = setting
     with pytest.raises(ValueError, match=f"`{name}` cannot be set beside `server`"):
         VLLMServer.connect(VLLMServer("http://h:1"), **setting)
+
+
+def test_tasks_follow_from_the_routes():
+    cards = [ModelCard("base", 2048)]
+    routes = {
+        "/v1/chat/completions": "chat",
+        "/v1/completions": "completions",
+        "/v1/responses": "responses",
+        "/v1/embeddings": "embeddings",
+        "/rerank": "rerank",
+        "/score": "score",
+        "/classify": "classify",
+        "/pooling": "pooling",
+        "/v1/audio/transcriptions": "transcriptions",
+        "/v1/audio/translations": "translations",
+        "/v1/load_lora_adapter": "load_lora",
+        "/tokenizer_info": "tokenizer_info",
+    }
+    for route, task in routes.items():
+        assert set(Capabilities.from_responses("0.32.0", cards, {route: {}, "/health": {}}).tasks) == {task}

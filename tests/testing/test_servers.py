@@ -50,6 +50,14 @@ def test_one_server_per_spec_until_it_is_stopped(launcher):
     assert launcher.stopped == [TINY, LORA, TINY]
 
 
+def test_version_applies_to_servers_that_do_not_choose_one(launcher):
+    servers = Servers({}, launcher, version="0.14.1")
+    servers.origin(LORA)
+    servers.origin(ServerSpec("tiny", {"version": "0.28.0"}))
+    servers.close()
+    assert [spec.options for spec in launcher.started] == [{"lora": True, "version": "0.14.1"}, {"version": "0.28.0"}]
+
+
 def test_addresses_in_the_environment_are_used(launcher, fault_server, make_fault_server):
     embed = make_fault_server()
     servers = Servers({"VLLM_BASE_URL": fault_server.root, "VLLM_EMBED_BASE_URL": embed.url + "/"}, launcher)

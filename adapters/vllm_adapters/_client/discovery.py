@@ -117,6 +117,10 @@ class ServerInfo:
             ) from None
         return cls(address, given, version_known=True, version_given=True, model=model)
 
+    def unknown(self) -> ServerInfo:
+        """Return the info of a server at the same address that may be another one."""
+        return ServerInfo.of(self.address, self.version if self.version_given else None, None)
+
     @property
     def root(self) -> str:
         """The server's root, which has ``/version``, ``/health`` and ``/tokenize``."""

@@ -86,13 +86,13 @@ class EndpointCall(Generic[R]):
         """Send the request and parse its response."""
         if not self.path:
             return self.parse({})
-        return self._parsed(client, client.request(self.cast_to, self._request_options()))
+        return self._parsed(client, client.request(self.cast_to, self._request_options(), _traced=False))
 
     async def asend(self, client: AsyncVLLMClient) -> R:
         """Async version of ``send``."""
         if not self.path:
             return self.parse({})
-        return self._parsed(client, await client.request(self.cast_to, self._request_options()))
+        return self._parsed(client, await client.request(self.cast_to, self._request_options(), _traced=False))
 
     def _request_options(self) -> FinalRequestOptions:
         """Return the request; the SDK returns the raw response beside what it parses."""

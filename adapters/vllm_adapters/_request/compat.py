@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from vllm_adapters import params
 from vllm_adapters._request import availability
@@ -186,19 +186,22 @@ def normalize_max_tokens(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def response_format(value: Any) -> Any:
-    """Return a response format in OpenAI's form, from one or from a Pydantic class."""
-    if isinstance(value, type) and issubclass(value, BaseModel):
+    """Return a response format in OpenAI's form, from one or from a Pydantic class, a dataclass or a TypedDict."""
+    if params.is_schema_class(value):
         schema = {"name": value.__name__, "schema": params.class_schema(value), "strict": True}
         return {"type": "json_schema", "json_schema": schema}
     return value
 
 
 def replace_classes(value: Any) -> Any:
-    """Replace Pydantic classes, alone or anywhere in a dict, by their JSON schema."""
-    if isinstance(value, type) and issubclass(value, BaseModel):
+    """Replace classes, alone or anywhere in a dict, by their JSON schema; as ``response_format`` by that form of it."""
+    if params.is_schema_class(value):
         return params.class_schema(value)
     if isinstance(value, Mapping):
-        return {key: replace_classes(item) for key, item in value.items()}
+        return {
+            key: response_format(item) if key == "response_format" and isinstance(item, type) else replace_classes(item)
+            for key, item in value.items()
+        }
     return value
 
 
@@ -206,6 +209,9 @@ def needs_version(endpoint: str, body: Mapping[str, Any]) -> bool:
     """Return whether the translation of ``body`` depends on the server's version."""
     depends = body.keys() & _version_dependent(endpoint)
     if depends and any(body[name] is not None for name in depends):
+        return True
+    form = body.get("response_format")
+    if isinstance(form, Mapping) and form.get("type") == "structural_tag":
         return True
     return bool(_reasoning_messages(body))
 

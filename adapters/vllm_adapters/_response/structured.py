@@ -12,13 +12,28 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from jsonschema.exceptions import best_match
 from jsonschema.validators import validator_for
+from packaging.version import Version
 
-from vllm_adapters.errors import ConstraintNotEnforced, FilteredOutput, ModelRefusal, TruncatedOutput
+from vllm_adapters._request.compat import ALLOW_UNKNOWN
+from vllm_adapters._request.constraints import requested
+from vllm_adapters._response.grammar import grammar_matcher, tag_matcher
+from vllm_adapters.errors import (
+    ConstraintNotEnforced,
+    FilteredOutput,
+    ModelRefusal,
+    TruncatedOutput,
+    UnsupportedParameter,
+    VLLMError,
+)
 from vllm_adapters.params import CONSTRAINTS
+
+_MATCHERS = {"grammar": grammar_matcher, "structural_tag": tag_matcher}
+_IGNORED, _NEW_TAGS, _ENFORCED = Version("0.11"), Version("0.11.1"), Version("0.30")
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +47,9 @@ class Constraint:
     """A constraint on the text of a reply.
 
     Args:
-        kind: ``"json"``, ``"json_object"``, ``"regex"`` or ``"choice"``.
-        value: The JSON schema (mapping), nothing, the pattern (str) or the choices (list of str).
+        kind: ``"json"``, ``"json_object"``, ``"regex"``, ``"choice"``, ``"grammar"`` or ``"structural_tag"``.
+        value: The JSON schema (mapping), nothing, the pattern (str), the choices (list of str), the grammar (str), or
+            the tag as JSON (str).
     """
 
     kind: str
@@ -46,11 +62,20 @@ class Constraint:
             return None if {reply, reply.strip()} & {str(c) for c in self.value} else "it is none of the choices"
         if self.kind == "regex":
             return self._regex_violation(reply)
+        if self.kind in _MATCHERS:
+            matches = _MATCHERS[self.kind](self.value)
+            fits = matches is None or matches(reply) or matches(reply.strip())
+            return None if fits else "it does not match"
         try:
             found = json.loads(reply)
         except (ValueError, RecursionError) as error:  # models that repeat themselves open brackets without end
             return f"it is not JSON ({error})"
         return self._schema_violation(found) if self.kind == "json" else None
+
+    @property
+    def checkable(self) -> bool:
+        """Whether a reply can be checked: a grammar needs llguidance, and some structural tags cannot be."""
+        return self.kind not in _MATCHERS or _MATCHERS[self.kind](self.value) is not None
 
     def is_whole_choice(self, reply: str) -> bool:
         """Return whether ``reply`` is a choice that no other choice begins with: it is complete, however it ended."""
@@ -105,7 +130,68 @@ def requested_constraint(body: Mapping[str, Any]) -> Constraint | None:
         value = value if value is not None else body.get(f"guided_{kind}")
         if value:
             return Constraint(kind, value)
+    constraint = _matched_constraint(body)
+    return constraint if constraint is not None and constraint.checkable else None
+
+
+def _matched_constraint(body: Mapping[str, Any]) -> Constraint | None:
+    """Return the grammar or structural tag in a request body."""
+    for each in requested(body):
+        if each.kind in _MATCHERS:
+            value = each.value if isinstance(each.value, str) else json.dumps(each.value)
+            return Constraint(each.kind, value)
     return None
+
+
+def unenforced_constraint(endpoint: str, body: Mapping[str, Any], version: Version | None) -> VLLMError | None:
+    """Return the error for a constraint that the server may ignore without anyone noticing, ``None`` for others.
+
+    vLLM 0.11 to 0.29 ignores grammars and structural tags if it has a reasoning parser and the model does not think,
+    and so does every version on ``/v1/completions``. Whether a server has a parser cannot be known, but what was
+    requested can be compared with the reply. So a request is refused only if that is impossible.
+
+    Args:
+        endpoint: A name of the availability table.
+        body: The request's JSON body. A true ``allow_unknown`` in it lets every constraint pass.
+        version: The server's version; ``None`` means the newest known.
+    """
+    constraint = _matched_constraint(body)
+    if constraint is None or body.get(ALLOW_UNKNOWN):
+        return None
+    name = constraint.kind
+    old = version is not None and version < _NEW_TAGS
+    if old and name == "structural_tag" and _has_new_form(constraint.value):
+        return UnsupportedParameter(
+            f"The server is vLLM {version}, which fails on a structural tag with `format`",
+            hint=f"Update the server to {_NEW_TAGS} or newer, or use `structures` and `triggers`",
+            param=name,
+            since=str(_NEW_TAGS),
+        )
+    ignoring = endpoint == "completions" or (version is not None and version < _ENFORCED)
+    if not ignoring or (version is not None and version < _IGNORED) or constraint.checkable:
+        return None
+    where = "on /v1/completions" if endpoint == "completions" else "when the model does not think"
+    check = (
+        "Install vllm-adapters[grammar], with which replies are checked"
+        if name == "grammar" and find_spec("llguidance") is None
+        else "Request a JSON schema, regex or choice, which are checked"
+    )
+    other = "use chat" if endpoint == "completions" else f"update the server to {_ENFORCED} or newer"
+    return UnsupportedParameter(
+        f"vLLM{f' {version}' if version else ''} ignores a {name} {where} if the server has a reasoning parser, "
+        "and the reply cannot be checked",
+        hint=f"{check}, or {other}. On the server, --structured-outputs-config '{{\"enable_in_reasoning\": true}}' "
+        "enforces it on 0.14 and newer; if it has no reasoning parser, pass allow_unknown=True with the request",
+        param=name,
+    )
+
+
+def _has_new_form(tag: str) -> bool:
+    try:
+        parsed = json.loads(tag)
+    except ValueError:
+        return False
+    return isinstance(parsed, Mapping) and "format" in parsed
 
 
 def requested_form(body: Mapping[str, Any]) -> bool:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from inspect import isawaitable
 from typing import Any, TypeAlias
 
 from pydantic import SecretStr
 
 from vllm_adapters._compat import http
-from vllm_adapters.errors import AuthenticationFailed, InvalidRequest, WrongAddress
+from vllm_adapters.errors import AuthenticationFailed, InvalidRequest, VLLMError, WrongAddress, redact_query
 
 DEFAULT_BASE_URL = "http://localhost:8000/v1"
 
 PLACEHOLDER_KEY = "EMPTY"
 """Sent when no key is given, as in vLLM's own documentation; servers without --api-key ignore it."""
 
+_ENDPOINT = re.compile(r"/v1/(?:chat/completions|completions|embeddings|models|responses|rerank|score)$")
 _HINT = "Check that it is the right file, in full, and nothing else"
 
 
@@ -26,6 +30,30 @@ class RedactedStr(str):
 
     def __repr__(self) -> str:
         return "'**********'"
+
+
+class RedactedURL(http.URL):
+    """A URL whose text shows the names of its query parameters, not their values: gateways take keys there.
+
+    Requests are sent, logged and kept on errors with it; logs of httpx and of the SDK show the URL of each request.
+    """
+
+    def __str__(self) -> str:
+        return str(redact_query(self))
+
+    def __repr__(self) -> str:
+        return f"URL({str(self)!r})"
+
+
+def redact_values(value: Any) -> Any:
+    """Return JSON-like data with every str redacted in representations."""
+    if isinstance(value, str):
+        return RedactedStr(value)
+    if isinstance(value, Mapping):
+        return {name: redact_values(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(redact_values(item) for item in value) if type(value) in (list, tuple) else value
+    return value
 
 
 APIKey: TypeAlias = str | SecretStr | Callable[[], str] | Callable[[], Awaitable[str]]
@@ -39,8 +67,11 @@ def normalize_api_key(api_key: str | SecretStr | None) -> RedactedStr:
 
     Raises:
         AuthenticationFailed: It contains whitespace, or characters that an HTTP header cannot contain.
+        TypeError: It is not a key.
     """
     key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
+    if not isinstance(key, str | None):
+        raise TypeError(f"`api_key` must be a str, a SecretStr or a function, not {type(key).__name__}.")
     key = (key or os.environ.get("VLLM_API_KEY") or PLACEHOLDER_KEY).strip()  # keys read from files end in a newline
     if not key.isascii() or not key.isprintable() or " " in key:
         raise AuthenticationFailed(
@@ -69,6 +100,39 @@ def normalize_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
     return normalized
 
 
+def request_key(key: object) -> RedactedStr:
+    """Return the key that a user's function returned.
+
+    Raises:
+        TypeError: It is not a key.
+        AuthenticationFailed: An HTTP header cannot contain it.
+    """
+    if isawaitable(key):
+        if (close := getattr(key, "close", None)) is not None:
+            close()  # it would warn that it was never awaited
+        raise TypeError("`api_key` is an async function, which a sync client cannot call. Pass a function.")
+    if not isinstance(key, str | SecretStr):
+        raise TypeError(f"`api_key` must return a str, not {type(key).__name__}.")
+    return normalize_api_key(key)
+
+
+@contextmanager
+def key_errors() -> Iterator[None]:
+    """Map what a user's function fails with, which may not be taken for an error of the server.
+
+    Raises:
+        AuthenticationFailed: The function failed.
+    """
+    try:
+        yield
+    except VLLMError:
+        raise
+    except Exception as error:
+        raise AuthenticationFailed(
+            f"The function `api_key` failed: {type(error).__name__}", hint="Its error is the cause of this one"
+        ) from error
+
+
 def normalize_query(base_url: object | None, query: Mapping[str, object] | None) -> dict[str, object]:
     """Return the query parameters of every request: those of the base URL, and others, which take precedence.
 
@@ -82,7 +146,7 @@ def normalize_query(base_url: object | None, query: Mapping[str, object] | None)
     except http.InvalidURL:
         own = {}
     found = {**own, **(query or {})}
-    return {name: RedactedStr(value) if isinstance(value, str) else value for name, value in found.items()}
+    return {name: redact_values(value) for name, value in found.items()}
 
 
 def normalize_base_url(base_url: object | None) -> str:
@@ -93,7 +157,7 @@ def normalize_base_url(base_url: object | None) -> str:
             ``VLLM_BASE_URL`` and falls back to ``http://localhost:8000/v1``.
 
     Raises:
-        WrongAddress: It has no scheme or host, or contains a user name or password.
+        WrongAddress: It has no scheme or host, contains a user name or password, or is the URL of an endpoint.
     """
     text = str(base_url or os.environ.get("VLLM_BASE_URL") or DEFAULT_BASE_URL).strip()
     try:
@@ -110,6 +174,11 @@ def normalize_base_url(base_url: object | None) -> str:
         shown = text.rpartition("@")[2]  # before it there may be a password
         raise WrongAddress(f"{shown!r} is not a valid server address", hint="Pass a URL like http://host:8000/v1")
     path = url.path.rstrip("/")
+    if endpoint := _ENDPOINT.search(path):
+        raise WrongAddress(
+            f"base_url is the URL of an endpoint: {url.copy_with(query=None, fragment=None)}",
+            hint=f"Remove {endpoint[0].removeprefix('/v1')}",
+        )
     while path.endswith("/v1/v1"):
         path = path.removesuffix("/v1")
-    return str(url.copy_with(path=path if path.endswith("/v1") else f"{path}/v1", query=None))
+    return str(url.copy_with(path=path if path.endswith("/v1") else f"{path}/v1", query=None, fragment=None))

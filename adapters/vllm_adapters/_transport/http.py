@@ -21,6 +21,7 @@ from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from vllm_adapters._compat import http, httpcore
 from vllm_adapters._response import error_mapping
+from vllm_adapters._transport.credentials import RedactedURL
 from vllm_adapters.timeouts import Timeouts
 
 C = TypeVar("C")
@@ -318,6 +319,8 @@ def _redirect(response: http.Response) -> http.Request | None:
         return None
     here, there = response.request.url, following.url
     if (here.scheme, here.host, here.port) == (there.scheme, there.host, there.port):
+        if there.query:
+            following.url = RedactedURL(there)
         return following
     response.headers["x-refused-location"] = str(there.copy_with(userinfo=b"", query=None))
     return None
@@ -459,6 +462,10 @@ class HTTPClients(Generic[C]):
 
     def current(self) -> C:
         """Return the HTTP client of this process and event loop."""
+        if not self._per_loop and self._pid == os.getpid():  # the usual case; the SDK asks four times a request
+            found: Any = self._without_loop
+            if found is not None and not found.is_closed:
+                return cast(C, found)
         if self._pid != os.getpid():
             _INHERITED.extend([self._without_loop, *self._by_loop.values()])
             self._reset()

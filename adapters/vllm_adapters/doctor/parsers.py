@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["THINKING_MARKS", "TOKENS", "TOOL_CALL_MARKS", "Parsers", "by_name", "by_tokens"]
+from packaging.version import Version
+
+__all__ = ["SINCE", "THINKING_MARKS", "TOKENS", "TOOL_CALL_MARKS", "Parsers", "by_name", "by_tokens"]
 
 
 class Parsers(NamedTuple):
@@ -28,9 +30,11 @@ _BY_NAME = {
     r"qwen-?3-coder": Parsers("qwen3_coder"),
     r"qwen-?3\.[5-9]": Parsers("qwen3_coder", "qwen3"),
     r"qwen": Parsers("hermes", "qwen3"),
-    r"glm-4\.7": Parsers("glm47", "glm45"),
+    r"glm-(4\.7|5)": Parsers("glm47", "glm45"),
     r"glm-4": Parsers("glm45", "glm45"),
     r"mistral|ministral|magistral|mixtral|devstral": Parsers("mistral", "mistral"),
+    r"muse-?glimmer": Parsers("muse_glimmer", "muse_glimmer"),
+    r"\bmuse": Parsers("muse", "muse"),
     r"llama-?4": Parsers("llama4_pythonic"),
     r"llama": Parsers("llama3_json"),
     r"granite-4": Parsers("granite4", "granite"),
@@ -41,9 +45,12 @@ _BY_NAME = {
     r"minimax-m2": Parsers("minimax_m2", "minimax_m2"),
     r"mimo": Parsers("mimo", "mimo"),
     r"nemotron-3": Parsers("qwen3_coder", "nemotron_v3"),
+    r"step-?5": Parsers("step5", "step5"),
     r"step-?3\.5": Parsers("step3p5", "step3p5"),
     r"step-?3": Parsers("step3", "step3"),
     r"lfm-?2": Parsers("lfm2"),
+    r"\bhy-?4|hunyuan-?4": Parsers("hy_v4", "hy_v4"),
+    r"\bhy-?3|hunyuan-?3": Parsers("hy_v3", "hy_v3"),
     r"hunyuan": Parsers("hunyuan_a13b", "hunyuan_a13b"),
     r"seed-oss": Parsers("seed_oss", "seed_oss"),
     r"olmo-?3": Parsers("olmo3", "olmo3"),
@@ -57,7 +64,34 @@ _BY_NAME = {
     r"gigachat-?3": Parsers("gigachat3"),
     r"plamo-?3": Parsers("plamo3", "plamo3"),
     r"phi-4-mini": Parsers("phi4_mini_json"),
+    r"minicpm-?5": Parsers("minicpm5"),
+    r"\bling-?3": Parsers("ling3", "ling3"),
+    r"poolside|laguna": Parsers("poolside_v1", "poolside_v1"),
+    r"command-?4": Parsers("cohere_command4", "cohere_command4"),
+    r"command-?[ar3]|c4ai": Parsers("cohere_command3", "cohere_command3"),
+    r"inkling": Parsers("inkling", "inkling"),
+    r"k2-horizon": Parsers("k2_horizon", "k2_horizon"),
+    r"\bdots": Parsers("dots"),
 }
+
+_SINCE = {
+    "0.11.2": "deepseek_v3 ernie45 kimi_k2 minimax_m2 olmo3",
+    "0.13": "deepseek_v32 gigachat3",
+    "0.14": "functiongemma glm47",
+    "0.15.1": "step3p5",
+    "0.18": "granite4 nemotron_v3",
+    "0.23": "apertus cohere_command3 cohere_command4 deepseek_v4 gemma4 hy_v3 lfm2 mimo minicpm5 poolside_v1",
+    "0.24": "minimax_m3",
+    "0.27": "inkling kimi_k3",
+    "0.28": "dots ling3 muse_glimmer",
+    "0.32": "deepseek_v41 hy_v4 k2_horizon plamo3",
+    "0.33": "muse step5",
+}
+SINCE = {name: Version(version) for version, names in _SINCE.items() for name in names.split()}
+"""The first version that has a parser; those not named here are in 0.11.0 already.
+
+Read from the registries of 0.11.0, 0.11.2, 0.12 to 0.15, 0.18, 0.23 to 0.25, 0.27, 0.28, 0.32 and 0.33.
+"""
 
 _BY_TOKEN = {
     "<|tool_calls_section_begin|>": Parsers(tools="kimi_k2"),

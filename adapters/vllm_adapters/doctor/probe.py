@@ -60,12 +60,14 @@ class StreamStats:
         first: Time of the first chunk, in seconds after the request.
         last: Time of the last chunk, in seconds after the request.
         usage: Token usage at the end of the stream.
+        contents: Number of chunks whose text is content, not reasoning.
     """
 
     chunks: int
     first: float
     last: float
     usage: CompletionUsage | None
+    contents: int
 
 
 class Probe:
@@ -232,7 +234,7 @@ class Probe:
     @cached_property
     def stream_stats(self) -> StreamStats:
         """Measurements of a streamed reply of fixed length."""
-        start, chunks, first, last, usage = time.monotonic(), 0, 0.0, 0.0, None
+        start, chunks, contents, first, last, usage = time.monotonic(), 0, 0, 0.0, 0.0, None
         stream = self.server.client.chat.completions.create(
             model=self.model,
             messages=[{"role": "user", "content": QUESTION}],
@@ -248,7 +250,8 @@ class Probe:
             if delta is not None and (delta.content or getattr(delta, "reasoning", None)):
                 last = time.monotonic() - start
                 first, chunks = first or last, chunks + 1
-        return StreamStats(chunks, first, last, usage)
+                contents += bool(delta.content)
+        return StreamStats(chunks, first, last, usage, contents)
 
     @cached_property
     def has_reasoning_parser(self) -> bool | None:
@@ -269,7 +272,7 @@ class Probe:
         """Flags for a server that ignores constraints because it does not detect the end of thinking."""
         if self.reasoning_parser_mismatch:
             return self.add_parser_names(("--reasoning-parser",))
-        if self.has_reasoning_parser is False or self.older_than("0.11.0"):
+        if self.has_reasoning_parser is False or self.older_than("0.11.2"):  # 0.11.0 has no such setting
             return ()
         return ("--structured-outputs-config '{\"enable_in_reasoning\": true}'",)
 

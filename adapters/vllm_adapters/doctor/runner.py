@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from packaging.version import Version
 from pydantic import SecretStr
 
 from vllm_adapters import errors
@@ -20,7 +21,9 @@ from vllm_adapters.doctor.model import (
     skipped,
     unsupported,
 )
+from vllm_adapters.doctor.parsers import SINCE
 from vllm_adapters.doctor.probe import CONNECTION_ERRORS, Probe
+from vllm_adapters.local.releases import FLAG_SINCE
 
 __all__ = ["examine", "run_checks"]
 
@@ -98,7 +101,7 @@ def run_checks(probe: Probe, before: Callable[[Check], None]) -> tuple[tuple[Res
             finding = _from_error(error, probe)
         except _PARSE_ERRORS as error:
             finding = broken(f"malformed reply ({type(error).__name__}: {error})")
-        results.append(Result(check, _sanitize(finding, probe)))
+        results.append(Result(check, _sanitize(_for_version(finding, probe.version), probe)))
     return tuple(results), not stopped
 
 
@@ -133,6 +136,21 @@ def _reason(error: errors.VLLMError, probe: Probe) -> str:
     """Return the server's own message, or the reason of the error."""
     message = error.body.get("message") if isinstance(error.body, dict) else None
     return " ".join(probe.redact(str(message or error.reason)).split())[:300]
+
+
+def _for_version(finding: Finding, version: Version | None) -> Finding:
+    """Remove flags that the server's version does not have: with them it would not start."""
+    if version is None:
+        return finding
+    flags, advice = [], [finding.advice] if finding.advice else []
+    for flag in finding.flags:
+        name, _, value = flag.partition(" ")
+        since = FLAG_SINCE.get(name) or (SINCE.get(value) if name.endswith("-parser") else None)
+        if since is None or version >= since:
+            flags.append(flag)
+        else:
+            advice.append(f"vLLM {since} or newer has {flag}")
+    return replace(finding, flags=tuple(flags), advice=". ".join(advice))
 
 
 def _sanitize(finding: Finding, probe: Probe) -> Finding:

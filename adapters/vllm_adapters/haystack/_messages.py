@@ -10,7 +10,6 @@ from uuid import uuid4
 
 from haystack.dataclasses import (
     ChatMessage,
-    ChatRole,
     ComponentInfo,
     ReasoningContent,
     StreamingChunk,
@@ -18,7 +17,8 @@ from haystack.dataclasses import (
     ToolCall,
     ToolCallDelta,
 )
-from haystack.tools import ToolsType, flatten_tools_or_toolsets
+from haystack.tools import Toolset, ToolsType, flatten_tools_or_toolsets
+from haystack.tools.tool import Tool
 
 from vllm_adapters import types
 from vllm_adapters._response.message import StreamedMessage
@@ -39,8 +39,8 @@ _ADDED_META = CHOICE_FIELDS | RESPONSE_FIELDS | {"id", "logprobs"}
 def messages_to_dicts(messages: list[ChatMessage] | str, *, replay_reasoning: bool = False) -> list[dict[str, Any]]:
     """Return messages as vLLM takes them.
 
-    Trailing empty assistant messages are dropped: an empty last turn makes the model stop at once. An agent collects
-    several of them where all tool calls of a reply are invalid.
+    Empty assistant messages are dropped where they are last or another one follows: an agent collects them where all
+    tool calls of a reply are invalid. An empty last turn makes the model stop at once, and others teach it to.
 
     Args:
         messages: The conversation, or a user's one message.
@@ -59,11 +59,15 @@ def messages_to_dicts(messages: list[ChatMessage] | str, *, replay_reasoning: bo
         if not isinstance(message, ChatMessage):
             raise TypeError(_NOT_MESSAGES)
         dicts.append(_message_to_dict(message, replay_reasoning))
-    while dicts and dicts[-1]["role"] == ChatRole.ASSISTANT and not dicts[-1].keys() & {"tool_calls", "reasoning"}:
-        if dicts[-1]["content"]:
-            break
-        del dicts[-1]
-    return dicts
+    return [
+        message
+        for message, following in zip(dicts, [*dicts[1:], None], strict=True)
+        if not _is_empty_turn(message) or (following is not None and following["role"] != "assistant")
+    ]
+
+
+def _is_empty_turn(message: Mapping[str, Any]) -> bool:
+    return message["role"] == "assistant" and not any(map(message.get, ("content", "tool_calls", "reasoning")))
 
 
 def _message_to_dict(message: ChatMessage, replay_reasoning: bool) -> dict[str, Any]:
@@ -95,6 +99,23 @@ def _media(part: dict[str, Any]) -> dict[str, Any]:
     return {"type": f"{kind}_url", f"{kind}_url": {"url": url}}
 
 
+def tool_items(tools: Any) -> list[Tool | Toolset]:
+    """Return tools and toolsets as they were given: to iterate a toolset may load its tools.
+
+    Raises:
+        TypeError: They are not tools or toolsets.
+    """
+    if isinstance(tools, Toolset):
+        return [tools]
+    if tools is None:
+        return []
+    if isinstance(tools, list | tuple) and all(isinstance(tool, Tool | Toolset) for tool in tools):
+        return list(tools)
+    raise TypeError(
+        f"`tools` must be a Toolset or a list of Tool and Toolset, not {type(tools).__name__}. Pass [tool]."
+    )
+
+
 def tools_to_dicts(tools: ToolsType | None, *, strict: bool = False) -> list[dict[str, Any]]:
     """Return tools as chat completions and ``/tokenize`` take them.
 
@@ -118,8 +139,14 @@ def tools_to_dicts(tools: ToolsType | None, *, strict: bool = False) -> list[dic
 
 
 def read_replies(response: Mapping[str, Any]) -> list[ChatMessage]:
-    """Return the messages of a chat completion, one per choice."""
-    return [_read_choice(response, choice) for choice in response["choices"]]
+    """Return the messages of a chat completion, one per choice.
+
+    The usage, which is of all choices, is in the first: Haystack's agents add up that of all messages.
+    """
+    first, *others = (_read_choice(response, choice) for choice in response["choices"])
+    for reply in others:
+        reply.meta["usage"] = {}
+    return [first, *others]
 
 
 def _read_choice(response: Mapping[str, Any], choice: Mapping[str, Any]) -> ChatMessage:

@@ -12,8 +12,9 @@ from haystack.utils import Secret
 
 from vllm_adapters.embedder import Embedder
 from vllm_adapters.errors import ContextLengthExceeded
-from vllm_adapters.haystack._component import API_KEY, NAMESPACE, VLLMComponent, reject_reserved, texts_with_meta
+from vllm_adapters.haystack._component import API_KEY, VLLMComponent, check_documents, check_fields, texts_with_meta
 from vllm_adapters.server import VLLMServer
+from vllm_adapters.timeouts import Timeouts
 from vllm_adapters.types import Embedded
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,9 @@ class _EmbedderComponent(VLLMComponent):
         **connection: Any,
     ) -> None:
         VLLMComponent.__init__(self, **connection)
-        reject_reserved(extra_parameters, _RESERVED)
+        if dimensions is not None and (isinstance(dimensions, bool) or not isinstance(dimensions, int)):
+            raise TypeError(f"`dimensions` must be an int, not {type(dimensions).__name__}.")
+        self._check_parameters("embeddings", extra_parameters, _RESERVED)
         self.prefix = prefix
         self.suffix = suffix
         self.dimensions = dimensions
@@ -63,25 +66,25 @@ class VLLMTextEmbedder(_EmbedderComponent):
         model: Served model name; default: the one base model that the server serves.
         api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, if it is set. Read by ``warm_up``.
         api_base_url: The server, with or without ``/v1``; default: ``VLLM_BASE_URL``, else
-            ``http://localhost:8000/v1``.
+            ``http://localhost:8000/v1``. The default is saved as null: a loaded component has that of its place.
         prefix: Text before each text, such as the instruction that many models want for queries.
         suffix: Text after each text.
         dimensions: Dimensions of the vectors, for models trained to have them shortened (Matryoshka).
-        timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
+        timeout: Seconds, ``Timeouts``, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
         max_retries: Further attempts after connection errors, 429 and 5xx; default 2.
         http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``. Credentials
             among them may be Secrets; those that are not are neither saved nor pickled.
         extra_parameters: vLLM's own parameters, such as ``{"truncate_prompt_tokens": -1}``, which truncates texts to
             the model's context.
         default_headers: Headers of every request; values may be Secrets, as in ``http_client_kwargs``.
-        default_query: Query parameters of every request.
+        default_query: Query parameters of every request; keys among them may be Secrets, too.
         server: A ``VLLMServer`` to use in place of address, key, timeout and retries. It is not saved: a loaded
-            component has its address, and its own key.
+            component has its address, timeout and retries, and its own key.
         server_version: The server's vLLM version, for gateways that do not pass on ``/version``.
         allow_unknown: Let parameters pass that no vLLM version has, for servers with plugins.
+        validate_model_on_init: Have ``warm_up`` ask the server whether it serves the model: one request, and an error
+            that names what it serves.
     """
-
-    __module__ = NAMESPACE
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class VLLMTextEmbedder(_EmbedderComponent):
         prefix: str = "",
         suffix: str = "",
         dimensions: int | None = None,
-        timeout: float | dict[str, float | None] | None = None,
+        timeout: float | Timeouts | dict[str, float | None] | None = None,
         max_retries: int | None = None,
         http_client_kwargs: dict[str, Any] | None = None,
         extra_parameters: dict[str, Any] | None = None,
@@ -101,6 +104,7 @@ class VLLMTextEmbedder(_EmbedderComponent):
         server: VLLMServer | None = None,
         server_version: str | None = None,
         allow_unknown: bool = False,
+        validate_model_on_init: bool = False,
     ) -> None:
         _EmbedderComponent.__init__(
             self,
@@ -115,6 +119,7 @@ class VLLMTextEmbedder(_EmbedderComponent):
             server=server,
             server_version=server_version,
             allow_unknown=allow_unknown,
+            validate_model_on_init=validate_model_on_init,
             prefix=prefix,
             suffix=suffix,
             dimensions=dimensions,
@@ -173,7 +178,7 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
         model: Served model name; default: the one base model that the server serves.
         api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, if it is set. Read by ``warm_up``.
         api_base_url: The server, with or without ``/v1``; default: ``VLLM_BASE_URL``, else
-            ``http://localhost:8000/v1``.
+            ``http://localhost:8000/v1``. The default is saved as null: a loaded component has that of its place.
         prefix: Text before each text.
         suffix: Text after each text.
         dimensions: Dimensions of the vectors, for models trained to have them shortened (Matryoshka).
@@ -181,27 +186,29 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
         progress_bar: Show a progress bar on standard error.
         meta_fields_to_embed: Fields of the documents' meta to embed before their text.
         embedding_separator: Text between those fields and the text.
-        timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
+        timeout: Seconds, ``Timeouts``, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
         max_retries: Further attempts after connection errors, 429 and 5xx; default 2.
         http_client_kwargs: Arguments of the HTTP clients, such as ``proxy``, ``verify`` or ``headers``. Credentials
             among them may be Secrets; those that are not are neither saved nor pickled.
-        raise_on_failure: Raise when a document fails. By default such a document is returned without an embedding,
-            logged, and listed in ``meta["failures"]``; an error that leaves no document embedded, such as an
-            unreachable server or an invalid parameter, is raised nevertheless, unless all documents are too long.
-            After three errors in a row that do not depend on the documents, the remaining ones are not sent.
+        raise_on_failure: Raise when a document fails. By default such a document is returned as it was, without an
+            embedding or with its old one, and listed in ``meta["failures"]``; one line is logged for all of them. An
+            error that leaves no document embedded, such as an unreachable server or an invalid parameter, is raised
+            nevertheless, unless all documents are too long. After three errors in a row that do not depend on the
+            documents, the remaining ones are not sent.
         extra_parameters: vLLM's own parameters, such as ``{"truncate_prompt_tokens": -1}``, which truncates texts to
             the model's context.
         max_concurrency: Concurrent requests, in ``run`` as in ``run_async``. The default costs the client the least
             CPU; servers with many GPUs need more.
         default_headers: Headers of every request; values may be Secrets, as in ``http_client_kwargs``.
-        default_query: Query parameters of every request.
+        default_query: Query parameters of every request; keys among them may be Secrets, too.
         server: A ``VLLMServer`` to use in place of address, key, timeout and retries. It is not saved: a loaded
-            component has its address, and its own key.
+            component has its address, timeout and retries, and its own key.
         server_version: The server's vLLM version, for gateways that do not pass on ``/version``.
         allow_unknown: Let parameters pass that no vLLM version has, for servers with plugins.
+        validate_model_on_init: Have ``warm_up`` ask the server whether it serves the model: one request, and an error
+            that names what it serves.
     """
 
-    __module__ = NAMESPACE
     _saved_if_set: ClassVar[frozenset[str]] = VLLMComponent._saved_if_set | {"max_concurrency"}
 
     def __init__(
@@ -217,7 +224,7 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
         progress_bar: bool = True,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
-        timeout: float | dict[str, float | None] | None = None,
+        timeout: float | Timeouts | dict[str, float | None] | None = None,
         max_retries: int | None = None,
         http_client_kwargs: dict[str, Any] | None = None,
         raise_on_failure: bool = False,
@@ -228,6 +235,7 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
         server: VLLMServer | None = None,
         server_version: str | None = None,
         allow_unknown: bool = False,
+        validate_model_on_init: bool = False,
     ) -> None:
         _EmbedderComponent.__init__(
             self,
@@ -242,23 +250,29 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
             server=server,
             server_version=server_version,
             allow_unknown=allow_unknown,
+            validate_model_on_init=validate_model_on_init,
             prefix=prefix,
             suffix=suffix,
             dimensions=dimensions,
             extra_parameters=extra_parameters,
         )
+        for name, size in (("batch_size", batch_size), ("max_concurrency", max_concurrency)):
+            if isinstance(size, bool) or not isinstance(size, int):
+                raise TypeError(f"`{name}` must be an int, not {type(size).__name__}.")
+            if size < 1:
+                raise ValueError(f"`{name}` must be at least 1, not {size}.")
         self.batch_size = batch_size
         self.progress_bar = progress_bar
-        self.meta_fields_to_embed = meta_fields_to_embed or []
+        self.meta_fields_to_embed = check_fields("meta_fields_to_embed", meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.raise_on_failure = raise_on_failure
         self.max_concurrency = max_concurrency
 
     def _texts(self, documents: Sequence[Document]) -> list[str]:
-        if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
-            raise TypeError(
-                "VLLMDocumentEmbedder expects a list of Documents as input. To embed a string, use VLLMTextEmbedder."
-            )
+        check_documents(
+            documents,
+            "VLLMDocumentEmbedder expects a list of Documents as input. To embed a string, use VLLMTextEmbedder.",
+        )
         texts = texts_with_meta(documents, self.meta_fields_to_embed, self.embedding_separator)
         return [self.prefix + text + self.suffix for text in texts]
 
@@ -280,11 +294,15 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
             meta["failures"] = [
                 {"index": at, "id": documents[at].id, "error": str(error)} for at, error in failures.items()
             ]
-            for failure in meta["failures"]:
-                log.error("Document %(index)d (id %(id)s) has no embedding: %(error)s", failure)
+            log.error(
+                "%d of %d documents were not embedded, see meta['failures']. The first is document %d (id %s): %s",
+                len(failures),
+                len(documents),
+                *meta["failures"][0].values(),
+            )
         return {
             "documents": [
-                _with_embedding(document, None if at in failures else vectors[at])
+                copy(document) if at in failures else _with_embedding(document, vectors[at])
                 for at, document in enumerate(documents)
             ],
             "meta": meta,
@@ -299,7 +317,7 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
 
         Returns:
             ``{"documents": [...], "meta": {"model", "usage"}}``, and ``failures`` in ``meta`` if there are any:
-            ``index``, ``id`` and ``error`` of each document that has no embedding.
+            ``index``, ``id`` and ``error`` of each document that was not embedded, and keeps the embedding it had.
 
         Raises:
             VLLMError: See ``raise_on_failure``.
@@ -320,7 +338,7 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
         return self._output(documents, await self._batch_embedder().aembed(texts, **self._embed_options()))
 
 
-def _with_embedding(document: Document, embedding: list[float] | None) -> Document:
+def _with_embedding(document: Document, embedding: list[float]) -> Document:
     """Return a copy of a document; ``dataclasses.replace`` would hash and validate the whole document again."""
     copied = copy(document)
     vars(copied)["embedding"] = embedding

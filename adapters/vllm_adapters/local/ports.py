@@ -31,7 +31,7 @@ def is_taken(port: int) -> bool:
 
 
 def is_listening(pid: int, port: int) -> bool:
-    """Return whether this very process listens on a port, according to Linux's ``/proc``.
+    """Return whether a process or one of its children listens on a port, according to Linux's ``/proc``.
 
     A response from the port does not prove it: another server may already have been listening.
     """
@@ -42,9 +42,20 @@ def is_listening(pid: int, port: int) -> bool:
                 fields = line.split()
                 if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
                     sockets.add(f"socket:[{fields[9]}]")
+    return any(_has_open(process, sockets) for process in (pid, *_children(pid)))
+
+
+def _has_open(pid: int, sockets: set[str]) -> bool:
     with contextlib.suppress(OSError):  # the process has just ended
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # it has just been closed
                 if os.readlink(descriptor) in sockets:
                     return True
     return False
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):  # the process has just ended
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+        return [int(child) for task in tasks for child in task.read_text().split()]
+    return []

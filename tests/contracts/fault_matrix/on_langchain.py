@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TEXTS, TOOL, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TAG, TEXTS, TOOL, Answer, City, Operation
 from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
 from vllm_adapters.langchain._messages import original_arguments
 
@@ -74,6 +74,10 @@ def _forced(url: str) -> Any:
 
 def _choice(url: str) -> Any:
     return _chat(url).bind(structured_outputs={"choice": CHOICES})
+
+
+def _tagged(url: str) -> Any:
+    return _chat(url).bind(structured_outputs=TAG)
 
 
 def _completed_choice(url: str) -> Any:
@@ -146,6 +150,8 @@ PATHS = (
     _path("structured_outputs .stream", "choose", True, _choice, read_message),
     _path("VLLM structured_outputs .invoke", "complete choice", False, _completed_choice, Answer),
     _path("VLLM structured_outputs .stream", "complete choice", True, _completed_choice, Answer, "".join),
+    _path("structural tag .invoke", "choose", False, _tagged, read_message),
+    _path("structural tag .stream", "choose", True, _tagged, read_message),
     _path("forced tool .invoke", "force", False, _forced, read_message),
     _path("forced tool .stream", "force", True, _forced, read_message),
     _path("thinking disabled .stream", "calm", True, _calm, read_message),

@@ -10,7 +10,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import FunctionTool
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TEXTS, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TAG, TEXTS, Answer, City, Operation
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
 
 
@@ -44,6 +44,7 @@ def _read_object(city: Any) -> Answer:
 SEVERAL = {"allow_parallel_tool_calls": True, "max_tokens": LIMIT}
 FORCE = {**SEVERAL, "tool_required": True}
 CHOOSE = {"structured_outputs": {"choice": CHOICES}}
+TAGGED = {"structured_outputs": TAG}
 CALM = {"chat_template_kwargs": {"enable_thinking": False}}
 HARM: dict[str, Any] = {"structured_outputs": {}}
 
@@ -139,6 +140,8 @@ PATHS = (
         CHOOSE,
         **COMPLETIONS,
     ),
+    _method("structural tag", "choose", False, "chat", (MESSAGES,), _read_message, TAGGED),
+    _method("structural tag stream", "choose", True, "stream_chat", (MESSAGES,), _read_message, TAGGED),
     _method("tool_required", "force", False, "chat_with_tools", (TOOLS, PROMPT), _read_message, FORCE),
     _method("tool_required stream", "force", True, "stream_chat_with_tools", (TOOLS, PROMPT), _read_message, FORCE),
     _method("thinking disabled stream", "calm", True, "stream_chat", (MESSAGES,), _read_message, CALM),

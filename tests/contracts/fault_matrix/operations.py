@@ -38,6 +38,10 @@ TEXT = "one two \N{GRINNING FACE} 三四 five\u2028six"
 CALLS = (("delete_files", {"path": "/home/ü/\N{GRINNING FACE}"}), ("delete_files", {"path": "/tmp"}))
 OBJECT = {"city": "Zürich \N{GRINNING FACE}", "n": 1}
 CHOICES = [TEXT, "another text"]
+TAG = {
+    "structural_tag": json.dumps({"type": "structural_tag", "format": {"type": "const_string", "value": TEXT}}),
+}
+"""A constraint that some servers ignore: the text must be ``TEXT``."""
 LIMIT = 512
 """Token limit of the operations that call tools."""
 TEXTS = ("one", "two", "three")

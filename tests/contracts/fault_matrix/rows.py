@@ -339,7 +339,7 @@ FINISH_REASONS = (
     ),
     *(
         Fault(
-            f"finish reason {reason}, choice",
+            f"finish reason {reason}, choice or tag",
             lambda op, reason=reason: op.reply(reason, content=TEXT[:9]),
             (error,),
             on=tasks("choose", "complete choice"),
@@ -406,7 +406,7 @@ INVALID = (
         on=tasks("force"),
     ),
     Fault(
-        "200: choice violated",
+        "200: choice or tag violated",
         lambda op: op.reply(content="Sure!"),
         (e.ConstraintNotEnforced,),
         on=tasks("choose", "complete choice"),

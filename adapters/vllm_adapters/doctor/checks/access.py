@@ -28,6 +28,7 @@ _DEVELOPMENT_ROUTES = (
     *("/sleep", "/wake_up", "/pause", "/resume", "/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"),
     *("/collective_rpc", "/server_info", "/update_weights", "/abort_requests"),
 )
+_ALWAYS_MOUNTED = ("/pause", "/resume")  # by vLLM 0.13 to 0.17, also without development mode
 _KEY_ADVICE = "VLLM_API_KEY in the server's environment is safer: other users can read a command line"
 
 
@@ -74,7 +75,8 @@ def _responds(probe: Probe, method: str, path: str) -> bool:
 def _development_routes(probe: Probe) -> Finding:
     if not probe.routes:
         return skipped("the server does not list its routes")
-    mounted = [path for path in _DEVELOPMENT_ROUTES if path in probe.routes]
+    always = _ALWAYS_MOUNTED if probe.older_than("0.18") else ()
+    mounted = [path for path in _DEVELOPMENT_ROUTES if path in probe.routes and path not in always]
     if mounted:
         return broken(
             f"development routes are mounted: {', '.join(mounted)}",

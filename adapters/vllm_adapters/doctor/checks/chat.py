@@ -19,6 +19,10 @@ __all__ = ["CHECKS"]
 
 _ENABLE_THINKING = {"enable_thinking": True, "thinking": True}  # Qwen's and DeepSeek's; templates ignore unknown names
 _NO_THINKING_FLAG = """--default-chat-template-kwargs '{"enable_thinking": false}'"""
+_STREAMED_AS_REASONING = (
+    "vLLM 0.18 to 0.23 does so with thinking off. Update the server, or disable thinking in each request "
+    "(chat_template_kwargs={'enable_thinking': False}): this package then returns such text as content"
+)
 _BUFFERED_RATE = 1000  # chunks per second; no model is as fast, so the stream was buffered
 _BUFFERED_AFTER = 1.0  # seconds; a faster stream proves nothing
 
@@ -49,6 +53,11 @@ def _stream(probe: Probe) -> Finding:
     stats = probe.stream_stats
     if not stats.chunks:
         return broken("the stream has no text")
+    if not stats.contents and text_of(probe.default_reply).strip() and not reasoning_of(probe.default_reply):
+        return broken(
+            "the whole answer is streamed as `reasoning`, and the content is empty, unlike without streaming",
+            advice=_STREAMED_AS_REASONING,
+        )
     if stats.last > _BUFFERED_AFTER and stats.chunks > _BUFFERED_RATE * (stats.last - stats.first):
         return broken(
             "the stream arrives all at once", advice="A proxy may buffer it. Disable buffering for this server"

@@ -13,6 +13,7 @@ from vllm_adapters.doctor.probe import CONNECTION_ERRORS, Probe, parse_json
 
 __all__ = ["CHECKS"]
 
+_OWNERS = ("vllm", "vllm-frontend-rs")  # the Python and the Rust HTTP server
 _NOT_READY = ("HTTP 503: the server may still be loading the model", "Try again in a minute")
 _KEY_ADVICE = "Set VLLM_API_KEY, or name the variable that holds the key with --api-key-env NAME"
 
@@ -77,7 +78,7 @@ def _vllm(probe: Probe) -> Finding:
         raise UnusableServer(
             f"model {probe.excerpt(probe.server.model)} is not served", f"Served models: {', '.join(names)}"
         )
-    if not any(card.get("owned_by") == "vllm" for card in cards):
+    if not any(card.get("owned_by") in _OWNERS for card in cards):
         owners = ", ".join(sorted({str(card.get("owned_by")) for card in cards}))
         raise UnusableServer(
             f"an OpenAI-compatible server, but not vLLM (its models are owned by {owners})",

@@ -52,7 +52,10 @@ def _constrained(probe: Probe, *, pattern: str, start: str, **constraint: Any) -
         constraint: Request parameters with the constraint.
     """
     try:
-        text, truncated = text_of(probe.chat(QUESTION, **constraint, **probe.without_thinking)).strip(), False
+        text, truncated = (
+            text_of(probe.chat(QUESTION, **constraint, **probe.without_thinking, allow_unknown=True)).strip(),
+            False,
+        )
     except TruncatedOutput as error:
         text, truncated = error.partial.strip(), True
     except ConstraintNotEnforced as error:
