@@ -6,6 +6,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 OPENAI3 := .venv-openai3
 ALONE := llamaindex haystack
+UPSTREAM := .venv-upstream
+CLIENTS := .venv-clients
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
 ON_ALONE := tests/contracts/test_fault_matrix.py tests/demo
@@ -17,8 +19,8 @@ ARGS ?=
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone recipes faults soak params readme pictures bench \
-	trace coverage clean
+.PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
+	recipes faults soak params readme pictures bench trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -64,6 +66,12 @@ test-alone: $(ALONE:%=test-alone-%) ## Run the tests of LlamaIndex alone, and of
 test-alone-%: .venv-%/.installed
 	.venv-$*/bin/python -m pytest -n $(JOBS) -q tests/$* $(ON_ALONE) $(ARGS)
 
+clients: $(CLIENTS)/.installed ## Run other people's libraries on our clients: instructor, Pydantic AI, Logfire, ...
+	$(CLIENTS)/bin/python -m pytest -q -W ignore tests/clients $(ARGS)
+
+upstream: $(UPSTREAM)/.installed ## Run the own tests of langchain-openai, vllm-haystack and openai with our classes
+	@$(UPSTREAM)/bin/python scripts/upstream/run.py $(ARGS)
+
 recipes: $(VENV)/.installed ## Run each recipe alone in a fresh environment, against a real vLLM
 	$(RUN) -m pytest --live -q -m fresh_environment tests/recipes $(ARGS)
 
@@ -93,7 +101,7 @@ coverage: $(VENV)/.installed ## Branch coverage of the package by the recorded t
 	$(RUN) -m pytest -n $(JOBS) -q --cov=vllm_adapters --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%)
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS)
 
 $(VENV)/.installed: pyproject.toml
 	$(call fresh,$(VENV))
@@ -105,6 +113,18 @@ $(OPENAI3)/.installed: pyproject.toml
 	$(call fresh,$(OPENAI3))
 	@echo "Installing the package on openai 3 into $(OPENAI3) (a few minutes, once) ..."
 	@$(OPENAI3)/bin/python $(PIP) '.[langchain,dev]' 'openai>=3'
+	@touch $@
+
+$(UPSTREAM)/.installed: pyproject.toml scripts/upstream/requirements.txt
+	$(call fresh,$(UPSTREAM))
+	@echo "Installing the packages whose tests run into $(UPSTREAM) (a few minutes, once) ..."
+	@$(UPSTREAM)/bin/python $(PIP) '.[langchain,haystack,dev-tools]' -r scripts/upstream/requirements.txt
+	@touch $@
+
+$(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt
+	$(call fresh,$(CLIENTS))
+	@echo "Installing other people's libraries into $(CLIENTS) (a few minutes, once) ..."
+	@$(CLIENTS)/bin/python $(PIP) '.[langchain,dev-tools]' -r tests/clients/requirements.txt
 	@touch $@
 
 .venv-%/.installed: pyproject.toml

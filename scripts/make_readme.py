@@ -226,7 +226,8 @@ def installed_versions(environment: Path) -> dict[str, str]:
 def update_versions() -> None:
     """Write the versions of the environment that runs this script, and of the other ones that ``make`` created."""
     recorded = read_versions()
-    environments = [Path(sys.prefix), *ROOT.glob(".venv-*")]
+    others = {ROOT / ".venv-upstream", ROOT / ".venv-clients"}  # other packages' tests and libraries
+    environments = [Path(sys.prefix), *(path for path in ROOT.glob(".venv-*") if path not in others)]
     for environment in environments:
         if (environment / "pyvenv.cfg").is_file():
             recorded[environment.name.removeprefix(".venv").lstrip("-") or "main"] = installed_versions(environment)
@@ -284,6 +285,35 @@ def capabilities() -> str:
 
 # Pages
 
+# Other packages' own tests
+
+UPSTREAM = ROOT / "scripts" / "upstream" / "results.json"
+
+
+def upstream() -> str:
+    """Return the results of the last ``make upstream ARGS=--save``."""
+    results = json.loads(UPSTREAM.read_text(encoding="utf-8"))
+    rows = [
+        [f"{suite['distribution']} {suite['version']}", suite["title"], *_counts(suite)] for suite in results.values()
+    ]
+    return _table(["Tests of", "with", "passed", "failed", "excluded"], rows)
+
+
+def _counts(suite: Mapping[str, Any]) -> list[str]:
+    return [str(suite["passed"]), str(suite["failed"]), str(sum(suite["excluded"].values()))]
+
+
+def exclusions() -> str:
+    """Return why tests of other packages are excluded, and how many for each reason."""
+    results = json.loads(UPSTREAM.read_text(encoding="utf-8"))
+    rows = [
+        [suite["distribution"], str(count), reason]
+        for suite in results.values()
+        for reason, count in sorted(suite["excluded"].items(), key=lambda item: -item[1])
+    ]
+    return _table(["Tests of", "excluded", "because"], rows)
+
+
 SECTIONS: Mapping[str, Any] = {
     "support": support,
     "parameters": parameters,
@@ -291,6 +321,8 @@ SECTIONS: Mapping[str, Any] = {
     "recipes": recipes,
     "cost": cost,
     "soak": soak,
+    "upstream": upstream,
+    "exclusions": exclusions,
     "versions": versions,
     "capabilities": capabilities,
 }

@@ -488,3 +488,34 @@ async def test_instrumentation_of_the_sdk_sees_calls_of_models_only(fault_server
     await server.amodels()
     await server.aclose()
     assert seen == [ChatCompletion, ChatCompletion]
+
+
+class TextTransport(http.BaseTransport):
+    """Sends the text of a URL, as aiohttp's transport does."""
+
+    def __init__(self):
+        self._inner = http.HTTPTransport()
+
+    def handle_request(self, request):
+        sent = http.Request(request.method, str(request.url), headers=request.headers, content=request.read())
+        return self._inner.handle_request(sent)
+
+    def close(self):
+        self._inner.close()
+
+
+@pytest.mark.parametrize("settings", ["http_client", "http_options"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_query_arrives_through_a_transport_of_the_user(fault_server, settings, stream):
+    own = {"http_client": http.Client(transport=TextTransport()), "http_options": {"transport": TextTransport()}}
+    query = {"api-version": "7", "key": "the-secret"}
+    with VLLMClient(fault_server.url, default_query=query, **{settings: own[settings]}) as client:
+        reply = client.chat.completions.create(model="tiny", messages=MESSAGES, stream=stream)
+        list(reply)
+        fault_server.reply(faults.error(400), CHAT)
+        with pytest.raises(errors.InvalidRequest) as caught:
+            client.chat.completions.create(model="tiny", messages=MESSAGES)
+    sent = [request.path for request in fault_server.requests]
+    assert set(sent) >= {f"{CHAT}?api-version=7&key=the-secret"}
+    assert all(path.endswith("?api-version=7&key=the-secret") for path in sent)
+    assert "the-secret" not in f"{caught.value.request.url} {caught.value.response.url} {caught.value!r}"

@@ -431,9 +431,15 @@ class BaseVLLMClient:
             request = cast(http.Request, parent._build_request(options, **how))
         except (TypeError, ValueError) as error:
             raise encoding_error(options.json_data, error) from error
-        if request.url.query:
-            request.url = RedactedURL(request.url)
+        if not self._has_foreign_transport:
+            _redact_url(request)
         return request
+
+    @property
+    def _has_foreign_transport(self) -> bool:
+        """Whether a transport may send the text of a URL, as aiohttp's does; httpx's own sends its parts."""
+        options = self.vllm.http_options or {}
+        return self.vllm.own_http_client is not None or not options.keys().isdisjoint(("transport", "mounts"))
 
     def _deadline(self) -> Deadline:
         return DEADLINE.get() or Deadline.start(self.vllm.timeouts)
@@ -485,6 +491,8 @@ class BaseVLLMClient:
             error = error_mapping.from_transport(failure.__cause__ or failure, failure.request)
         else:
             return None
+        if (request := getattr(error, "request", None)) is not None:
+            _redact_url(request)
         context = self.vllm.context(options)
         return error.add_context(address=context.address, model=context.model)
 
@@ -517,6 +525,7 @@ class BaseVLLMClient:
         Returns:
             Whether the SDK's raw response must be parsed at once to be checked.
         """
+        _redact_url(response.request)  # it has been sent
         if stream:
             if response.request.headers.get(RAW_RESPONSE_HEADER) == "stream":  # for a caller who reads bytes
                 response.stream = ReplyStream(response.stream, map_errors=lambda: self.response_errors(response))
@@ -605,6 +614,12 @@ def checked_stream_class(stream_cls: Any, checked: Any, base: Any) -> Any:
     # The SDK finds the type of chunk in the base that is its own class.
     members = {"__orig_bases__": (base[extract_stream_chunk_type(stream_cls)],), "__module__": stream_cls.__module__}
     return type(stream_cls.__name__, (stream_cls, checked), members)
+
+
+def _redact_url(request: http.Request) -> None:
+    """Redact the query of a request in texts, logs and errors."""
+    if request.url.query and not isinstance(request.url, RedactedURL):
+        request.url = RedactedURL(request.url)
 
 
 def _redact_salt(body: dict[str, Any]) -> None:
