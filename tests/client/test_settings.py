@@ -199,10 +199,15 @@ def test_assigned_timeout_and_retries_are_used(make_fault_server):
     assert client.vllm.timeouts == Timeouts(0.2, 0.2, 0.2)
 
 
-@pytest.mark.parametrize("retries", [-1, None, 1.5, True, "2"])
-def test_invalid_max_retries_raise(retries):
-    with pytest.raises(ValueError, match="`max_retries` must be 0 or a positive integer"):
+@pytest.mark.parametrize("retries", [None, 1.5, True, "2"])
+def test_max_retries_of_another_type_raise(retries):
+    with pytest.raises(TypeError, match="`max_retries` must be an integer"):
         VLLMClient(max_retries=retries)
+
+
+def test_negative_max_retries_raise():
+    with pytest.raises(ValueError, match="`max_retries` must be 0 or a positive integer"):
+        VLLMClient(max_retries=-1)
 
 
 def test_http_client_and_its_options_exclude_each_other(fault_server):

@@ -135,8 +135,10 @@ class BaseVLLMClient:
         address = normalize_base_url(base_url)
         if http_client is not None and http_options:
             raise ValueError("`http_client` and `http_options` exclude each other. Pass one of them.")
-        if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
-            raise ValueError(f"`max_retries` must be 0 or a positive integer, not {max_retries!r}.")
+        if isinstance(max_retries, bool) or not isinstance(max_retries, int):
+            raise TypeError(f"`max_retries` must be an integer, not {max_retries!r}. 0 disables retries.")
+        if max_retries < 0:
+            raise ValueError(f"`max_retries` must be 0 or a positive integer, not {max_retries}.")
         timeouts = _given_timeouts(timeout, http_client, http_options)
         self._timeout = timeouts.transport()
         self.vllm = self._state_class(
@@ -452,11 +454,15 @@ class BaseVLLMClient:
         at, wait = self._deadline().at, error_mapping.retry_after(response) or 0
         return bool(parent._should_retry(response)) and (at is None or time.monotonic() + wait < at)
 
-    def _calculate_retry_timeout(self, *args: Any, **options: Any) -> float:
+    def _calculate_retry_timeout(self, remaining_retries: int, options: Any, response_headers: Any = None) -> float:
         """Return the seconds until the next attempt, at most until the call must be over."""
         parent: Any = super()
-        wait, left = float(parent._calculate_retry_timeout(*args, **options)), self._deadline().left()
-        wait *= 1 + _JITTER * random.random()  # noqa: S311  # the SDK has none where the server says how long
+        wait, left = (
+            float(parent._calculate_retry_timeout(remaining_retries, options, response_headers)),
+            self._deadline().left(),
+        )
+        if wait == parent._parse_retry_after_header(response_headers):
+            wait *= 1 + _JITTER * random.random()  # noqa: S311  # the SDK has none where the server says how long
         return wait if left is None else min(wait, left)
 
     # Responses
