@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_adapters._response.text_chunks import TextChunk
 from vllm_adapters._response.tool_calls import ToolCallAccumulator
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS
 from vllm_adapters.types import ToolCall
@@ -51,15 +52,10 @@ class StreamedMessage:
         choices = chunk.get("choices")
         choice: Mapping[str, Any] = choices[0] if choices else {}
         delta: Mapping[str, Any] = choice.get("delta", choice)
-        # A text that only a local variable refers to grows in place; an attribute would be copied at each chunk.
         if piece := delta.get("content") or choice.get("text"):
-            text, self.text = self.text, ""
-            text += piece
-            self.text = text
+            self._add_text(piece)
         elif piece := delta.get("reasoning"):
-            text, self.reasoning = self.reasoning, ""
-            text += piece
-            self.reasoning = text
+            self._add_reasoning(piece)
         elif tool_calls := delta.get("tool_calls"):
             self._tool_calls.add(tool_calls)
         if piece := delta.get("refusal"):
@@ -77,6 +73,25 @@ class StreamedMessage:
                 if (value := part[name]) is not None:
                     _extend(self.fields, name, value)
         return delta
+
+    def add_text(self, chunk: TextChunk) -> None:
+        """Add a chunk that differs from one that was added in its text alone."""
+        if chunk.template.kind == "reasoning":
+            self._add_reasoning(chunk.text)
+        else:
+            self._add_text(chunk.text)
+
+    # A text that only a local variable refers to grows in place; an attribute would be copied at each chunk.
+
+    def _add_text(self, piece: str) -> None:
+        text, self.text = self.text, ""
+        text += piece
+        self.text = text
+
+    def _add_reasoning(self, piece: str) -> None:
+        text, self.reasoning = self.reasoning, ""
+        text += piece
+        self.reasoning = text
 
     def tool_calls(self) -> list[ToolCall]:
         """Return the tool calls; while the reply goes on, the last one is truncated."""

@@ -26,11 +26,12 @@ from llama_index.core.llms.llm import ToolSelection
 
 from vllm_adapters._response.message import StreamedMessage
 from vllm_adapters._response.structured import truncation_error
+from vllm_adapters._response.text_chunks import TextChunk, TextTemplate, copy_model
 from vllm_adapters._response.tool_calls import parse_tool_call, parse_tool_calls
 from vllm_adapters.errors import InvalidRequest, InvalidResponse
 from vllm_adapters.types import ToolCall
 
-R = TypeVar("R")
+R = TypeVar("R", bound="ChatResponse | CompletionResponse")
 
 INVALID_TOOL_CALLS = "invalid_tool_calls"
 """Key of a message's ``additional_kwargs``: tool calls that must not be run."""
@@ -189,6 +190,7 @@ class Reply(ABC, Generic[R]):
         self._logprobs: list[list[LogProb]] | None = None
         self._tool_calls: list[ToolCall] = []
         self._invalid_tool_calls: list[ToolCall] = []
+        self._text_response: tuple[TextTemplate, R] | None = None
 
     def complete(self, reply: Mapping[str, Any]) -> R:
         """Return the response for a reply that was not streamed."""
@@ -204,6 +206,9 @@ class Reply(ABC, Generic[R]):
 
     def add(self, chunk: Mapping[str, Any]) -> R:
         """Add one chunk of a stream, and return the response for the reply so far."""
+        if type(chunk) is TextChunk and self._text_response is not None and chunk.template is self._text_response[0]:
+            self._message.add_text(chunk)
+            return self._with_text(self._text_response[1], chunk)
         delta = self._message.add(chunk)
         if chunk["choices"] and (logprobs := chunk["choices"][0].get("logprobs")):
             self._logprobs = [*(self._logprobs or ()), *_logprobs(logprobs)]
@@ -214,7 +219,27 @@ class Reply(ABC, Generic[R]):
         if thinking := delta.get("reasoning"):
             details["thinking_delta"] = thinking
         text = delta.get("content") or delta.get("text") or delta.get("refusal") or ""
-        return self._respond(RawReply(chunk), text, details)
+        response = self._respond(RawReply(chunk), text, details)
+        self._text_response = (chunk.template, response) if type(chunk) is TextChunk else None
+        return response
+
+    def _with_text(self, response: R, chunk: TextChunk) -> R:
+        """Return a copy of an earlier response for a chunk that differs from its chunk in the text alone."""
+        is_reasoning = chunk.template.kind == "reasoning"
+        details = _copy_lists(response.additional_kwargs)
+        if is_reasoning:
+            details["thinking_delta"] = chunk.text
+        changes = {
+            "raw": RawReply(chunk),
+            "delta": "" if is_reasoning else chunk.text,
+            "additional_kwargs": details,
+            **self._text_fields(response, is_reasoning, details),
+        }
+        return copy_model(response, changes)
+
+    @abstractmethod
+    def _text_fields(self, response: R, is_reasoning: bool, details: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of a response that has another text, or other reasoning, than ``response``."""
 
     @abstractmethod
     def _respond(self, raw: Mapping[str, Any], delta: str | None, details: dict[str, Any]) -> R:
@@ -272,6 +297,16 @@ class ChatReply(Reply[ChatResponse]):
         response.logprobs = self._logprobs  # the constructor would validate all of them at every chunk
         return response
 
+    def _text_fields(self, response: ChatResponse, is_reasoning: bool, details: dict[str, Any]) -> dict[str, Any]:
+        blocks = [*response.message.blocks]
+        if is_reasoning:
+            blocks[0] = copy_model(blocks[0], {"content": self._message.reasoning})
+        else:
+            place = 1 if self._message.reasoning else 0
+            blocks[place] = copy_model(blocks[place], {"text": self._message.text})
+        fields = {"blocks": blocks, "additional_kwargs": response.message.additional_kwargs.copy()}
+        return {"message": copy_model(response.message, fields)}
+
 
 class CompletionReply(Reply[CompletionResponse]):
     """Builds ``CompletionResponse`` objects; a chat model's thinking is in ``additional_kwargs["thinking"]``."""
@@ -285,6 +320,12 @@ class CompletionReply(Reply[CompletionResponse]):
         response = CompletionResponse(text=text, delta=delta, raw=raw, additional_kwargs=details)
         response.logprobs = self._logprobs
         return response
+
+    def _text_fields(self, response: CompletionResponse, is_reasoning: bool, details: dict[str, Any]) -> dict[str, Any]:
+        if not is_reasoning:
+            return {"text": self._message.text}
+        details["thinking"] = self._message.reasoning
+        return {}
 
 
 def _copy_lists(fields: Mapping[str, Any]) -> dict[str, Any]:
