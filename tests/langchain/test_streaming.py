@@ -158,8 +158,7 @@ def text_chunks(kind, *texts):
     choices = [{"index": 0, "delta": {kind: text}, "finish_reason": None, "logprobs": None} for text in texts]
     chunks = [{"id": "chatcmpl-1", "model": "tiny", "choices": [choice]} for choice in choices]
     return [
-        TextTemplate.of(json.dumps(chunk).encode(), chunk).chunk(text)
-        for chunk, text in zip(chunks, texts, strict=True)
+        TextTemplate.of(event, json.loads(event)).match(event) for event in map(str.encode, map(json.dumps, chunks))
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_adapters._response.text_chunks import TextChunk
 from vllm_adapters._response.tool_calls import ToolCallAccumulator
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS
 from vllm_adapters.types import ToolCall
@@ -53,9 +52,9 @@ class StreamedMessage:
         choice: Mapping[str, Any] = choices[0] if choices else {}
         delta: Mapping[str, Any] = choice.get("delta", choice)
         if piece := delta.get("content") or choice.get("text"):
-            self._add_text(piece)
+            self.add_text(piece)
         elif piece := delta.get("reasoning"):
-            self._add_reasoning(piece)
+            self.add_text(piece, reasoning=True)
         elif tool_calls := delta.get("tool_calls"):
             self._tool_calls.add(tool_calls)
         if piece := delta.get("refusal"):
@@ -74,24 +73,17 @@ class StreamedMessage:
                     _extend(self.fields, name, value)
         return delta
 
-    def add_text(self, chunk: TextChunk) -> None:
-        """Add a chunk that differs from one that was added in its text alone."""
-        if chunk.template.kind == "reasoning":
-            self._add_reasoning(chunk.text)
+    def add_text(self, piece: str, *, reasoning: bool = False) -> None:
+        """Add a text, or reasoning, of a chunk that has nothing else."""
+        # A text that only a local variable refers to grows in place; an attribute would be copied at each chunk.
+        if reasoning:
+            text, self.reasoning = self.reasoning, ""
+            text += piece
+            self.reasoning = text
         else:
-            self._add_text(chunk.text)
-
-    # A text that only a local variable refers to grows in place; an attribute would be copied at each chunk.
-
-    def _add_text(self, piece: str) -> None:
-        text, self.text = self.text, ""
-        text += piece
-        self.text = text
-
-    def _add_reasoning(self, piece: str) -> None:
-        text, self.reasoning = self.reasoning, ""
-        text += piece
-        self.reasoning = text
+            text, self.text = self.text, ""
+            text += piece
+            self.text = text
 
     def tool_calls(self) -> list[ToolCall]:
         """Return the tool calls; while the reply goes on, the last one is truncated."""

@@ -116,7 +116,11 @@ class ChunkReader:
 
     def _read(self, data: bytes, chunks: list[dict[str, Any]]) -> None:
         if self._template is not None and (text_chunk := self._template.match(data)) is not None:
-            self._add_text(text_chunk)
+            self._usage = None
+            if text_chunk.template.kind == "reasoning":
+                self._reasoning.append(text_chunk.text)
+            else:
+                self._texts.setdefault(text_chunk.template.index, []).append(text_chunk.text)
             chunks.append(text_chunk)
             return
         try:
@@ -162,19 +166,11 @@ class ChunkReader:
     def _as_text(self, data: bytes, chunk: dict[str, Any]) -> dict[str, Any]:
         """Return a chunk as a ``TextChunk``, and keep its template for those that follow, if it is one."""
         template = TextTemplate.of(data, chunk)
-        if template is None:
+        if template is None or (text_chunk := template.match(data)) is None:
             return chunk
         self._template = template
         self._templates_left -= 1
-        [choice] = chunk["choices"]
-        return template.chunk(choice.get("delta", choice)[template.kind])
-
-    def _add_text(self, chunk: TextChunk) -> None:
-        self._usage = None
-        if chunk.template.kind == "reasoning":
-            self._reasoning.append(chunk.text)
-        else:
-            self._texts.setdefault(chunk.template.index, []).append(chunk.text)
+        return text_chunk
 
     def _sort_reasoning(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the chunks that are ready, with reasoning as content where the server streams answers so."""

@@ -79,17 +79,18 @@ class TextTemplate:
         return cls(chunk, kind, before, after)
 
     def match(self, event: bytes) -> TextChunk | None:
-        """Return the chunk of an event that differs in its text alone, or ``None`` for another event."""
+        """Return the chunk of an event that differs in its text alone, or ``None`` for another event.
+
+        Chunks share no dict or list.
+        """
         if not (event.startswith(self._before) and event.endswith(self._after)):
             return None
         try:
             text = from_json(event[len(self._before) : -len(self._after)])
         except ValueError:
             return None
-        return self.chunk(text) if type(text) is str and text else None
-
-    def chunk(self, text: str) -> TextChunk:
-        """Return a chunk with ``text``. It shares no dict or list with others."""
+        if type(text) is not str or not text:
+            return None
         if self._delta is None:
             choice = {**self._choice, self.kind: text}
         else:

@@ -224,7 +224,7 @@ class StreamedReply:
     def add(self, chunk: Mapping[str, Any]) -> StreamingChunk:
         """Add a chunk, and return it as Haystack's; the client's stream has one kind of delta per chunk."""
         if type(chunk) is TextChunk and self._text_chunk is not None and chunk.template is self._text_chunk[0]:
-            self._message.add_text(chunk)
+            self._message.add_text(chunk.text, reasoning=chunk.template.kind == "reasoning")
             return _with_text(self._text_chunk[1], chunk)
         converted = self._convert(chunk)
         self._text_chunk = (chunk.template, converted) if type(chunk) is TextChunk else None

@@ -207,8 +207,9 @@ class Reply(ABC, Generic[R]):
     def add(self, chunk: Mapping[str, Any]) -> R:
         """Add one chunk of a stream, and return the response for the reply so far."""
         if type(chunk) is TextChunk and self._text_response is not None and chunk.template is self._text_response[0]:
-            self._message.add_text(chunk)
-            return self._with_text(self._text_response[1], chunk)
+            is_reasoning = chunk.template.kind == "reasoning"
+            self._message.add_text(chunk.text, reasoning=is_reasoning)
+            return self._with_text(self._text_response[1], chunk, is_reasoning)
         delta = self._message.add(chunk)
         if chunk["choices"] and (logprobs := chunk["choices"][0].get("logprobs")):
             self._logprobs = [*(self._logprobs or ()), *_logprobs(logprobs)]
@@ -223,23 +224,9 @@ class Reply(ABC, Generic[R]):
         self._text_response = (chunk.template, response) if type(chunk) is TextChunk else None
         return response
 
-    def _with_text(self, response: R, chunk: TextChunk) -> R:
-        """Return a copy of an earlier response for a chunk that differs from its chunk in the text alone."""
-        is_reasoning = chunk.template.kind == "reasoning"
-        details = _copy_lists(response.additional_kwargs)
-        if is_reasoning:
-            details["thinking_delta"] = chunk.text
-        changes = {
-            "raw": RawReply(chunk),
-            "delta": "" if is_reasoning else chunk.text,
-            "additional_kwargs": details,
-            **self._text_fields(response, is_reasoning, details),
-        }
-        return copy_model(response, changes)
-
     @abstractmethod
-    def _text_fields(self, response: R, is_reasoning: bool, details: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields of a response that has another text, or other reasoning, than ``response``."""
+    def _with_text(self, response: R, chunk: TextChunk, is_reasoning: bool) -> R:
+        """Return a copy of an earlier response for a chunk that differs from its chunk in the text alone."""
 
     @abstractmethod
     def _respond(self, raw: Mapping[str, Any], delta: str | None, details: dict[str, Any]) -> R:
@@ -258,7 +245,7 @@ class Reply(ABC, Generic[R]):
     def _details(self) -> dict[str, Any]:
         """Return what the reply has beside its message."""
         message = self._message
-        details = _copy_lists(message.fields) if message.fields else {}
+        details = _copy_lists(message.fields)
         if message.finish_reason:
             details["finish_reason"] = message.finish_reason
         if message.refusal:
@@ -297,15 +284,22 @@ class ChatReply(Reply[ChatResponse]):
         response.logprobs = self._logprobs  # the constructor would validate all of them at every chunk
         return response
 
-    def _text_fields(self, response: ChatResponse, is_reasoning: bool, details: dict[str, Any]) -> dict[str, Any]:
-        blocks = [*response.message.blocks]
+    def _with_text(self, response: ChatResponse, chunk: TextChunk, is_reasoning: bool) -> ChatResponse:
+        message, details = response.message, _copy_lists(response.additional_kwargs)
+        blocks = [*message.blocks]
         if is_reasoning:
+            details["thinking_delta"] = chunk.text
             blocks[0] = copy_model(blocks[0], {"content": self._message.reasoning})
         else:
             place = 1 if self._message.reasoning else 0
             blocks[place] = copy_model(blocks[place], {"text": self._message.text})
-        fields = {"blocks": blocks, "additional_kwargs": response.message.additional_kwargs.copy()}
-        return {"message": copy_model(response.message, fields)}
+        changes = {
+            "message": copy_model(message, {"blocks": blocks, "additional_kwargs": message.additional_kwargs.copy()}),
+            "delta": "" if is_reasoning else chunk.text,
+            "raw": RawReply(chunk),
+            "additional_kwargs": details,
+        }
+        return copy_model(response, changes)
 
 
 class CompletionReply(Reply[CompletionResponse]):
@@ -321,15 +315,23 @@ class CompletionReply(Reply[CompletionResponse]):
         response.logprobs = self._logprobs
         return response
 
-    def _text_fields(self, response: CompletionResponse, is_reasoning: bool, details: dict[str, Any]) -> dict[str, Any]:
-        if not is_reasoning:
-            return {"text": self._message.text}
-        details["thinking"] = self._message.reasoning
-        return {}
+    def _with_text(self, response: CompletionResponse, chunk: TextChunk, is_reasoning: bool) -> CompletionResponse:
+        details = _copy_lists(response.additional_kwargs)
+        if is_reasoning:
+            details |= {"thinking": self._message.reasoning, "thinking_delta": chunk.text}
+        changes = {
+            "text": self._message.text,
+            "delta": "" if is_reasoning else chunk.text,
+            "raw": RawReply(chunk),
+            "additional_kwargs": details,
+        }
+        return copy_model(response, changes)
 
 
 def _copy_lists(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy that does not change when lists of ``fields`` are extended."""
+    if not fields:
+        return {}
     return {name: value.copy() if isinstance(value, list) else value for name, value in fields.items()}
 
 
