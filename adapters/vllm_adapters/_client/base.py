@@ -433,7 +433,7 @@ class BaseVLLMClient:
             request = cast(http.Request, parent._build_request(options, **how))
         except (TypeError, ValueError) as error:
             raise encoding_error(options.json_data, error) from error
-        if not self._has_foreign_transport:
+        if request.url.query and not self._has_foreign_transport:
             _redact_url(request)
         return request
 
