@@ -166,7 +166,7 @@ class VLLMClient(BaseVLLMClient, OpenAI):
             if error is None:
                 raise
             if error.status_code == 400 and (merged := self._with_merged_system_messages(error, options)) is not None:
-                response = self.request(cast_to, merged, stream=stream, stream_cls=stream_cls)
+                response = self.request(cast_to, merged, stream=stream, stream_cls=stream_cls, _traced=_traced)
                 self.vllm.info.merge_system = True  # from now on at once
                 return response
             if options.method.lower() == "post":
@@ -275,7 +275,7 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
             if error is None:
                 raise
             if error.status_code == 400 and (merged := self._with_merged_system_messages(error, options)) is not None:
-                response = await self.request(cast_to, merged, stream=stream, stream_cls=stream_cls)
+                response = await self.request(cast_to, merged, stream=stream, stream_cls=stream_cls, _traced=_traced)
                 self.vllm.info.merge_system = True  # from now on at once
                 return response
             if options.method.lower() == "post":

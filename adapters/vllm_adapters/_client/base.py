@@ -457,7 +457,7 @@ class BaseVLLMClient:
             from vllm_adapters._client import telemetry
 
             telemetry.inject(request)
-        if not self._has_foreign_transport:
+        if request.url.query and not self._has_foreign_transport:
             _redact_url(request)
         return request
 
