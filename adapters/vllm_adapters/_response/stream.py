@@ -32,6 +32,8 @@ _MAX_TEMPLATES = 8
 """Templates of a stream: one for its reasoning and one for its text, unless other fields change as well."""
 _ENVELOPE = ("id", "object", "created", "model")
 _REASONING = ("reasoning", "reasoning_content")
+RECORDER = "vllm_adapters.call"
+"""The extension of a response that records its stream, if anything does: a ``_client.telemetry.Call``."""
 
 
 class ChunkReader:
@@ -77,6 +79,11 @@ class ChunkReader:
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
+        self.first_at: float | None = None
+        """``time.monotonic()`` at the first chunk."""
+        self.last_event: dict[str, Any] | None = None
+        """The last event that was parsed; it has the id, model and usage of the reply, if any does."""
+        self.finish_reasons: dict[int, str] = {}
         self._template: TextTemplate | None = None
         sorts_reasoning = self._convert_reasoning or self._hold_reasoning
         self._templates_left = 0 if sorts_reasoning or self._expected > 1 else _MAX_TEMPLATES
@@ -129,6 +136,9 @@ class ChunkReader:
             raise InvalidResponse(f"An event of the stream is not JSON ({error}): {data[:80]!r}") from None
         if not isinstance(event, dict) or event.get("error"):
             raise error_mapping.from_event(event)
+        if self.last_event is None:
+            self.first_at = time.monotonic()
+        self.last_event = event
         if "choices" not in event and self._endpoint not in ("chat", "completions"):
             if event.get("type") in _RESPONSES_END:
                 self._ended = True
@@ -240,6 +250,11 @@ class ChunkReader:
         )
 
     @property
+    def usage(self) -> Any:
+        """The usage of the last event, if it has one."""
+        return self._usage
+
+    @property
     def partial(self) -> str:
         """The text of the first choice, as far as it has arrived."""
         return "".join(self._texts[min(self._texts)]) if self._texts else ""
@@ -300,6 +315,7 @@ class ChunkReader:
             reason = choice["finish_reason"] = self._requirements.finish_reason(
                 reason, calls, self._usage, streamed=True
             )
+        self.finish_reasons[index] = reason
         self._requirements.check(
             "".join(self._texts.get(index, ())),
             finish_reason=reason,
@@ -441,9 +457,12 @@ def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) ->
     """Yield the chunks to the end of the reply."""
     convert = _converter(client, cast_to, response)
     reader = _reader(client, options, sdk=convert is not None)
+    recorder = response.extensions.get(RECORDER)
+    feed = reader.feed if recorder is None else recorder.watch(reader)
+    ended: BaseException | None = None
     try:
         for piece in response.iter_bytes():
-            for chunk in reader.feed(piece):
+            for chunk in feed(piece):
                 yield chunk if convert is None else convert(chunk)
             if reader.error is not None:
                 raise reader.error
@@ -454,9 +473,14 @@ def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) ->
             yield chunk if convert is None else convert(chunk)
         reader.check_complete()
     except (VLLMError, *_TRANSPORT_ERRORS) as failure:
-        error = _mapped(failure, reader, client, options, response)
+        ended = error = _mapped(failure, reader, client, options, response)
         raise error from (failure.__cause__ if error is failure else failure)
+    except BaseException as stopped:
+        ended = stopped
+        raise
     finally:
+        if recorder is not None:
+            recorder.end_stream(reader, ended)
         response.close()
 
 
@@ -464,9 +488,12 @@ async def _achunks(response: http.Response, client: Any, options: Any, cast_to: 
     """Async version of ``_chunks``."""
     convert = _converter(client, cast_to, response)
     reader = _reader(client, options, sdk=convert is not None)
+    recorder = response.extensions.get(RECORDER)
+    feed = reader.feed if recorder is None else recorder.watch(reader)
+    ended: BaseException | None = None
     try:
         async for piece in response.aiter_bytes():
-            for chunk in reader.feed(piece):
+            for chunk in feed(piece):
                 yield chunk if convert is None else convert(chunk)
             if reader.error is not None:
                 raise reader.error
@@ -477,9 +504,14 @@ async def _achunks(response: http.Response, client: Any, options: Any, cast_to: 
             yield chunk if convert is None else convert(chunk)
         reader.check_complete()
     except (VLLMError, *_TRANSPORT_ERRORS) as failure:
-        error = _mapped(failure, reader, client, options, response)
+        ended = error = _mapped(failure, reader, client, options, response)
         raise error from (failure.__cause__ if error is failure else failure)
+    except BaseException as stopped:
+        ended = stopped
+        raise
     finally:
+        if recorder is not None:
+            recorder.end_stream(reader, ended)
         await response.aclose()
 
 
