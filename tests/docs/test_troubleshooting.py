@@ -7,10 +7,8 @@ from vllm_adapters import errors
 from vllm_adapters.doctor.checks import CHECKS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-ENTRY = re.compile(
-    r"^### (?P<title>.+)\n\n- \*\*Symptom\.\*\* .*\n(?:  .*\n)*- \*\*Cause\.\*\* .*\n(?:  .*\n)*- \*\*(?:Do|Flag)\.\*\* .",
-    re.M,
-)
+PART = r"- \*\*(?:{})\.\*\* .*\n(?:  .*\n)*"
+ENTRY = re.compile(r"^### (.+)\n\n" + "".join(map(PART.format, ("Symptom", "Cause", "Do|Flag"))), re.M)
 
 
 def test_every_error_and_every_check_has_symptom_cause_and_remedy():
