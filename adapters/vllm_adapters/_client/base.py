@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Self, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Self, cast, get_args, get_origin
 
 import openai
 from openai import NOT_GIVEN
@@ -47,14 +48,19 @@ from vllm_adapters._transport.credentials import (
     redact_values,
     request_key,
 )
-from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, Deadline, HTTPClients, ReplyStream, SyncHTTP
+from vllm_adapters._transport.http import CALL, DEADLINE, AsyncHTTP, Deadline, HTTPClients, ReplyStream, SyncHTTP
 from vllm_adapters._transport.pool import make_http_clients
 from vllm_adapters._version import __version__
 from vllm_adapters.errors import InvalidResponse, VLLMError
 from vllm_adapters.timeouts import Timeouts
 
+if TYPE_CHECKING:
+    from vllm_adapters._client import telemetry
+
 _JITTER = 0.1
 """Part of a wait by which it is extended at random, so that the clients of a server do not return all at once."""
+OPENTELEMETRY = "opentelemetry.trace"
+"""Without this module nothing is recorded, and nothing of ``telemetry`` is imported."""
 _COMPLETIONS = (ChatCompletionChunk, ChatCompletion, Completion)
 
 
@@ -326,6 +332,18 @@ class BaseVLLMClient:
 
     # Requests
 
+    def _recorded(self, options: FinalRequestOptions, *, stream: bool, sdk: bool) -> telemetry.Call | None:
+        """Return the call to record, ``None`` without a provider of OpenTelemetry; see ``telemetry.start``."""
+        traces, metrics = sys.modules[OPENTELEMETRY], sys.modules.get("opentelemetry.metrics")
+        provider = traces.get_tracer_provider()
+        if type(provider) is traces.ProxyTracerProvider and (
+            metrics is None or type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider"
+        ):
+            return None
+        from vllm_adapters._client import telemetry
+
+        return telemetry.start(self, options, stream=stream, sdk=sdk)
+
     def _use_key(self, key: object, options: FinalRequestOptions) -> None:
         """Send the key that the user's function returned, with this request: others may get another meanwhile."""
         self._api_key = api_key = request_key(key)
@@ -422,6 +440,8 @@ class BaseVLLMClient:
         given = body.get(system_messages.MERGE_SYSTEM_MESSAGES)
         if given is None and not self.vllm.info.merge_system:
             merged = {**body, system_messages.MERGE_SYSTEM_MESSAGES: True}
+            if (call := CALL.get()) is not None:
+                call.retry("system messages are merged")
             return options.model_copy(update={"json_data": merged, "extra_json": None})
         if given is False:
             error.replace_hint("The chat template takes one system message, the first: merge_system_messages=True")
@@ -433,7 +453,11 @@ class BaseVLLMClient:
             request = cast(http.Request, parent._build_request(options, **how))
         except (TypeError, ValueError) as error:
             raise encoding_error(options.json_data, error) from error
-        if not self._has_foreign_transport:
+        if (api := sys.modules.get(OPENTELEMETRY)) is not None and api.get_current_span() is not api.INVALID_SPAN:
+            from vllm_adapters._client import telemetry
+
+            telemetry.inject(request)
+        if request.url.query and not self._has_foreign_transport:
             _redact_url(request)
         return request
 
@@ -463,7 +487,10 @@ class BaseVLLMClient:
         )
         if wait == parent._parse_retry_after_header(response_headers):
             wait *= 1 + _JITTER * random.random()  # noqa: S311  # the SDK has none where the server says how long
-        return wait if left is None else min(wait, left)
+        wait = wait if left is None else min(wait, left)
+        if (call := CALL.get()) is not None:
+            call.retry(_failure_name(), wait)
+        return wait
 
     # Responses
 
@@ -533,6 +560,8 @@ class BaseVLLMClient:
         """
         _redact_url(response.request)  # it has been sent
         if stream:
+            if (call := CALL.get()) is not None:
+                call.await_stream(response)
             if response.request.headers.get(RAW_RESPONSE_HEADER) == "stream":  # for a caller who reads bytes
                 response.stream = ReplyStream(response.stream, map_errors=lambda: self.response_errors(response))
             return False
@@ -543,12 +572,14 @@ class BaseVLLMClient:
 
     def _checked_parser(self, options: FinalRequestOptions, response: http.Response) -> Callable[[Any], Any]:
         """Return the SDK's parser of a response that was not streamed, behind our checks."""
-        body, parser = options.json_data, options.post_parser
+        body, parser, call = options.json_data, options.post_parser, CALL.get()
         endpoint = availability.endpoint_of(options.url) or ("responses" if _is_responses(options.url) else None)
 
         def parse(parsed: Any) -> Any:
             fields = parsed if isinstance(parsed, Mapping) else vars(parsed) if isinstance(parsed, BaseModel) else {}
             self.vllm.info.update(fields.get("system_fingerprint"))
+            if call is not None:
+                call.received(parsed, response)
             extra = fields if isinstance(parsed, Mapping) else getattr(parsed, "model_extra", None) or {}
             error = extra.get("error")
             if endpoint == "responses" and not error:  # a field of the SDK's class
@@ -579,6 +610,13 @@ class BaseVLLMClient:
         if isinstance(body, Mapping) and body.get("error"):
             return error_mapping.from_event(body, self._sent_context(response), response)
         return self._malformed("The response is not an event stream", response)
+
+
+def _failure_name() -> str:
+    """Return the HTTP status, or the exception's name, of the failure that the SDK is handling."""
+    failure = sys.exc_info()[1]
+    response = getattr(failure, "response", None)
+    return type(failure).__name__ if response is None else str(response.status_code)
 
 
 @lru_cache(maxsize=256)
