@@ -226,7 +226,7 @@ def installed_versions(environment: Path) -> dict[str, str]:
 def update_versions() -> None:
     """Write the versions of the environment that runs this script, and of the other ones that ``make`` created."""
     recorded = read_versions()
-    others = {ROOT / ".venv-upstream", ROOT / ".venv-clients"}  # other packages' tests and libraries
+    others = {ROOT / ".venv-upstream", ROOT / ".venv-clients", ROOT / ".venv-docs"}  # not for this package's tests
     environments = [Path(sys.prefix), *(path for path in ROOT.glob(".venv-*") if path not in others)]
     for environment in environments:
         if (environment / "pyvenv.cfg").is_file():

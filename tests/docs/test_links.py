@@ -36,6 +36,8 @@ def test_links_resolve():
         for target in LINK.findall(prose(page)):
             path, _, anchor = target.partition("#")
             file = page.parent / path if path else page
+            if anchor.startswith("vllm_adapters."):  # made from docstrings: `make docs` checks it
+                anchor = ""
             if "://" not in target and not (file.exists() and (not anchor or anchor in anchors(file))):
                 broken.append(f"{page.name}: {target}")
     assert broken == []
