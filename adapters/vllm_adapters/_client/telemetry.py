@@ -79,9 +79,20 @@ class _Instruments(NamedTuple):
     first_chunk: metrics.Histogram
 
 
-@lru_cache(maxsize=4)
-def _instruments(traces: trace.TracerProvider, meters: metrics.MeterProvider) -> _Instruments:
-    """Return the tracer and histograms of two providers."""
+_known: tuple[trace.TracerProvider, metrics.MeterProvider, _Instruments] | None = None
+
+
+def _instruments() -> _Instruments:
+    """Return the tracer and histograms of the current providers; a provider may have no hash, so the last are kept."""
+    global _known
+    traces, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
+    known = _known
+    if known is None or known[0] is not traces or known[1] is not meters:
+        known = _known = (traces, meters, _make_instruments(traces, meters))
+    return known[2]
+
+
+def _make_instruments(traces: trace.TracerProvider, meters: metrics.MeterProvider) -> _Instruments:
     meter: Any = meters.get_meter("vllm_adapters", __version__)
     takes_buckets = "explicit_bucket_boundaries_advisory" in signature(meter.create_histogram).parameters
 
@@ -115,8 +126,7 @@ def start(client: BaseVLLMClient, options: FinalRequestOptions, *, stream: bool,
     endpoint = _endpoint_of(options.url) if options.method.lower() == "post" else None
     if endpoint is None or _is_recorded(client, options, endpoint, sdk=sdk):
         return None
-    instruments = _instruments(trace.get_tracer_provider(), metrics.get_meter_provider())
-    return Call(client, options, endpoint, instruments, stream=stream)
+    return Call(client, options, endpoint, _instruments(), stream=stream)
 
 
 @lru_cache(maxsize=256)
