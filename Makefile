@@ -8,6 +8,7 @@ OPENAI3 := .venv-openai3
 ALONE := llamaindex haystack
 UPSTREAM := .venv-upstream
 CLIENTS := .venv-clients
+DOCS := .venv-docs
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
 ON_ALONE := tests/contracts/test_fault_matrix.py tests/demo
@@ -15,18 +16,20 @@ STATIC := tests/package tests/testing/test_cassettes.py
 RUN := $(VENV)/bin/python
 # Modules are compiled when they are imported: most of them never are.
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile --editable
+SITE := scripts/site/mkdocs.yml
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs
 ARGS ?=
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
-	recipes faults soak params readme pictures bench trace coverage clean
+	recipes faults soak params readme pictures docs docs-serve bench trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
 		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
-environments: $(VENV)/.installed $(OPENAI3)/.installed $(ALONE:%=.venv-%/.installed) local-vllm ## Install all that .ci/run needs
+environments: $(VENV)/.installed $(OPENAI3)/.installed $(ALONE:%=.venv-%/.installed) $(DOCS)/.installed local-vllm ## Install all that .ci/run needs
 
 local-vllm: $(VENV)/.installed
 	@$(VENV)/bin/vllm-adapters serve minilm --install
@@ -91,6 +94,13 @@ readme: $(VENV)/.installed ## Generate the tables of README and docs
 pictures: $(VENV)/.installed ## Take the pictures of the docs anew, of servers started here
 	$(RUN) scripts/make_pictures.py
 
+docs: $(DOCS)/.installed ## Build the documentation site in build/site, and check it
+	@$(MKDOCS) build --quiet --config-file $(SITE)
+	$(DOCS)/bin/python -m pytest -q tests/site $(ARGS)
+
+docs-serve: $(DOCS)/.installed ## Serve the documentation site, and build it anew after each change
+	@$(MKDOCS) serve --config-file $(SITE) --watch adapters --watch recipes --watch scripts/site $(ARGS)
+
 bench: $(VENV)/.installed ## Compare with the frameworks' stock classes
 	$(RUN) benchmarks/run.py $(ARGS)
 
@@ -101,7 +111,7 @@ coverage: $(VENV)/.installed ## Branch coverage of the package by the recorded t
 	$(RUN) -m pytest -n $(JOBS) -q --cov=vllm_adapters --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS)
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(DOCS) build/site
 
 $(VENV)/.installed: pyproject.toml
 	$(call fresh,$(VENV))
@@ -125,6 +135,12 @@ $(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt
 	$(call fresh,$(CLIENTS))
 	@echo "Installing other people's libraries into $(CLIENTS) (a few minutes, once) ..."
 	@$(CLIENTS)/bin/python $(PIP) '.[langchain,dev-tools]' -r tests/clients/requirements.txt
+	@touch $@
+
+$(DOCS)/.installed: pyproject.toml
+	$(call fresh,$(DOCS))
+	@echo "Installing the tools of the documentation site into $(DOCS) (a minute, once) ..."
+	@$(DOCS)/bin/python $(PIP) '.[docs]'
 	@touch $@
 
 .venv-%/.installed: pyproject.toml

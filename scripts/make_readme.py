@@ -31,7 +31,7 @@ SECTION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)
 
 def pages() -> list[Path]:
     """Return the README and the pages of ``docs/``."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 # Support: which test proves a feature in a framework
@@ -226,7 +226,7 @@ def installed_versions(environment: Path) -> dict[str, str]:
 def update_versions() -> None:
     """Write the versions of the environment that runs this script, and of the other ones that ``make`` created."""
     recorded = read_versions()
-    others = {ROOT / ".venv-upstream", ROOT / ".venv-clients"}  # other packages' tests and libraries
+    others = {ROOT / ".venv-upstream", ROOT / ".venv-clients", ROOT / ".venv-docs"}  # not for this package's tests
     environments = [Path(sys.prefix), *(path for path in ROOT.glob(".venv-*") if path not in others)]
     for environment in environments:
         if (environment / "pyvenv.cfg").is_file():

@@ -11,8 +11,13 @@ from vllm_adapters import AsyncVLLMClient, VLLMClient
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["LANGSMITH_TRACING"] = "false"
 
-# Tests of frameworks that are not installed are not collected.
-FRAMEWORKS = {"langchain": "langchain_openai", "llamaindex": "llama_index", "haystack": "haystack"}
+# Tests of what is not installed are not collected.
+FRAMEWORKS = {
+    "langchain": "langchain_openai",
+    "llamaindex": "llama_index",
+    "haystack": "haystack",
+    "site": "mkdocs",
+}
 collect_ignore_glob = [f"{framework}/*" for framework, module in FRAMEWORKS.items() if find_spec(module) is None]
 
 pytest_plugins = ["vllm_adapters.testing.plugin", "pytester"]

@@ -130,6 +130,7 @@ class StructuredOutputs(TypedDict, total=False):
 
 
 CONSTRAINTS = frozenset({"json", "regex", "choice", "grammar", "json_object", "structural_tag"})
+"""The keys of ``structured_outputs`` that are a constraint: a request has at most one."""
 
 
 def _one_constraint(value: StructuredOutputs) -> StructuredOutputs:
@@ -441,6 +442,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "rerank": RerankParams,
     "tokenize": TokenizeParams,
 }
+"""The parameters of each endpoint."""
 
 
 @cache

@@ -90,7 +90,7 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
     _model_field: ClassVar[str] = "model_name"
 
     model_name: str = Field(default="", description="Served model name; default: the one base model that is served.")
-    embed_batch_size: int = Field(default=64, gt=0, le=2048, description="Texts in one request.")
+    embed_batch_size: int = Field(default=256, gt=0, le=2048, description="Texts in one request.")
     num_workers: int = Field(default=8, ge=1, description="Concurrent requests.")
     query_instruction: str = Field(default="", description="Prefix of each query, unchanged.")
     text_instruction: str = Field(default="", description="Prefix of each text, unchanged.")

@@ -63,8 +63,11 @@ ROUTES: Mapping[str, str] = {
 """HTTP method by path, for every route of a healthy server."""
 
 ErrorShape = Literal["vllm", "flat", "detail", "string"]
+"""The form of an error's body: vLLM's nested and flat ones, FastAPI's ``detail``, and a bare string."""
 End = Literal["done", "clean"] | Cut
+"""How a stream ends: with ``[DONE]``, without it, or by a connection that breaks off."""
 DONE = "data: [DONE]"
+"""The last event of a stream."""
 
 
 # Responses
