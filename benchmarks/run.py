@@ -274,19 +274,19 @@ def main() -> int:
     for one in found:
         one.notes += [work.note() for work in one.works.values() if isinstance(work, Crowd)]
         print(table(one), end="\n\n")
+    loop.run_until_complete(contenders.close())
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
     broken = [problem for one in found for problem in one.broken()]
     failed = [f"{one.title}: calls failed" for one in found if _failures(one)]
-    tables = [table(one) for one in found]
     if not args.only:
         text, problems = imports(1 if args.quick else 5)
         print(text, end="\n\n")
-        tables.append(text)
         broken += problems
     if args.save:
         major = openai.__version__.partition(".")[0]
-        measured.save(f"cost-openai{major}", {"machine": machine(), "rounds": rounds, "tables": tables})
+        rows = [row for one in found for row in one.verdicts()]
+        measured.save(f"cost on openai {major}", {"machine": machine(), "rounds": rounds, "rows": rows})
     for problem in broken + failed:
         print(f"EXCEEDED  {problem}")
     return 1 if broken or failed else 0

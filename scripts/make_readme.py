@@ -163,9 +163,13 @@ def _measured(name: str) -> dict[str, Any]:
 
 def cost() -> str:
     """Return the results of the last ``make bench ARGS=--save``."""
-    results = _measured("cost")
-    rows = [[title, f"{ratio:.2f}", f"{limit:.2f}"] for title, (ratio, limit) in results["ratios"].items()]
-    return _table([f"CPU time, openai {results['openai']}", "ours / stock", "limit, within 5 %"], rows)
+    parts = []
+    for major in (2, 3):
+        results = _measured(f"cost on openai {major}")
+        head = ["Work", "class", "CPU time (quartiles)", "target, within 5 %"]
+        parts.append(f"{results['machine']}, {results['rounds']} rounds:")
+        parts.append(_table(head, [[work, f"`{name}`", *rest] for work, name, *rest in results["rows"]]))
+    return "\n\n".join(parts)
 
 
 def soak() -> str:
