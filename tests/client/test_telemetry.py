@@ -348,6 +348,19 @@ def test_nothing_is_imported_without_a_provider(fault_server):
     assert run.stdout.strip() == "False"
 
 
+def test_provider_without_a_hash(ask, fault_server, recorded, monkeypatch):
+    """Logfire's is one."""
+    from opentelemetry import trace
+
+    class Provider:
+        __hash__ = None
+        get_tracer = trace._TRACER_PROVIDER.get_tracer
+
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", Provider())
+    ask(fault_server.url)
+    assert recorded.span().name == "chat stub"
+
+
 def test_no_provider_no_span(ask, fault_server, recorded, monkeypatch):
     from opentelemetry import metrics, trace
 

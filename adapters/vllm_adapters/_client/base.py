@@ -27,7 +27,6 @@ from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
 from vllm_adapters._client.discovery import LookUp, ServerInfo
-from vllm_adapters._client.sdk_helpers import parse_errors
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability, compat, responses, system_messages
 from vllm_adapters._request.constraints import reject_harmful
@@ -591,6 +590,8 @@ class BaseVLLMClient:
             if not callable(parser):
                 return parsed
             if isinstance(parsed, ChatCompletion):
+                from vllm_adapters._client.sdk_helpers import parse_errors  # with all of the SDK's resources
+
                 with parse_errors(lambda: parsed):
                     return parser(parsed)
             converted = parser(parsed)

@@ -20,6 +20,7 @@ import openai
 from openai._models import FinalRequestOptions
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from pydantic import BaseModel
 
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability
@@ -78,9 +79,20 @@ class _Instruments(NamedTuple):
     first_chunk: metrics.Histogram
 
 
-@lru_cache(maxsize=4)
-def _instruments(traces: trace.TracerProvider, meters: metrics.MeterProvider) -> _Instruments:
-    """Return the tracer and histograms of two providers."""
+_known: tuple[trace.TracerProvider, metrics.MeterProvider, _Instruments] | None = None
+
+
+def _instruments() -> _Instruments:
+    """Return the tracer and histograms of the current providers; a provider may have no hash, so the last are kept."""
+    global _known
+    traces, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
+    known = _known
+    if known is None or known[0] is not traces or known[1] is not meters:
+        known = _known = (traces, meters, _make_instruments(traces, meters))
+    return known[2]
+
+
+def _make_instruments(traces: trace.TracerProvider, meters: metrics.MeterProvider) -> _Instruments:
     meter: Any = meters.get_meter("vllm_adapters", __version__)
     takes_buckets = "explicit_bucket_boundaries_advisory" in signature(meter.create_histogram).parameters
 
@@ -114,8 +126,7 @@ def start(client: BaseVLLMClient, options: FinalRequestOptions, *, stream: bool,
     endpoint = _endpoint_of(options.url) if options.method.lower() == "post" else None
     if endpoint is None or _is_recorded(client, options, endpoint, sdk=sdk):
         return None
-    instruments = _instruments(trace.get_tracer_provider(), metrics.get_meter_provider())
-    return Call(client, options, endpoint, instruments, stream=stream)
+    return Call(client, options, endpoint, _instruments(), stream=stream)
 
 
 @lru_cache(maxsize=256)
@@ -123,6 +134,12 @@ def _endpoint_of(url: str) -> str | None:
     path = url.split("?")[0].rstrip("/")
     found = availability.endpoint_of(url) or next((name for name in _OPERATIONS if path.endswith("/" + name)), None)
     return found if found in _OPERATIONS else None
+
+
+@lru_cache(maxsize=256)
+def _host_and_port(address: str) -> tuple[str, int]:
+    url = http.URL(address)
+    return url.host, url.port or (443 if url.scheme == "https" else 80)
 
 
 def _is_recorded(client: BaseVLLMClient, options: FinalRequestOptions, endpoint: str, *, sdk: bool) -> bool:
@@ -208,15 +225,15 @@ class Call:
         self._waits_for_stream = False
         self._messages: dict[int, StreamedMessage] = {}
         self._body = body = _body_of(options)
-        url = client._base_url
+        host, port = _host_and_port(client.vllm.address)
         self._operation = _OPERATIONS[endpoint]
         model = body.get("model") or client.vllm.info.model
         self._model = model if isinstance(model, str) else None
         self._common: dict[str, Any] = {
             "gen_ai.operation.name": self._operation,
             "gen_ai.provider.name": "vllm",
-            "server.address": url.host,
-            "server.port": url.port or (443 if url.scheme == "https" else 80),
+            "server.address": host,
+            "server.port": port,
         }
         if self._model:
             self._common["gen_ai.request.model"] = self._model
@@ -392,29 +409,26 @@ def _output_type(body: Mapping[str, Any]) -> str:
 
 
 def _get(part: Any, name: str) -> Any:
+    if type(part) is dict:
+        return part.get(name)
     return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
 
 
 def _token_counts(usage: Any) -> dict[str, int]:
     """Return the token counts of a ``usage``, by their names in the conventions."""
-    if usage is None:
+    if not isinstance(usage, dict | BaseModel):
         return {}
-    read, written = _get(usage, "prompt_tokens"), _get(usage, "completion_tokens")
-    if read is None:
-        read = _get(usage, "input_tokens")
-    if written is None:
-        written = _get(usage, "output_tokens")
-    if read is None:  # of a ranking
-        read = _get(usage, "total_tokens")
-    details = _get(usage, "prompt_tokens_details") or _get(usage, "input_tokens_details")
-    cached = _get(details, "cached_tokens")
-    details = _get(usage, "completion_tokens_details") or _get(usage, "output_tokens_details")
-    counts = {
-        "gen_ai.usage.input_tokens": read,
-        "gen_ai.usage.output_tokens": written,
-        "gen_ai.usage.cache_read.input_tokens": cached,
-        "gen_ai.usage.reasoning.output_tokens": _get(details, "reasoning_tokens"),
-    }
+    fields = usage if isinstance(usage, dict) else {**vars(usage), **(usage.model_extra or {})}
+    find = fields.get
+    read, written = find("prompt_tokens"), find("completion_tokens")
+    if read is None:  # of the Responses API, or of a ranking
+        read = find("input_tokens", find("total_tokens"))
+        written = find("output_tokens", written)
+    counts = {"gen_ai.usage.input_tokens": read, "gen_ai.usage.output_tokens": written}
+    if details := find("prompt_tokens_details") or find("input_tokens_details"):
+        counts["gen_ai.usage.cache_read.input_tokens"] = _get(details, "cached_tokens")
+    if details := find("completion_tokens_details") or find("output_tokens_details"):
+        counts["gen_ai.usage.reasoning.output_tokens"] = _get(details, "reasoning_tokens")
     return {name: count for name, count in counts.items() if isinstance(count, int)}
 
 
