@@ -27,7 +27,7 @@ JOBS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
-	recipes faults soak params readme pictures docs docs-serve bench bench-live trace coverage clean
+	recipes faults soak params readme pictures docs docs-serve docs-shots bench bench-live trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -101,6 +101,9 @@ pictures: $(VENV)/.installed ## Take the pictures of the docs anew, of servers s
 docs: $(DOCS)/.installed ## Build the documentation site in build/site, and check it
 	@$(MKDOCS) build --quiet --config-file $(SITE)
 	$(DOCS)/bin/python -m pytest -q tests/site $(ARGS)
+
+docs-shots: docs $(VENV)/.installed ## Take screenshots of the site in Chromium, and check them in width and errors
+	$(RUN) scripts/site/shots.py
 
 docs-serve: $(DOCS)/.installed ## Serve the documentation site, and build it anew after each change
 	@$(MKDOCS) serve --config-file $(SITE) --watch adapters --watch recipes --watch scripts/site $(ARGS)
