@@ -368,7 +368,7 @@ class BaseVLLMClient:
         return Deadline.start(limits, outer)
 
     def _prepared(self, options: FinalRequestOptions) -> tuple[str, dict[str, Any], LookUp[None] | None] | None:
-        """Check the names in a body, and find what must be looked up before it is translated.
+        """Check the names in a body, and find what has to be looked up before it is translated.
 
         Returns:
             Endpoint, body with the caller's ``extra_body``, and the look-up, ``None`` if everything is known; all
@@ -516,7 +516,7 @@ class BaseVLLMClient:
     def _map_error(
         self, failure: openai.OpenAIError | http.RequestError, options: FinalRequestOptions
     ) -> VLLMError | None:
-        """Return an error of a request as ours, with its context; ``None`` for one that is no failure of the server."""
+        """Return an error of a request as ours, with its context; ``None`` for one that the server did not cause."""
         if isinstance(failure, VLLMError):
             error = failure
         elif isinstance(failure, openai.APIConnectionError | http.RequestError):  # bare: of an error's own body
