@@ -24,7 +24,7 @@ JOBS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
-	recipes faults observe soak params readme pictures docs docs-serve bench trace coverage clean
+	recipes faults observe soak params readme pictures package docs docs-serve docs-shots bench trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -55,11 +55,13 @@ versions: $(VENV)/.installed ## Record what each version of vLLM can do, and wri
 record: $(VENV)/.installed ## Run them and record the cassettes anew
 	$(RUN) -m pytest --live --record $(ARGS)
 
-lint: $(VENV)/.installed ## Check format, lint, types, layers, exported names and cassettes
+lint: $(VENV)/.installed ## Check format, lint, types, spelling, prose, layers, exported names and cassettes
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -m mypy recipes
+	$(RUN) -m codespell_lib
+	$(RUN) scripts/check_prose.py
 	$(RUN) -m pytest -q $(STATIC)
 
 test-openai3: $(OPENAI3)/.installed ## Run the tests that can differ on openai 3, which LangChain alone installs
@@ -98,9 +100,17 @@ readme: $(VENV)/.installed ## Generate the tables of README and docs
 pictures: $(VENV)/.installed ## Take the pictures of the docs anew, of servers started here
 	$(RUN) scripts/make_pictures.py
 
+package: $(VENV)/.installed ## Build the distributions in dist, and check their page on a package index
+	@rm -rf dist
+	$(RUN) -m build --quiet .
+	$(RUN) -m twine check --strict dist/*
+
 docs: $(DOCS)/.installed ## Build the documentation site in build/site, and check it
 	@$(MKDOCS) build --quiet --config-file $(SITE)
 	$(DOCS)/bin/python -m pytest -q tests/site $(ARGS)
+
+docs-shots: docs $(VENV)/.installed ## Take screenshots of the site in Chromium, and check them in width and errors
+	$(RUN) scripts/site/shots.py
 
 docs-serve: $(DOCS)/.installed ## Serve the documentation site, and build it anew after each change
 	@$(MKDOCS) serve --config-file $(SITE) --watch adapters --watch recipes --watch scripts/site $(ARGS)

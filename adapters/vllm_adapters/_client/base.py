@@ -29,7 +29,6 @@ from pydantic import BaseModel, ValidationError
 
 from vllm_adapters._client import logs
 from vllm_adapters._client.discovery import LookUp, ServerInfo
-from vllm_adapters._client.sdk_helpers import parse_errors
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability, compat, responses, system_messages
 from vllm_adapters._request.constraints import reject_harmful
@@ -371,7 +370,7 @@ class BaseVLLMClient:
         return Deadline.start(limits, outer)
 
     def _prepared(self, options: FinalRequestOptions) -> tuple[str, dict[str, Any], LookUp[None] | None] | None:
-        """Check the names in a body, and find what must be looked up before it is translated.
+        """Check the names in a body, and find what has to be looked up before it is translated.
 
         Returns:
             Endpoint, body with the caller's ``extra_body``, and the look-up, ``None`` if everything is known; all
@@ -523,7 +522,7 @@ class BaseVLLMClient:
     def _map_error(
         self, failure: openai.OpenAIError | http.RequestError, options: FinalRequestOptions
     ) -> VLLMError | None:
-        """Return an error of a request as ours, with its context; ``None`` for one that is no failure of the server."""
+        """Return an error of a request as ours, with its context; ``None`` for one that the server did not cause."""
         if isinstance(failure, VLLMError):
             error = failure
         elif isinstance(failure, openai.APIConnectionError | http.RequestError):  # bare: of an error's own body
@@ -601,6 +600,8 @@ class BaseVLLMClient:
             if not callable(parser):
                 return parsed
             if isinstance(parsed, ChatCompletion):
+                from vllm_adapters._client.sdk_helpers import parse_errors  # with all of the SDK's resources
+
                 with parse_errors(lambda: parsed):
                     return parser(parsed)
             converted = parser(parsed)
