@@ -8,6 +8,7 @@ OPENAI3 := .venv-openai3
 ALONE := llamaindex haystack
 UPSTREAM := .venv-upstream
 CLIENTS := .venv-clients
+OBSERVE := .venv-observe
 DOCS := .venv-docs
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
@@ -23,7 +24,7 @@ JOBS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
-	recipes faults soak bulk params readme pictures docs docs-serve bench trace coverage clean
+	recipes faults observe soak bulk params readme pictures package docs docs-serve docs-shots bench trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -54,11 +55,13 @@ versions: $(VENV)/.installed ## Record what each version of vLLM can do, and wri
 record: $(VENV)/.installed ## Run them and record the cassettes anew
 	$(RUN) -m pytest --live --record $(ARGS)
 
-lint: $(VENV)/.installed ## Check format, lint, types, layers, exported names and cassettes
+lint: $(VENV)/.installed ## Check format, lint, types, spelling, prose, layers, exported names and cassettes
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -m mypy recipes
+	$(RUN) -m codespell_lib
+	$(RUN) scripts/check_prose.py
 	$(RUN) -m pytest -q $(STATIC)
 
 test-openai3: $(OPENAI3)/.installed ## Run the tests that can differ on openai 3, which LangChain alone installs
@@ -81,6 +84,9 @@ recipes: $(VENV)/.installed ## Run each recipe alone in a fresh environment, aga
 faults: $(VENV)/.installed ## Run every path against every fault, and print the table; ARGS="LangChain 500" for a part of it
 	@PYTHONPATH=tests/contracts $(RUN) -m fault_matrix $(ARGS)
 
+observe: $(OBSERVE)/.installed ## Run every class under every instrumentation, and print the matrix; ARGS="--save logfire"
+	@PYTHONPATH=tests/contracts $(OBSERVE)/bin/python -m observe_matrix $(ARGS)
+
 soak: $(VENV)/.installed ## Run mixed calls over a connection that breaks at random: what fails, what leaks
 	@PYTHONPATH=benchmarks $(RUN) -m soak $(ARGS)
 
@@ -97,9 +103,17 @@ readme: $(VENV)/.installed ## Generate the tables of README and docs
 pictures: $(VENV)/.installed ## Take the pictures of the docs anew, of servers started here
 	$(RUN) scripts/make_pictures.py
 
+package: $(VENV)/.installed ## Build the distributions in dist, and check their page on a package index
+	@rm -rf dist
+	$(RUN) -m build --quiet .
+	$(RUN) -m twine check --strict dist/*
+
 docs: $(DOCS)/.installed ## Build the documentation site in build/site, and check it
 	@$(MKDOCS) build --quiet --config-file $(SITE)
 	$(DOCS)/bin/python -m pytest -q tests/site $(ARGS)
+
+docs-shots: docs $(VENV)/.installed ## Take screenshots of the site in Chromium, and check them in width and errors
+	$(RUN) scripts/site/shots.py
 
 docs-serve: $(DOCS)/.installed ## Serve the documentation site, and build it anew after each change
 	@$(MKDOCS) serve --config-file $(SITE) --watch adapters --watch recipes --watch scripts/site $(ARGS)
@@ -144,6 +158,12 @@ $(DOCS)/.installed: pyproject.toml
 	$(call fresh,$(DOCS))
 	@echo "Installing the tools of the documentation site into $(DOCS) (a minute, once) ..."
 	@$(DOCS)/bin/python $(PIP) '.[docs]'
+	@touch $@
+
+$(OBSERVE)/.installed: pyproject.toml tests/contracts/observe_matrix/requirements.txt
+	$(call fresh,$(OBSERVE))
+	@echo "Installing instrumentations into $(OBSERVE) (a few minutes, once) ..."
+	@$(OBSERVE)/bin/python $(PIP) '.[all,testing]' -r tests/contracts/observe_matrix/requirements.txt
 	@touch $@
 
 .venv-%/.installed: pyproject.toml

@@ -153,6 +153,8 @@ class RepetitionDetection(TypedDict, total=False):
 class RequestParams(BaseModel):
     """Parameters of every request that runs a model."""
 
+    model_config = ConfigDict(defer_build=True)
+
     truncate_prompt_tokens: TokenLimit | None = Field(
         default=None, description="Truncate the prompt to this many tokens; -1: to the model's context length."
     )
@@ -173,6 +175,8 @@ class RequestParams(BaseModel):
 class MultiModalParams(BaseModel):
     """Parameters of images, audio and video."""
 
+    model_config = ConfigDict(defer_build=True)
+
     mm_processor_kwargs: dict[str, Any] | None = Field(
         default=None, description="Arguments of the model's image, audio or video processor."
     )
@@ -180,6 +184,8 @@ class MultiModalParams(BaseModel):
 
 class TokenizerParams(BaseModel):
     """Parameters of the tokenizer."""
+
+    model_config = ConfigDict(defer_build=True)
 
     add_special_tokens: bool | None = Field(
         default=None, description="Let the tokenizer add its own tokens, such as BOS, to the prompt."

@@ -2,6 +2,7 @@
 
 - Doctests and literal blocks become fenced code.
 - ``Key init args:``, LangChain's word, is read as ``Args:``. Other headings of a docstring become bold text.
+- Validators are left out: Pydantic calls them.
 - A Pydantic class has no ``__init__`` to read. It gets one with the fields that its docstring documents.
 """
 
@@ -47,7 +48,10 @@ class Docstrings(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
         """Rewrite the docstrings of a package, and give its Pydantic classes a signature."""
-        for thing in _walk(pkg):
+        for thing in list(_walk(pkg)):
+            if isinstance(thing, griffe.Function) and _is_validator(thing) and thing.parent:
+                thing.parent.del_member(thing.name)
+                continue
             if thing.docstring:
                 thing.docstring.value = markdown(thing.docstring.value)
             if isinstance(thing, griffe.Attribute) and not thing.docstring and (text := _description(thing)):
@@ -92,7 +96,7 @@ def _add_signature(cls: griffe.Class) -> None:
     parameters = [griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)]
     for name in names:
         field = _attribute(cls, name)
-        annotation = field.annotation if field else None
+        annotation = _without_validators(field.annotation) if field else None
         default: Any = "..."  # of a field that the framework's class declares
         if field is not None:
             default = _field(field, "default") if isinstance(field.value, griffe.ExprCall) else field.value
@@ -100,6 +104,18 @@ def _add_signature(cls: griffe.Class) -> None:
         parameters.append(griffe.Parameter(name, annotation=annotation, default=default, kind=kind))
     init = griffe.Function("__init__", parameters=griffe.Parameters(*parameters), parent=cls)
     cls.set_member("__init__", init)
+
+
+def _without_validators(annotation: Any) -> Any:
+    """Return ``X`` of ``Annotated[X, ...]``."""
+    if isinstance(annotation, griffe.ExprSubscript) and str(annotation.left) == "Annotated":
+        return next(iter(annotation.slice.elements)) if isinstance(annotation.slice, griffe.ExprTuple) else annotation
+    return annotation
+
+
+def _is_validator(thing: Any) -> bool:
+    """Return whether Pydantic calls a function: it is public only because it overrides the framework's."""
+    return any("validator" in str(decorator.value) for decorator in getattr(thing, "decorators", ()))
 
 
 def _attribute(cls: griffe.Class, name: str) -> griffe.Attribute | None:

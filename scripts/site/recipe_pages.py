@@ -41,12 +41,26 @@ def title(recipe: Recipe) -> str:
     return " ".join([words[0].capitalize(), *words[1:]])
 
 
+def _needs(lines: list[str]) -> str:
+    """Return what a recipe needs as a list; its commands are in the program, too."""
+    items: list[list[str]] = []
+    for line in lines:
+        title, colon, text = line.partition(":")
+        if colon and title.isalpha():
+            items.append([f"**{title}:** {text.strip()}"])
+        elif items:
+            items[-1].append(line.strip())
+        else:
+            items.append([line.strip()])
+    return "\n".join("- " + " ".join(item).replace("\\ ", "") for item in items)
+
+
 def content(recipe: Recipe) -> str:
     """Return the Markdown of its page."""
     summary, *needs = recipe.header
     parts = [f"---\ntitle: {title(recipe)}\n---\n\n# {title(recipe)}", summary]
     if needs := [line for line in needs if line.strip()]:
-        parts.append("```text\n" + "\n".join(needs) + "\n```")
+        parts.append(_needs(needs))
     parts.append(f"```sh\nvllm-adapters recipes copy {recipe.name}\n```")
     for file in recipe.files:
         name = file.name if recipe.path.is_file() else f"{recipe.name}/{file.name}"

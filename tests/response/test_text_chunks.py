@@ -121,6 +121,11 @@ def test_template_of_a_text_whose_name_occurs_before_it():
     assert TextTemplate.of(event, json.loads(event)) is None
 
 
+def test_long_text_is_no_template():
+    event = event_of({"content": "\\" * 100_000})
+    assert TextTemplate.of(event, json.loads(event)) is None
+
+
 def test_texts_of_several_choices_are_parsed_in_full():
     events = [event_of({"content": str(number)}, index=number % 2) for number in range(9)]
     chunks, parsed = read(events, {"n": 2})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import sys
 import time
@@ -27,8 +28,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
+from vllm_adapters._client import logs
 from vllm_adapters._client.discovery import LookUp, ServerInfo
-from vllm_adapters._client.sdk_helpers import parse_errors
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability, compat, responses, system_messages
 from vllm_adapters._request.constraints import reject_harmful
@@ -372,7 +373,7 @@ class BaseVLLMClient:
         return Deadline.start(limits, outer)
 
     def _prepared(self, options: FinalRequestOptions) -> tuple[str, dict[str, Any], LookUp[None] | None] | None:
-        """Check the names in a body, and find what must be looked up before it is translated.
+        """Check the names in a body, and find what has to be looked up before it is translated.
 
         Returns:
             Endpoint, body with the caller's ``extra_body``, and the look-up, ``None`` if everything is known; all
@@ -464,6 +465,8 @@ class BaseVLLMClient:
             from vllm_adapters._client import telemetry
 
             telemetry.inject(request)
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_sending(request)
         if request.url.query and not self._has_foreign_transport:
             _redact_url(request)
         return request
@@ -497,6 +500,8 @@ class BaseVLLMClient:
         wait = wait if left is None else min(wait, left)
         if (call := CALL.get()) is not None:
             call.retry(_failure_name(), wait)
+        if logs.log.isEnabledFor(logging.INFO):
+            logs.log_retry(f"{options.method.upper()} {self.vllm.root}{_path_of(options.url)}", _failure_name(), wait)
         return wait
 
     # Responses
@@ -524,7 +529,7 @@ class BaseVLLMClient:
     def _map_error(
         self, failure: openai.OpenAIError | http.RequestError, options: FinalRequestOptions
     ) -> VLLMError | None:
-        """Return an error of a request as ours, with its context; ``None`` for one that is no failure of the server."""
+        """Return an error of a request as ours, with its context; ``None`` for one that the server did not cause."""
         if isinstance(failure, VLLMError):
             error = failure
         elif isinstance(failure, openai.APIConnectionError | http.RequestError):  # bare: of an error's own body
@@ -534,6 +539,8 @@ class BaseVLLMClient:
         if (request := getattr(error, "request", None)) is not None:
             _redact_url(request)
         context = self.vllm.context(options)
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_failure(self.vllm.root + _path_of(options.url), error)
         return error.add_context(address=context.address, model=context.model)
 
     @contextmanager
@@ -566,6 +573,8 @@ class BaseVLLMClient:
             Whether the SDK's raw response must be parsed at once to be checked.
         """
         _redact_url(response.request)  # it has been sent
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_response(response, stream=stream)
         if stream:
             if (call := CALL.get()) is not None:
                 call.await_stream(response)
@@ -598,6 +607,8 @@ class BaseVLLMClient:
             if not callable(parser):
                 return parsed
             if isinstance(parsed, ChatCompletion):
+                from vllm_adapters._client.sdk_helpers import parse_errors  # with all of the SDK's resources
+
                 with parse_errors(lambda: parsed):
                     return parser(parsed)
             converted = parser(parsed)

@@ -18,9 +18,12 @@ from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS
 M = TypeVar("M", bound=BaseModel)
 
 _LITERALS = {
-    kind: re.compile(rb'"%b":\s*("(?:[^"\\]|\\.)*")' % kind.encode()) for kind in ("content", "reasoning", "text")
+    kind: re.compile(rb'"%b":\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")' % kind.encode())
+    for kind in ("content", "reasoning", "text")
 }
 """A text in the JSON of an event: quotes within a string are escaped, so that none begins there."""
+_MAX_BYTES = 1 << 16
+"""Bytes of an event that is searched for its text. Longer ones are too rare to save anything."""
 _TEXT_FIELDS = frozenset({"content", "reasoning", "reasoning_content"})
 _OTHER_CHOICE_FIELDS = (*CHOICE_FIELDS, "finish_reason", "logprobs")
 _OTHER_FIELDS = (*(RESPONSE_FIELDS - {"system_fingerprint"}), "usage")
@@ -66,7 +69,7 @@ class TextTemplate:
             chunk: What was made of it.
         """
         choices = chunk["choices"]
-        if len(choices) != 1 or not is_text(chunk, choices[0]):
+        if len(event) > _MAX_BYTES or len(choices) != 1 or not is_text(chunk, choices[0]):
             return None
         part = choices[0].get("delta", choices[0])
         kind = next((name for name in _LITERALS if part.get(name)), None)

@@ -64,7 +64,7 @@ class StreamState:
     def prepare(self, chunk: dict[str, Any], choice: Mapping[str, Any]) -> None:
         """Change a chunk that is more than text so that LangChain's sum of all chunks is right.
 
-        Tool calls that turn out to be invalid end in what no JSON parser can mend, and of a usage that every chunk
+        Tool calls that turn out to be invalid end in what no JSON parser can complete, and of a usage that every chunk
         has (``continuous_usage_stats``) each chunk keeps the increase.
 
         Args:

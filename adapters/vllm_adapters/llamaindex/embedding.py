@@ -175,7 +175,7 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
             kwargs: Not used.
 
         Raises:
-            TypeError: ``texts`` is one text, or one of them is no text.
+            TypeError: ``texts`` is one text, or one of them is not a text.
         """
         _check_texts(texts)
         if self.rate_limiter is not None:  # it counts batches
@@ -207,7 +207,7 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
             agg_fn: How their vectors become one; default: their mean.
 
         Raises:
-            TypeError: ``queries`` is one text, or one of them is no text.
+            TypeError: ``queries`` is one text, or one of them is not a text.
         """
         _check_texts(queries, "queries")
         vector: list[float] = super().get_agg_embedding_from_queries(queries, agg_fn)

@@ -382,7 +382,7 @@ def stale(behaviour: Behaviour) -> Behaviour:
 
 
 def drip(every: float = 0.05, *, sse: bool = True) -> Behaviour:
-    """Send meaningless bytes for ever.
+    """Send meaningless bytes forever.
 
     Args:
         every: Seconds between two pieces.
