@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from version_marks import output_is_that_of_the_docs
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -88,6 +89,7 @@ def test_every_block_compiles():
 
 
 @pytest.mark.parametrize("block", list(cases(model=True)))
+@output_is_that_of_the_docs
 def test_example(block):
     run(block)
 

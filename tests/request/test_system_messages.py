@@ -119,8 +119,7 @@ TEMPLATE = (
 )
 
 
-# The template of a request needs `--trust-request-chat-template`.
-@pytest.mark.vllm("tiny")
+@pytest.mark.vllm("tiny", flags=("--trust-request-chat-template",))
 def test_template_of_a_real_server_is_followed(vllm_url, sent):
     client = VLLMClient(vllm_url, max_retries=0)
     reply = client.chat.completions.create(
