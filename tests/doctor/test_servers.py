@@ -60,6 +60,9 @@ def test_chat_server_with_all_flags(vllm_url, vllm_version, sent):
     working = (*CHAT, "reasoning", *TOOLS, *STRUCTURED, "tokenize", "metrics", "prefix-cache", "schema")
     assert verdicts(report, *working) == all_are(WORKS, *working)
     assert verdicts(report, *POOLING) == all_are(ABSENT, *POOLING)
+    assert verdicts(report, "tool-results", "prefill") == all_are(WORKS, "tool-results", "prefill")
+    assert report["system"].text == "the chat template drops it silently", "tiny's template has no system messages"
+    assert report["system-twice"].advice == report["system"].advice, "merging does not help"
     assert report.models == ("tiny",)
     assert report["models"].data["max_model_len"] == 2048
     assert report["speed"].data["tokens_per_second"] > 0
@@ -69,7 +72,7 @@ def test_chat_server_with_all_flags(vllm_url, vllm_version, sent):
     assert report.exit_code == 0
     assert "The capital of Japan is Tokyo." in report["chat"].text
     assert "easy question" in report["reasoning"].text
-    assert len(sent) == report.requests <= 36
+    assert len(sent) == report.requests <= 42
     assert {body["max_tokens"] for body in sent.bodies("/v1/chat/completions")} <= {1, 48, 64}
 
 
@@ -105,7 +108,7 @@ def test_named_flags_fix_every_fault(vllm_url):
     assert "/v1" not in report["open-routes"].text
     assert report["key"].verdict is WORKS
     assert KEY not in json.dumps(report.as_json())
-    assert report.requests <= 48
+    assert report.requests <= 54
 
 
 @pytest.mark.vllm("tiny", api_key=KEY)
@@ -133,7 +136,7 @@ def test_embedding_server(vllm_url, vllm_version, sent):
     assert verdicts(report, *absent) == all_are(ABSENT, *absent)
     assert report.missing_flags == ()
     assert report.exit_code == 0
-    if vllm_version >= Version("0.15"):  # older servers have all routes, whatever their model
+    if vllm_version >= Version("0.16"):  # older servers have all routes, whatever their model
         assert not sent.bodies("/v1/chat/completions")
 
 
@@ -168,3 +171,24 @@ def test_older_version_with_the_named_flag(vllm_url):
     report = examine(vllm_url)
     assert verdicts(report, *STRUCTURED, *TOOLS) == all_are(WORKS, *STRUCTURED, *TOOLS)
     assert report.missing_flags == ()
+
+
+ONE_SYSTEM_MESSAGE = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}"
+    "{% if m.role != 'tool' %}{{ m.role }}:{{ m.content }} {% endif %}{% endfor %}assistant:"
+)
+
+
+@pytest.mark.vllm("tiny", flags=("--chat-template", ONE_SYSTEM_MESSAGE))
+def test_what_the_chat_template_allows(vllm_url, sent):
+    report = examine(vllm_url)
+    assert verdicts(report, "system", "prefill") == all_are(WORKS, "system", "prefill")
+    assert verdicts(report, "system-twice", "system-last", "tool-results") == all_are(
+        ABSENT, "system-twice", "system-last", "tool-results"
+    )
+    for name in ("system-twice", "system-last"):
+        assert "refuses it: 'System message must be at the beginning." in report[name].text
+        assert report[name].advice.startswith("Set merge_system_messages=True")
+    assert report["tool-results"].text == "the chat template drops it silently"
+    assert all("merge_system_messages" not in body for body in sent.bodies("/v1/chat/completions"))
