@@ -55,7 +55,7 @@ _OVERLOADED = re.compile(r"engine is currently busy|queue is full|generation is 
 _UNPARSED_CALLS = re.compile(
     r"validation errors? for list\[function-wrap"
 )  # of vLLM 0.11 and 0.14, tool_choice=required
-_MISSING_TASK = re.compile(r"^The model does not support .+ API")  # of vLLM 0.11 and 0.14, which have all routes
+_MISSING_TASK = re.compile(r"^The model does not support .+ API")  # of vLLM 0.15.1 and older, which have all routes
 _CONTEXT = re.compile(
     r"maximum context length|max_model_len|longer than the maximum model length|context length is only", re.I
 )
