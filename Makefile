@@ -8,6 +8,7 @@ OPENAI3 := .venv-openai3
 ALONE := llamaindex haystack
 UPSTREAM := .venv-upstream
 CLIENTS := .venv-clients
+OBSERVE := .venv-observe
 DOCS := .venv-docs
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
@@ -23,7 +24,7 @@ JOBS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
-	recipes faults soak params readme pictures package docs docs-serve docs-shots bench trace coverage clean
+	recipes faults observe soak params readme pictures package docs docs-serve docs-shots bench trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -82,6 +83,9 @@ recipes: $(VENV)/.installed ## Run each recipe alone in a fresh environment, aga
 
 faults: $(VENV)/.installed ## Run every path against every fault, and print the table; ARGS="LangChain 500" for a part of it
 	@PYTHONPATH=tests/contracts $(RUN) -m fault_matrix $(ARGS)
+
+observe: $(OBSERVE)/.installed ## Run every class under every instrumentation, and print the matrix; ARGS="--save logfire"
+	@PYTHONPATH=tests/contracts $(OBSERVE)/bin/python -m observe_matrix $(ARGS)
 
 soak: $(VENV)/.installed ## Run mixed calls over a connection that breaks at random: what fails, what leaks
 	@PYTHONPATH=benchmarks $(RUN) -m soak $(ARGS)
@@ -151,6 +155,12 @@ $(DOCS)/.installed: pyproject.toml
 	$(call fresh,$(DOCS))
 	@echo "Installing the tools of the documentation site into $(DOCS) (a minute, once) ..."
 	@$(DOCS)/bin/python $(PIP) '.[docs]'
+	@touch $@
+
+$(OBSERVE)/.installed: pyproject.toml tests/contracts/observe_matrix/requirements.txt
+	$(call fresh,$(OBSERVE))
+	@echo "Installing instrumentations into $(OBSERVE) (a few minutes, once) ..."
+	@$(OBSERVE)/bin/python $(PIP) '.[all,testing]' -r tests/contracts/observe_matrix/requirements.txt
 	@touch $@
 
 .venv-%/.installed: pyproject.toml

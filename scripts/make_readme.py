@@ -288,6 +288,7 @@ def capabilities() -> str:
 # Other packages' own tests
 
 UPSTREAM = ROOT / "scripts" / "upstream" / "results.json"
+OBSERVED = ROOT / "tests" / "contracts" / "observe_matrix" / "observed.json"
 
 
 def upstream() -> str:
@@ -314,6 +315,17 @@ def exclusions() -> str:
     return _table(["Tests of", "excluded", "because"], rows)
 
 
+def observed() -> str:
+    """Return who records a call under each instrumentation, and how many cells of `make observe` are right."""
+    results = json.loads(OBSERVED.read_text(encoding="utf-8"))
+    frameworks = list(next(iter(results.values()))["recorded"])
+    rows = [
+        [each["title"], f"{each['right']} of {each['cells']}", *(each["recorded"][name] for name in frameworks)]
+        for each in results.values()
+    ]
+    return _table(["Instrumentation", "as without", *frameworks], rows)
+
+
 SECTIONS: Mapping[str, Any] = {
     "support": support,
     "parameters": parameters,
@@ -325,6 +337,7 @@ SECTIONS: Mapping[str, Any] = {
     "exclusions": exclusions,
     "versions": versions,
     "capabilities": capabilities,
+    "observed": observed,
 }
 
 

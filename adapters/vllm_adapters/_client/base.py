@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import sys
 import time
@@ -26,6 +27,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
+from vllm_adapters._client import logs
 from vllm_adapters._client.discovery import LookUp, ServerInfo
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability, compat, responses, system_messages
@@ -456,6 +458,8 @@ class BaseVLLMClient:
             from vllm_adapters._client import telemetry
 
             telemetry.inject(request)
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_sending(request)
         if request.url.query and not self._has_foreign_transport:
             _redact_url(request)
         return request
@@ -489,6 +493,8 @@ class BaseVLLMClient:
         wait = wait if left is None else min(wait, left)
         if (call := CALL.get()) is not None:
             call.retry(_failure_name(), wait)
+        if logs.log.isEnabledFor(logging.INFO):
+            logs.log_retry(f"{options.method.upper()} {self.vllm.root}{_path_of(options.url)}", _failure_name(), wait)
         return wait
 
     # Responses
@@ -526,6 +532,8 @@ class BaseVLLMClient:
         if (request := getattr(error, "request", None)) is not None:
             _redact_url(request)
         context = self.vllm.context(options)
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_failure(self.vllm.root + _path_of(options.url), error)
         return error.add_context(address=context.address, model=context.model)
 
     @contextmanager
@@ -558,6 +566,8 @@ class BaseVLLMClient:
             Whether the SDK's raw response must be parsed at once to be checked.
         """
         _redact_url(response.request)  # it has been sent
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_response(response, stream=stream)
         if stream:
             if (call := CALL.get()) is not None:
                 call.await_stream(response)

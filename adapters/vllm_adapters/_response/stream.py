@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -24,6 +25,8 @@ from vllm_adapters._response.tool_calls import ToolCallDeltas
 from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed, validate_output
 from vllm_adapters.errors import IncompleteStream, InvalidResponse, ServerTimeout, VLLMError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _DONE = b"[DONE]"
@@ -34,6 +37,8 @@ _ENVELOPE = ("id", "object", "created", "model")
 _REASONING = ("reasoning", "reasoning_content")
 RECORDER = "vllm_adapters.call"
 """The extension of a response that records its stream, if anything does: a ``_client.telemetry.Call``."""
+SENT_AT = "vllm_adapters.sent_at"
+"""The extension of a request with the time at which it was sent, if requests are logged."""
 
 
 class ChunkReader:
@@ -442,12 +447,31 @@ def _mapped(failure: Exception, reader: ChunkReader, client: Any, options: Any, 
     context: RequestContext = client.vllm.context(options)
     # The response's status would say nothing of an error of the connection.
     lost = isinstance(error, IncompleteStream | ServerTimeout)
-    return error.add_context(
+    error.add_context(
         address=context.address,
         model=context.model,
         request=response.request if lost else None,
         response=None if lost else response,
     )
+    error.request_id = error.request_id or response.headers.get("x-request-id")
+    return error
+
+
+def describe(request: http.Request, response: http.Response | None = None) -> str:
+    """Return a request for a log line: method, address without its query, the time since it was sent, and its id."""
+    text = f"{request.method} {request.url.copy_with(query=None)}"
+    if (sent_at := request.extensions.get(SENT_AT)) is not None:
+        text += f" after {time.monotonic() - sent_at:.3f} s"
+    if response is not None and (request_id := response.headers.get("x-request-id")):
+        text += f" (request id {request_id})"
+    return text
+
+
+def _log_end(response: http.Response, ended: BaseException | None) -> None:
+    outcome = "complete" if ended is None else type(ended).__name__
+    if isinstance(ended, GeneratorExit):
+        outcome = "left by the caller"
+    log.debug("%s: %d bytes, %s", describe(response.request, response), response.num_bytes_downloaded, outcome)
 
 
 # The generators refer to no stream, so that a stream that is dropped ends them, and closes the connection, at once.
@@ -481,6 +505,8 @@ def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) ->
     finally:
         if recorder is not None:
             recorder.end_stream(reader, ended)
+        if log.isEnabledFor(logging.DEBUG):
+            _log_end(response, ended)
         response.close()
 
 
@@ -512,6 +538,8 @@ async def _achunks(response: http.Response, client: Any, options: Any, cast_to: 
     finally:
         if recorder is not None:
             recorder.end_stream(reader, ended)
+        if log.isEnabledFor(logging.DEBUG):
+            _log_end(response, ended)
         await response.aclose()
 
 
