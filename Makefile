@@ -24,7 +24,7 @@ JOBS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
-	recipes faults observe soak params readme pictures package docs docs-serve docs-shots bench trace coverage clean
+	recipes faults observe soak bulk params readme pictures package docs docs-serve docs-shots bench trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -89,6 +89,9 @@ observe: $(OBSERVE)/.installed ## Run every class under every instrumentation, a
 
 soak: $(VENV)/.installed ## Run mixed calls over a connection that breaks at random: what fails, what leaks
 	@PYTHONPATH=benchmarks $(RUN) -m soak $(ARGS)
+
+bulk: $(VENV)/.installed ## Kill a bulk job of 100,000 prompts three times, resume it, and count what is in its file
+	@PYTHONPATH=benchmarks $(RUN) -m bulk $(ARGS)
 
 params: $(VENV)/.installed ## Add a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }

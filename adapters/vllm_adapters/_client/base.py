@@ -14,6 +14,7 @@ from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, cast, get_args, get_origin
+from urllib.parse import quote
 
 import openai
 from openai import NOT_GIVEN
@@ -62,6 +63,8 @@ _JITTER = 0.1
 """Part of a wait by which it is extended at random, so that the clients of a server do not return all at once."""
 OPENTELEMETRY = "opentelemetry.trace"
 """Without this module nothing is recorded, and nothing of ``telemetry`` is imported."""
+_SESSION_HEADER = "X-Session-ID"
+_HEADER_SAFE = "!#$&'()*+,/:;=?@[]{}|"
 _COMPLETIONS = (ChatCompletionChunk, ChatCompletion, Completion)
 
 
@@ -401,6 +404,8 @@ class BaseVLLMClient:
             responses.reject_unknown(merged)
         merged.pop(compat.ALLOW_UNKNOWN, None)
         _redact_salt(merged)
+        if compat.SESSION_ID in merged:
+            _add_session_header(merged[compat.SESSION_ID], options)
         options.json_data, options.extra_json = merged, None
 
     def _look_up(self, body: dict[str, Any], *, model: bool, version: bool) -> LookUp[None]:
@@ -415,6 +420,8 @@ class BaseVLLMClient:
             body["encoding_format"] = "float"
         info = self.vllm.info
         _redact_salt(body)
+        if compat.SESSION_ID in body:
+            _add_session_header(body[compat.SESSION_ID], options)
         if not FORM_NAMES.isdisjoint(body) and (error := unenforced_constraint(endpoint, body, info.version)):
             raise error
         options.json_data = compat.translate(
@@ -681,6 +688,13 @@ def _redact_salt(body: dict[str, Any]) -> None:
     """Redact the secret of a body in the SDK's debug log."""
     if isinstance(salt := body.get("cache_salt"), str):
         body["cache_salt"] = RedactedStr(salt)
+
+
+def _add_session_header(session: object, options: FinalRequestOptions) -> None:
+    """Send the session as a header, too: routers that keep it on one replica do not read the body."""
+    headers = options.headers if isinstance(options.headers, Mapping) else {}
+    if isinstance(session, str) and session and not any(name.lower() == _SESSION_HEADER.lower() for name in headers):
+        options.headers = {**headers, _SESSION_HEADER: quote(session, safe=_HEADER_SAFE)}
 
 
 def _drop_environment(

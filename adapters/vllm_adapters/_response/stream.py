@@ -16,6 +16,7 @@ from packaging.version import Version
 from pydantic_core import ValidationError, from_json
 
 from vllm_adapters._compat import http
+from vllm_adapters._request.compat import StrictStreamOptions
 from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.requirements import Requirements
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DONE = b"[DONE]"
+_SENDS_FINGERPRINT = Version("0.23.0")
+"""From here on, the chunk with the usage has a ``system_fingerprint``; one that a gateway made up has none."""
 _RESPONSES_END = {"response.completed", "response.incomplete", "response.failed"}
 _MAX_TEMPLATES = 8
 """Templates of a stream: one for its reasoning and one for its text, unless other fields change as well."""
@@ -68,6 +71,7 @@ class ChunkReader:
         """When the next piece was requested: the caller's own time between two pieces is not the server's."""
         self._endpoint = endpoint
         self._body = body
+        self._version = version
         self._sdk = sdk
         self._expected = expected_choices(body)
         self._requirements = Requirements(body, choices=self._expected, version=version, sdk=sdk)
@@ -231,8 +235,28 @@ class ChunkReader:
             IncompleteStream: The stream ended early.
         """
         if self._ended or (not self._open and len(self._finished) >= self._expected):
+            if isinstance(self._body.get("stream_options"), StrictStreamOptions):
+                self._check_end_is_the_servers()
             return
         raise self.interrupted(None)
+
+    def _check_end_is_the_servers(self) -> None:
+        """Raise if a gateway may have ended the stream in the server's place, with a finish reason of its own."""
+        last = self.last_event or {}
+        usage = last.get("usage")
+        tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+        received = sum(map(len, self._texts.values())) + len(self._reasoning)
+        if not isinstance(tokens, int):
+            reason = "its usage is missing, though it was requested"
+        elif tokens + 1 < received:  # the last token of reasoning may be the first of the answer, too
+            reason = f"its usage counts {tokens} tokens, and {received} pieces arrived"
+        elif not last.get("system_fingerprint") and (self._version is None or self._version >= _SENDS_FINGERPRINT):
+            reason = "its usage is not the server's: it has no system_fingerprint"
+        else:
+            return
+        error = self.interrupted(None)
+        error.reason = f"The stream has a finish reason, but may have been cut before a gateway: {reason}"
+        raise error.replace_hint("Read what had arrived from .partial, or leave strict_completion out to accept it")
 
     def interrupted(self, failure: BaseException | None) -> VLLMError:
         """Return the error for a stream that ended early, by itself or with a transport's ``failure``."""
