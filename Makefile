@@ -8,6 +8,8 @@ OPENAI3 := .venv-openai3
 ALONE := llamaindex haystack
 UPSTREAM := .venv-upstream
 CLIENTS := .venv-clients
+OBSERVE := .venv-observe
+DOCS := .venv-docs
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
 ON_ALONE := tests/contracts/test_fault_matrix.py tests/demo
@@ -17,18 +19,20 @@ RUN := $(VENV)/bin/python
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile --editable
 # Live tests that need neither a second vLLM nor an environment of their own.
 HERE := not another_version and not fresh_environment
+SITE := scripts/site/mkdocs.yml
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs
 ARGS ?=
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
-	recipes faults soak params readme pictures bench trace coverage clean
+	recipes faults observe soak bulk params readme pictures package docs docs-serve docs-shots bench trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
 		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
-environments: $(VENV)/.installed $(OPENAI3)/.installed $(ALONE:%=.venv-%/.installed) local-vllm ## Install all that .ci/run needs
+environments: $(VENV)/.installed $(OPENAI3)/.installed $(ALONE:%=.venv-%/.installed) $(DOCS)/.installed local-vllm ## Install all that .ci/run needs
 
 local-vllm: $(VENV)/.installed
 	@$(VENV)/bin/vllm-adapters serve minilm --install
@@ -53,11 +57,13 @@ versions: $(VENV)/.installed ## Record what each version of vLLM can do, and wri
 record: $(VENV)/.installed ## Run them and record the cassettes anew
 	$(RUN) -m pytest --live --record $(ARGS)
 
-lint: $(VENV)/.installed ## Check format, lint, types, layers, exported names and cassettes
+lint: $(VENV)/.installed ## Check format, lint, types, spelling, prose, layers, exported names and cassettes
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -m mypy recipes
+	$(RUN) -m codespell_lib
+	$(RUN) scripts/check_prose.py
 	$(RUN) -m pytest -q $(STATIC)
 
 test-openai3: $(OPENAI3)/.installed ## Run the tests that can differ on openai 3, which LangChain alone installs
@@ -80,8 +86,14 @@ recipes: $(VENV)/.installed ## Run each recipe alone in a fresh environment, aga
 faults: $(VENV)/.installed ## Run every path against every fault, and print the table; ARGS="LangChain 500" for a part of it
 	@PYTHONPATH=tests/contracts $(RUN) -m fault_matrix $(ARGS)
 
+observe: $(OBSERVE)/.installed ## Run every class under every instrumentation, and print the matrix; ARGS="--save logfire"
+	@PYTHONPATH=tests/contracts $(OBSERVE)/bin/python -m observe_matrix $(ARGS)
+
 soak: $(VENV)/.installed ## Run mixed calls over a connection that breaks at random: what fails, what leaks
 	@PYTHONPATH=benchmarks $(RUN) -m soak $(ARGS)
+
+bulk: $(VENV)/.installed ## Kill a bulk job of 100,000 prompts three times, resume it, and count what is in its file
+	@PYTHONPATH=benchmarks $(RUN) -m bulk $(ARGS)
 
 params: $(VENV)/.installed ## Add a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }
@@ -93,6 +105,21 @@ readme: $(VENV)/.installed ## Generate the tables of README and docs
 pictures: $(VENV)/.installed ## Take the pictures of the docs anew, of servers started here
 	$(RUN) scripts/make_pictures.py
 
+package: $(VENV)/.installed ## Build the distributions in dist, and check their page on a package index
+	@rm -rf dist
+	$(RUN) -m build --quiet .
+	$(RUN) -m twine check --strict dist/*
+
+docs: $(DOCS)/.installed ## Build the documentation site in build/site, and check it
+	@$(MKDOCS) build --quiet --config-file $(SITE)
+	$(DOCS)/bin/python -m pytest -q tests/site $(ARGS)
+
+docs-shots: docs $(VENV)/.installed ## Take screenshots of the site in Chromium, and check them in width and errors
+	$(RUN) scripts/site/shots.py
+
+docs-serve: $(DOCS)/.installed ## Serve the documentation site, and build it anew after each change
+	@$(MKDOCS) serve --config-file $(SITE) --watch adapters --watch recipes --watch scripts/site $(ARGS)
+
 bench: $(VENV)/.installed ## Compare with the frameworks' stock classes
 	$(RUN) benchmarks/run.py $(ARGS)
 
@@ -103,7 +130,7 @@ coverage: $(VENV)/.installed ## Branch coverage of the package by the recorded t
 	$(RUN) -m pytest -n $(JOBS) -q --cov=vllm_adapters --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS)
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(DOCS) build/site
 
 $(VENV)/.installed: pyproject.toml
 	$(call fresh,$(VENV))
@@ -127,6 +154,18 @@ $(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt
 	$(call fresh,$(CLIENTS))
 	@echo "Installing other people's libraries into $(CLIENTS) (a few minutes, once) ..."
 	@$(CLIENTS)/bin/python $(PIP) '.[langchain,dev-tools]' -r tests/clients/requirements.txt
+	@touch $@
+
+$(DOCS)/.installed: pyproject.toml
+	$(call fresh,$(DOCS))
+	@echo "Installing the tools of the documentation site into $(DOCS) (a minute, once) ..."
+	@$(DOCS)/bin/python $(PIP) '.[docs]'
+	@touch $@
+
+$(OBSERVE)/.installed: pyproject.toml tests/contracts/observe_matrix/requirements.txt
+	$(call fresh,$(OBSERVE))
+	@echo "Installing instrumentations into $(OBSERVE) (a few minutes, once) ..."
+	@$(OBSERVE)/bin/python $(PIP) '.[all,testing]' -r tests/contracts/observe_matrix/requirements.txt
 	@touch $@
 
 .venv-%/.installed: pyproject.toml

@@ -31,7 +31,7 @@ SECTION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)
 
 def pages() -> list[Path]:
     """Return the README and the pages of ``docs/``."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 # Support: which test proves a feature in a framework
@@ -226,7 +226,7 @@ def installed_versions(environment: Path) -> dict[str, str]:
 def update_versions() -> None:
     """Write the versions of the environment that runs this script, and of the other ones that ``make`` created."""
     recorded = read_versions()
-    others = {ROOT / ".venv-upstream", ROOT / ".venv-clients"}  # other packages' tests and libraries
+    others = {ROOT / ".venv-upstream", ROOT / ".venv-clients", ROOT / ".venv-docs"}  # not for this package's tests
     environments = [Path(sys.prefix), *(path for path in ROOT.glob(".venv-*") if path not in others)]
     for environment in environments:
         if (environment / "pyvenv.cfg").is_file():
@@ -288,6 +288,7 @@ def capabilities() -> str:
 # Other packages' own tests
 
 UPSTREAM = ROOT / "scripts" / "upstream" / "results.json"
+OBSERVED = ROOT / "tests" / "contracts" / "observe_matrix" / "observed.json"
 
 
 def upstream() -> str:
@@ -314,6 +315,17 @@ def exclusions() -> str:
     return _table(["Tests of", "excluded", "because"], rows)
 
 
+def observed() -> str:
+    """Return who records a call under each instrumentation, and how many cells of `make observe` are right."""
+    results = json.loads(OBSERVED.read_text(encoding="utf-8"))
+    frameworks = list(next(iter(results.values()))["recorded"])
+    rows = [
+        [each["title"], f"{each['right']} of {each['cells']}", *(each["recorded"][name] for name in frameworks)]
+        for each in results.values()
+    ]
+    return _table(["Instrumentation", "as without", *frameworks], rows)
+
+
 SECTIONS: Mapping[str, Any] = {
     "support": support,
     "parameters": parameters,
@@ -325,6 +337,7 @@ SECTIONS: Mapping[str, Any] = {
     "exclusions": exclusions,
     "versions": versions,
     "capabilities": capabilities,
+    "observed": observed,
 }
 
 

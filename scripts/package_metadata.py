@@ -2,7 +2,8 @@
 
 A package index shows the README without the files beside it, so relative links become URLs of the repository. Its
 address is set in one place, ``repository`` of ``[tool.hatch.metadata.hooks.custom]`` in ``pyproject.toml``; a fork may
-set ``VLLM_ADAPTERS_REPOSITORY`` instead. Without one, links become plain text, and pictures are left out.
+set ``VLLM_ADAPTERS_REPOSITORY`` instead. Without one, links become plain text, and pictures are left out. The address
+of the documentation site is ``documentation`` there, or ``VLLM_ADAPTERS_DOCUMENTATION``.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ def absolute_links(text: str, repository: str) -> str:
     return _LINK.sub(replace, text)
 
 
-def project_urls(repository: str) -> dict[str, str]:
+def project_urls(repository: str, documentation: str) -> dict[str, str]:
     """Return the project's URLs by label."""
     if not repository:
-        return {}
+        return {"Documentation": documentation} if documentation else {}
     return {
         "Homepage": repository,
-        "Documentation": f"{repository}/blob/main/docs/index.md",
+        "Documentation": documentation or f"{repository}/blob/main/docs/index.md",
         "Changelog": f"{repository}/blob/main/CHANGELOG.md",
         "Source": repository,
         "Issues": f"{repository}/issues",
@@ -48,7 +49,8 @@ class PackageMetadata(MetadataHookInterface):
     def update(self, metadata: dict[str, Any]) -> None:
         """Set ``readme`` and ``urls``."""
         repository = os.environ.get("VLLM_ADAPTERS_REPOSITORY") or self.config.get("repository", "")
+        documentation = os.environ.get("VLLM_ADAPTERS_DOCUMENTATION") or self.config.get("documentation", "")
         text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
         readme = absolute_links(text, repository.rstrip("/"))
         metadata["readme"] = {"content-type": "text/markdown", "text": readme}
-        metadata["urls"] = project_urls(repository.rstrip("/"))
+        metadata["urls"] = project_urls(repository.rstrip("/"), documentation)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import cached_property
 from inspect import isawaitable
+from sys import modules
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
@@ -18,12 +19,19 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from openai._response import APIResponse, AsyncAPIResponse
 
-from vllm_adapters._client.base import BaseVLLMClient, ClientState, checked_stream_class, is_event_stream
+from vllm_adapters._client.base import (
+    OPENTELEMETRY,
+    BaseVLLMClient,
+    ClientState,
+    checked_stream_class,
+    is_event_stream,
+)
 from vllm_adapters._client.discovery import LookUp, R, arun_plan, run_plan
+from vllm_adapters._client.logs import set_up as set_up_logs
 from vllm_adapters._compat import http
 from vllm_adapters._response.stream import AsyncCheckedStream, CheckedStream
 from vllm_adapters._transport.credentials import key_errors
-from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, SyncHTTP
+from vllm_adapters._transport.http import CALL, DEADLINE, AsyncHTTP, SyncHTTP
 from vllm_adapters.errors import VLLMError
 
 if TYPE_CHECKING:
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
     from openai.resources.chat import AsyncChat, Chat
 
 __all__ = ["AsyncVLLMClient", "VLLMClient"]
+
+set_up_logs()
 
 
 def _get(url: str) -> FinalRequestOptions:
@@ -145,6 +155,11 @@ class VLLMClient(BaseVLLMClient, OpenAI):
             _traced: Whether instrumentation that wraps the SDK's class sees the request. It takes each for a call of
                 a language model, so look-ups and vLLM's own endpoints go past it.
         """
+        if OPENTELEMETRY in modules and CALL.get() is None:
+            traced = _traced and cast_to is not object  # instrumentation makes nothing of a framework's plain dicts
+            if (call := self._recorded(options, stream=stream, sdk=traced)) is not None:
+                with call:
+                    return self.request(cast_to, options, stream=stream, stream_cls=stream_cls, _traced=traced)
         token = DEADLINE.set(self._start(options))
         try:
             sdk: Any = super() if _traced else super(OpenAI, self)
@@ -154,7 +169,7 @@ class VLLMClient(BaseVLLMClient, OpenAI):
             if error is None:
                 raise
             if error.status_code == 400 and (merged := self._with_merged_system_messages(error, options)) is not None:
-                response = self.request(cast_to, merged, stream=stream, stream_cls=stream_cls)
+                response = self.request(cast_to, merged, stream=stream, stream_cls=stream_cls, _traced=_traced)
                 self.vllm.info.merge_system = True  # from now on at once
                 return response
             if options.method.lower() == "post":
@@ -249,6 +264,11 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
             _traced: Whether instrumentation that wraps the SDK's class sees the request. It takes each for a call of
                 a language model, so look-ups and vLLM's own endpoints go past it.
         """
+        if OPENTELEMETRY in modules and CALL.get() is None:
+            traced = _traced and cast_to is not object  # instrumentation makes nothing of a framework's plain dicts
+            if (call := self._recorded(options, stream=stream, sdk=traced)) is not None:
+                with call:
+                    return await self.request(cast_to, options, stream=stream, stream_cls=stream_cls, _traced=traced)
         token = DEADLINE.set(self._start(options))
         try:
             sdk: Any = super() if _traced else super(AsyncOpenAI, self)
@@ -258,7 +278,7 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
             if error is None:
                 raise
             if error.status_code == 400 and (merged := self._with_merged_system_messages(error, options)) is not None:
-                response = await self.request(cast_to, merged, stream=stream, stream_cls=stream_cls)
+                response = await self.request(cast_to, merged, stream=stream, stream_cls=stream_cls, _traced=_traced)
                 self.vllm.info.merge_system = True  # from now on at once
                 return response
             if options.method.lower() == "post":

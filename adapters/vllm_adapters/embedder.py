@@ -77,7 +77,7 @@ class Embedder:
     """
 
     server: VLLMServer
-    batch_size: int = 64
+    batch_size: int = 256
     max_concurrency: int = 8
     parameters: Mapping[str, Any] = field(default_factory=dict)
 

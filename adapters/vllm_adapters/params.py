@@ -130,6 +130,7 @@ class StructuredOutputs(TypedDict, total=False):
 
 
 CONSTRAINTS = frozenset({"json", "regex", "choice", "grammar", "json_object", "structural_tag"})
+"""The keys of ``structured_outputs`` that are a constraint: a request has at most one."""
 
 
 def _one_constraint(value: StructuredOutputs) -> StructuredOutputs:
@@ -152,6 +153,8 @@ class RepetitionDetection(TypedDict, total=False):
 class RequestParams(BaseModel):
     """Parameters of every request that runs a model."""
 
+    model_config = ConfigDict(defer_build=True)
+
     truncate_prompt_tokens: TokenLimit | None = Field(
         default=None, description="Truncate the prompt to this many tokens; -1: to the model's context length."
     )
@@ -172,6 +175,8 @@ class RequestParams(BaseModel):
 class MultiModalParams(BaseModel):
     """Parameters of images, audio and video."""
 
+    model_config = ConfigDict(defer_build=True)
+
     mm_processor_kwargs: dict[str, Any] | None = Field(
         default=None, description="Arguments of the model's image, audio or video processor."
     )
@@ -179,6 +184,8 @@ class MultiModalParams(BaseModel):
 
 class TokenizerParams(BaseModel):
     """Parameters of the tokenizer."""
+
+    model_config = ConfigDict(defer_build=True)
 
     add_special_tokens: bool | None = Field(
         default=None, description="Let the tokenizer add its own tokens, such as BOS, to the prompt."
@@ -441,6 +448,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "rerank": RerankParams,
     "tokenize": TokenizeParams,
 }
+"""The parameters of each endpoint."""
 
 
 @cache

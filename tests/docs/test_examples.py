@@ -1,7 +1,7 @@
 """The Python code of README and docs compiles; what is marked is run, and prints what its comments say.
 
-``<!-- run against: tiny -->`` before a block runs it against that model, recorded or live; ``<!-- run -->`` runs it
-without a server.
+``<!-- run against: tiny -->`` before a block runs it against that model, recorded or live; ``tiny minilm`` are two
+servers, of which the second is ``VLLM_EMBED_BASE_URL``. ``<!-- run -->`` runs it without a server.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +17,14 @@ import pytest
 from version_marks import output_is_that_of_the_docs
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^(?:<!-- run(?: against: (?P<model>\S+))? -->\n)?```python\n(?P<code>.*?)^```$", re.M | re.S)
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "listings" not in page.parts),  # see test_listings.py
+]
+BLOCK = re.compile(r"^(?:<!-- run(?: against: (?P<models>[\w -]+?))? -->\n)?```python\n(?P<code>.*?)^```$", re.M | re.S)
 NEEDS = {"langchain": "langchain_openai", "llamaindex": "llama_index.llms.openai_like", "haystack": "haystack"}
-PRINTS = re.compile(r"^\s*print\(.*\)  # (.+)$", re.M)
+PRINTS = re.compile(r"^\s*(?:print\(.*\)  # |# Prints: )(.+)$", re.M)
+HEADING = re.compile(r"^#+ (.+)$", re.M)
 
 
 class Block(NamedTuple):
@@ -29,22 +34,23 @@ class Block(NamedTuple):
         page: Its page.
         line: Its first line in the page.
         code: The code.
-        model: The model that it is run against.
+        heading: The heading above it.
+        models: The models that it is run against.
         runs: Whether it is run.
     """
 
     page: Path
     line: int
     code: str
-    model: str | None
+    heading: str
+    models: list[str]
     runs: bool
 
     @property
     def id(self) -> str:
         """Page and imported names: stable when text above the block changes."""
-        return "_".join(
-            [self.page.stem, *re.findall(r"^from vllm_adapters\S* import ([\w, ]+)", self.code, re.M)]
-        ).replace(", ", "_")
+        names = re.findall(r"^from vllm_adapters\S* import ([\w, ]+)", self.code, re.M)
+        return "_".join([self.page.stem, *names]).replace(", ", "_")
 
     def compile(self):
         return compile("\n" * (self.line - 1) + self.code, str(self.page), "exec")
@@ -56,15 +62,20 @@ def blocks() -> list[Block]:
         text = page.read_text(encoding="utf-8")
         for match in BLOCK.finditer(text):
             line = text.count("\n", 0, match.start("code")) + 1
-            found.append(Block(page, line, match["code"], match["model"], match[0].startswith("<!-- run")))
+            heading = HEADING.findall(text[: match.start()])[-1]
+            models = (match["models"] or "").split()
+            found.append(Block(page, line, match["code"], heading, models, match[0].startswith("<!-- run")))
     return found
 
 
 def cases(*, model: bool):
-    for block in blocks():
-        if block.runs and (block.model is not None) == model:
-            marks = [pytest.mark.vllm(block.model)] if block.model else []
-            yield pytest.param(block, id=block.id, marks=marks)
+    found = [block for block in blocks() if block.runs]
+    counts = Counter(block.id for block in found)
+    for block in found:
+        if bool(block.models) == model:
+            heading = re.sub(r"\W+", "-", block.heading.lower()).strip("-")
+            name = block.id if counts[block.id] == 1 else f"{block.id}_{heading}"
+            yield pytest.param(block, id=name, marks=[pytest.mark.vllm(*block.models)] if model else [])
 
 
 def run(block: Block) -> None:
@@ -90,7 +101,9 @@ def test_every_block_compiles():
 
 @pytest.mark.parametrize("block", list(cases(model=True)))
 @output_is_that_of_the_docs
-def test_example(block):
+def test_example(block, vllm_urls, monkeypatch):
+    if len(block.models) > 1:
+        monkeypatch.setenv("VLLM_EMBED_BASE_URL", vllm_urls[block.models[1]])
     run(block)
 
 

@@ -43,9 +43,9 @@ def test_generated_sections_are_up_to_date():
     assert outdated == [], "Run make readme."
 
 
-def test_every_section_is_on_one_page():
+def test_every_section_is_on_a_page():
     text = "".join(page.read_text(encoding="utf-8") for page in script.pages())
-    assert sorted(re.findall(r"<!-- generated: (\w+) -->", text)) == sorted(script.SECTIONS)
+    assert set(re.findall(r"<!-- generated: (\w+) -->", text)) == set(script.SECTIONS)
 
 
 # Versions

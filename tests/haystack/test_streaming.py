@@ -1,10 +1,12 @@
 """Streams of VLLMChatGenerator: chunks with one kind of content, callbacks, and streams that end early."""
 
 import asyncio
+from unittest import mock
 
 import pytest
 
 from vllm_adapters import errors as e
+from vllm_adapters._response.text_chunks import TextTemplate
 from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
@@ -109,3 +111,27 @@ def test_failing_async_callback_closes_the_connection(stub_llm, fault_server, fa
 
     asyncio.run(run())
     assert fault_server.posts(CHAT)[0].disconnected_at is not None
+
+
+def with_reasoning(chunks):
+    """Return the chunks of a reply with three of reasoning before its text."""
+    reasoning = [payloads.chunk({"reasoning": text}) for text in ("Let ", "me ", "think.")]
+    return [chunks[0], *({**chunk, "id": chunks[0]["id"]} for chunk in reasoning), *chunks[1:]]
+
+
+@pytest.mark.parametrize("tool_calls", [(), [payloads.tool_call("f", "{}")]], ids=["text", "tool-call"])
+@pytest.mark.parametrize("convert", [list, with_reasoning], ids=["plain", "reasoning"])
+def test_copied_chunks_equal_new_ones(stream, stub_llm, fault_server, convert, tool_calls):
+    chunks = convert(payloads.chat_chunks("one two three four", usage=True, tool_calls=tool_calls))
+    fault_server.reply(faults.sse(*chunks))
+    stream(stub_llm)
+    copied = [*stream.chunks]
+    with mock.patch.object(TextTemplate, "of", return_value=None):
+        stream(stub_llm)
+    assert len(copied) == len(stream.chunks) == len(chunks)
+    for chunk, new in zip(copied, stream.chunks, strict=True):
+        assert chunk.meta.pop("received_at") <= new.meta.pop("received_at")
+        assert vars(chunk) == vars(new)
+        assert list(vars(chunk)) == list(vars(new))
+    copied[2].meta["seen"] = True
+    assert "seen" not in copied[3].meta

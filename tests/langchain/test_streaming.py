@@ -1,6 +1,7 @@
 """ChatVLLM: streams, complete or an error, and their chunks and events."""
 
 import asyncio
+import json
 
 import langchain_core.exceptions as lc
 import pytest
@@ -11,7 +12,8 @@ from version_marks import fingerprint_is_sent, reasoning_is_parsed
 
 from vllm_adapters import Timeouts
 from vllm_adapters import errors as e
-from vllm_adapters.langchain import ChatVLLM, _chunks
+from vllm_adapters._response.text_chunks import TextTemplate
+from vllm_adapters.langchain import ChatVLLM
 from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
@@ -154,17 +156,22 @@ def test_fields_of_every_chunk_are_merged(faulty_llm, fault_server, call, way):
     assert [item["token"] for item in metadata["logprobs"]["content"]] == [str(n) for n in range(len(texts))]
 
 
-def chunk_of(delta, **choice):
-    return {"id": "chatcmpl-1", "model": "tiny", "choices": [{"index": 0, "delta": delta, **choice}]}
+def text_chunks(kind, *texts):
+    """Return the client's chunks of texts or reasoning."""
+    choices = [{"index": 0, "delta": {kind: text}, "finish_reason": None, "logprobs": None} for text in texts]
+    chunks = [{"id": "chatcmpl-1", "model": "tiny", "choices": [choice]} for choice in choices]
+    return [
+        TextTemplate.of(event, json.loads(event)).match(event) for event in map(str.encode, map(json.dumps, chunks))
+    ]
 
 
 @pytest.mark.parametrize("version", [None, "v0", "v1"])
-@pytest.mark.parametrize("text", ["", " Paris", "\n", None])
+@pytest.mark.parametrize("text", [" Paris", "\n", '"content": "x"'])
 def test_copied_text_chunk_equals_langchains_own(version, text):
     llm = ChatVLLM(model="tiny", output_version=version)
-    chunk = chunk_of({"content": text}, finish_reason=None, logprobs=None, token_ids=None)
+    [chunk] = text_chunks("content", text)
     copied = llm._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, {})
-    converted = BaseChatOpenAI._convert_chunk_to_generation_chunk(llm, chunk, AIMessageChunk, {})
+    converted = BaseChatOpenAI._convert_chunk_to_generation_chunk(llm, dict(chunk), AIMessageChunk, {})
     converted.message.response_metadata["model_provider"] = "vllm"
 
     assert copied == converted
@@ -176,7 +183,7 @@ def test_copied_text_chunk_equals_langchains_own(version, text):
 def test_copied_text_chunks_share_nothing():
     llm = ChatVLLM(model="tiny")
     first, second = (
-        llm._convert_chunk_to_generation_chunk(chunk_of({"content": text}), AIMessageChunk, {}) for text in "ab"
+        llm._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, {}) for chunk in text_chunks("content", "a", "b")
     )
     for name, value in first.message.__dict__.items():
         if isinstance(value, dict | list):
@@ -189,23 +196,7 @@ def test_copied_text_chunks_share_nothing():
 
 
 def test_copied_reasoning_chunk():
-    chunk = ChatVLLM(model="tiny")._convert_chunk_to_generation_chunk(chunk_of({"reasoning": "Hm"}), AIMessageChunk, {})
+    [chunk] = text_chunks("reasoning", "Hm")
+    chunk = ChatVLLM(model="tiny")._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, {})
     assert chunk.message.additional_kwargs == {"reasoning_content": "Hm"}
     assert chunk.text == ""
-
-
-@pytest.mark.parametrize(
-    "chunk",
-    [
-        chunk_of({"role": "assistant", "content": ""}),
-        chunk_of({"content": "."}, finish_reason="stop"),
-        chunk_of({"content": "."}, logprobs={"content": []}),
-        chunk_of({"content": "."}, token_ids=[1]),
-        chunk_of({"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}),
-        {**chunk_of({"content": "."}), "usage": {"prompt_tokens": 1}},
-        {**chunk_of({"content": "."}), "prompt_token_ids": [1]},
-    ],
-    ids=["role", "finish", "logprobs", "token-ids", "tool-call", "usage", "prompt-token-ids"],
-)
-def test_chunk_with_more_than_text_is_not_copied(chunk):
-    assert not _chunks.is_text(chunk, chunk["choices"][0])

@@ -1,6 +1,7 @@
 """Streams of ``VLLM``: each response is the reply so far, and a stream is complete or an error."""
 
 import asyncio
+from unittest import mock
 
 import openai
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip("llama_index.llms.openai_like")
 from llama_index.core.base.llms.types import ChatMessage, ThinkingBlock
 
 from vllm_adapters import errors as e
+from vllm_adapters._response.text_chunks import TextTemplate
 from vllm_adapters.llamaindex import VLLM
 from vllm_adapters.testing import faults, payloads
 
@@ -158,3 +160,44 @@ def test_logprobs_are_converted_once(fault_llm, fault_server, name):
         ["one", "two", "three"],
     ]
     assert all(tokens[0] is found[0][0] for tokens in found)
+
+
+# Chunks that differ in their text alone are copies of the first
+
+
+def with_reasoning(chunks):
+    """Return the chunks of a reply with three of reasoning before its text."""
+    reasoning = [payloads.chunk({"reasoning": text}) for text in ("Let ", "me ", "think.")]
+    return [chunks[0], *({**chunk, "id": chunks[0]["id"]} for chunk in reasoning), *chunks[1:]]
+
+
+@pytest.mark.parametrize("tool_calls", [(), [payloads.tool_call("f", "{}")]], ids=["text", "tool-call"])
+@pytest.mark.parametrize("convert", [list, with_reasoning], ids=["plain", "reasoning"])
+@pytest.mark.parametrize("name", ["stream_chat", "stream_complete"])
+def test_copied_responses_equal_new_ones(fault_llm, fault_server, name, convert, tool_calls):
+    chunks = convert(payloads.chat_chunks("one two three four", usage=True, tool_calls=tool_calls))
+    text = "Hi" if name == "stream_complete" else [ChatMessage(content="Hi")]
+    fault_server.reply(faults.sse(*chunks))
+    copied = list(getattr(fault_llm, name)(text))
+    with mock.patch.object(TextTemplate, "of", return_value=None):
+        new = list(getattr(fault_llm, name)(text))
+    assert len(copied) == len(chunks)
+    assert copied == new
+    assert [response.model_dump() for response in copied] == [response.model_dump() for response in new]
+    assert [response.model_fields_set for response in copied] == [response.model_fields_set for response in new]
+    for response in copied[:-1]:
+        response.additional_kwargs["seen"] = response.raw["seen"] = True
+        if name == "stream_chat":
+            response.message.additional_kwargs["seen"] = True
+            response.message.blocks.clear()
+    assert copied[-1] == new[-1]
+
+
+def test_copied_completions_equal_new_ones(fault_server):
+    llm = VLLM(base_url=fault_server.url, is_chat_model=False)
+    fault_server.reply(faults.sse(*payloads.completion_chunks("one two three four")))
+    copied = list(llm.stream_complete("Hi"))
+    with mock.patch.object(TextTemplate, "of", return_value=None):
+        new = list(llm.stream_complete("Hi"))
+    assert len(copied) == 4
+    assert copied == new

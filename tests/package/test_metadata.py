@@ -24,6 +24,7 @@ def package_metadata(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.delenv("VLLM_ADAPTERS_REPOSITORY", raising=False)
+    monkeypatch.delenv("VLLM_ADAPTERS_DOCUMENTATION", raising=False)
     return module
 
 
@@ -49,6 +50,12 @@ def test_links_of_the_page_lead_to_files_of_the_repository(package_metadata):
 def test_the_environment_takes_precedence(package_metadata, monkeypatch):
     monkeypatch.setenv("VLLM_ADAPTERS_REPOSITORY", "https://fork.example")
     assert computed(package_metadata, REPOSITORY)["urls"]["Source"] == "https://fork.example"
+
+
+def test_the_site_is_the_documentation(package_metadata, monkeypatch):
+    monkeypatch.setenv("VLLM_ADAPTERS_DOCUMENTATION", "https://docs.example")
+    assert computed(package_metadata, REPOSITORY)["urls"]["Documentation"] == "https://docs.example"
+    assert computed(package_metadata, "")["urls"] == {"Documentation": "https://docs.example"}
 
 
 def test_without_a_repository_no_link_is_broken(package_metadata):

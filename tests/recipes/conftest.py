@@ -1,5 +1,6 @@
 """Fixtures that run a recipe and check what it prints."""
 
+import json
 import re
 import runpy
 import sys
@@ -17,6 +18,8 @@ MODULES = {
     "langchain>=1.4,<2": "langchain.agents",
 }
 """A module of each requirement, to find out whether it is installed."""
+PRINTED = Path(__file__).parent / "outputs.json"
+"""What recipes printed when their tests were recorded; the documentation shows it."""
 OUTPUTS = tomllib.loads((Path(__file__).parent / "printed.toml").read_text(encoding="utf-8"))
 
 
@@ -76,14 +79,24 @@ def run_recipe(
 
 
 @pytest.fixture
-def check_output(recipe: Path) -> Callable[[list[str]], None]:
-    """A function that compares the lines of the recipe with ``printed.toml``; blank lines do not count."""
+def check_output(request: pytest.FixtureRequest, recipe: Path) -> Callable[[list[str]], None]:
+    """A function that compares the lines of the recipe with ``printed.toml``; blank lines do not count.
+
+    They are what the recording printed, too: ``--record`` writes them to ``outputs.json``.
+    """
 
     def check(lines: list[str]) -> None:
+        printed = [line.rstrip() for line in lines]
         expected = OUTPUTS.get(recipe.stem) or OUTPUTS[recipe.stem.partition("_in_")[0]]
         lines = [line for line in lines if line.strip()]
         assert len(lines) == len(expected), lines
         for line, pattern in zip(lines, expected, strict=True):
             assert re.fullmatch(pattern, line.strip()), f"{line!r} does not match {pattern!r}"
+        outputs = json.loads(PRINTED.read_text(encoding="utf-8"))
+        if request.config.getoption("--record"):
+            outputs = dict(sorted({**outputs, recipe.stem: printed}.items()))
+            PRINTED.write_text(json.dumps(outputs, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        elif not request.config.getoption("--live"):
+            assert outputs[recipe.stem] == printed, "Record the test: the documentation shows another output."
 
     return check

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Self, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Self, cast, get_args, get_origin
+from urllib.parse import quote
 
 import openai
 from openai import NOT_GIVEN
@@ -25,8 +28,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
+from vllm_adapters._client import logs
 from vllm_adapters._client.discovery import LookUp, ServerInfo
-from vllm_adapters._client.sdk_helpers import parse_errors
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability, compat, responses, system_messages
 from vllm_adapters._request.constraints import reject_harmful
@@ -47,14 +50,21 @@ from vllm_adapters._transport.credentials import (
     redact_values,
     request_key,
 )
-from vllm_adapters._transport.http import DEADLINE, AsyncHTTP, Deadline, HTTPClients, ReplyStream, SyncHTTP
+from vllm_adapters._transport.http import CALL, DEADLINE, AsyncHTTP, Deadline, HTTPClients, ReplyStream, SyncHTTP
 from vllm_adapters._transport.pool import make_http_clients
 from vllm_adapters._version import __version__
 from vllm_adapters.errors import InvalidResponse, VLLMError
 from vllm_adapters.timeouts import Timeouts
 
+if TYPE_CHECKING:
+    from vllm_adapters._client import telemetry
+
 _JITTER = 0.1
 """Part of a wait by which it is extended at random, so that the clients of a server do not return all at once."""
+OPENTELEMETRY = "opentelemetry.trace"
+"""Without this module nothing is recorded, and nothing of ``telemetry`` is imported."""
+_SESSION_HEADER = "X-Session-ID"
+_HEADER_SAFE = "!#$&'()*+,/:;=?@[]{}|"
 _COMPLETIONS = (ChatCompletionChunk, ChatCompletion, Completion)
 
 
@@ -326,6 +336,18 @@ class BaseVLLMClient:
 
     # Requests
 
+    def _recorded(self, options: FinalRequestOptions, *, stream: bool, sdk: bool) -> telemetry.Call | None:
+        """Return the call to record, ``None`` without a provider of OpenTelemetry; see ``telemetry.start``."""
+        traces, metrics = sys.modules[OPENTELEMETRY], sys.modules.get("opentelemetry.metrics")
+        provider = traces.get_tracer_provider()
+        if type(provider) is traces.ProxyTracerProvider and (
+            metrics is None or type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider"
+        ):
+            return None
+        from vllm_adapters._client import telemetry
+
+        return telemetry.start(self, options, stream=stream, sdk=sdk)
+
     def _use_key(self, key: object, options: FinalRequestOptions) -> None:
         """Send the key that the user's function returned, with this request: others may get another meanwhile."""
         self._api_key = api_key = request_key(key)
@@ -351,7 +373,7 @@ class BaseVLLMClient:
         return Deadline.start(limits, outer)
 
     def _prepared(self, options: FinalRequestOptions) -> tuple[str, dict[str, Any], LookUp[None] | None] | None:
-        """Check the names in a body, and find what must be looked up before it is translated.
+        """Check the names in a body, and find what has to be looked up before it is translated.
 
         Returns:
             Endpoint, body with the caller's ``extra_body``, and the look-up, ``None`` if everything is known; all
@@ -382,6 +404,8 @@ class BaseVLLMClient:
             responses.reject_unknown(merged)
         merged.pop(compat.ALLOW_UNKNOWN, None)
         _redact_salt(merged)
+        if compat.SESSION_ID in merged:
+            _add_session_header(merged[compat.SESSION_ID], options)
         options.json_data, options.extra_json = merged, None
 
     def _look_up(self, body: dict[str, Any], *, model: bool, version: bool) -> LookUp[None]:
@@ -396,6 +420,8 @@ class BaseVLLMClient:
             body["encoding_format"] = "float"
         info = self.vllm.info
         _redact_salt(body)
+        if compat.SESSION_ID in body:
+            _add_session_header(body[compat.SESSION_ID], options)
         if not FORM_NAMES.isdisjoint(body) and (error := unenforced_constraint(endpoint, body, info.version)):
             raise error
         options.json_data = compat.translate(
@@ -422,6 +448,8 @@ class BaseVLLMClient:
         given = body.get(system_messages.MERGE_SYSTEM_MESSAGES)
         if given is None and not self.vllm.info.merge_system:
             merged = {**body, system_messages.MERGE_SYSTEM_MESSAGES: True}
+            if (call := CALL.get()) is not None:
+                call.retry("system messages are merged")
             return options.model_copy(update={"json_data": merged, "extra_json": None})
         if given is False:
             error.replace_hint("The chat template takes one system message, the first: merge_system_messages=True")
@@ -433,7 +461,13 @@ class BaseVLLMClient:
             request = cast(http.Request, parent._build_request(options, **how))
         except (TypeError, ValueError) as error:
             raise encoding_error(options.json_data, error) from error
-        if not self._has_foreign_transport:
+        if (api := sys.modules.get(OPENTELEMETRY)) is not None and api.get_current_span() is not api.INVALID_SPAN:
+            from vllm_adapters._client import telemetry
+
+            telemetry.inject(request)
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_sending(request)
+        if request.url.query and not self._has_foreign_transport:
             _redact_url(request)
         return request
 
@@ -463,7 +497,12 @@ class BaseVLLMClient:
         )
         if wait == parent._parse_retry_after_header(response_headers):
             wait *= 1 + _JITTER * random.random()  # noqa: S311  # the SDK has none where the server says how long
-        return wait if left is None else min(wait, left)
+        wait = wait if left is None else min(wait, left)
+        if (call := CALL.get()) is not None:
+            call.retry(_failure_name(), wait)
+        if logs.log.isEnabledFor(logging.INFO):
+            logs.log_retry(f"{options.method.upper()} {self.vllm.root}{_path_of(options.url)}", _failure_name(), wait)
+        return wait
 
     # Responses
 
@@ -490,7 +529,7 @@ class BaseVLLMClient:
     def _map_error(
         self, failure: openai.OpenAIError | http.RequestError, options: FinalRequestOptions
     ) -> VLLMError | None:
-        """Return an error of a request as ours, with its context; ``None`` for one that is no failure of the server."""
+        """Return an error of a request as ours, with its context; ``None`` for one that the server did not cause."""
         if isinstance(failure, VLLMError):
             error = failure
         elif isinstance(failure, openai.APIConnectionError | http.RequestError):  # bare: of an error's own body
@@ -500,6 +539,8 @@ class BaseVLLMClient:
         if (request := getattr(error, "request", None)) is not None:
             _redact_url(request)
         context = self.vllm.context(options)
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_failure(self.vllm.root + _path_of(options.url), error)
         return error.add_context(address=context.address, model=context.model)
 
     @contextmanager
@@ -532,7 +573,11 @@ class BaseVLLMClient:
             Whether the SDK's raw response must be parsed at once to be checked.
         """
         _redact_url(response.request)  # it has been sent
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_response(response, stream=stream)
         if stream:
+            if (call := CALL.get()) is not None:
+                call.await_stream(response)
             if response.request.headers.get(RAW_RESPONSE_HEADER) == "stream":  # for a caller who reads bytes
                 response.stream = ReplyStream(response.stream, map_errors=lambda: self.response_errors(response))
             return False
@@ -543,12 +588,14 @@ class BaseVLLMClient:
 
     def _checked_parser(self, options: FinalRequestOptions, response: http.Response) -> Callable[[Any], Any]:
         """Return the SDK's parser of a response that was not streamed, behind our checks."""
-        body, parser = options.json_data, options.post_parser
+        body, parser, call = options.json_data, options.post_parser, CALL.get()
         endpoint = availability.endpoint_of(options.url) or ("responses" if _is_responses(options.url) else None)
 
         def parse(parsed: Any) -> Any:
             fields = parsed if isinstance(parsed, Mapping) else vars(parsed) if isinstance(parsed, BaseModel) else {}
             self.vllm.info.update(fields.get("system_fingerprint"))
+            if call is not None:
+                call.received(parsed, response)
             extra = fields if isinstance(parsed, Mapping) else getattr(parsed, "model_extra", None) or {}
             error = extra.get("error")
             if endpoint == "responses" and not error:  # a field of the SDK's class
@@ -560,6 +607,8 @@ class BaseVLLMClient:
             if not callable(parser):
                 return parsed
             if isinstance(parsed, ChatCompletion):
+                from vllm_adapters._client.sdk_helpers import parse_errors  # with all of the SDK's resources
+
                 with parse_errors(lambda: parsed):
                     return parser(parsed)
             converted = parser(parsed)
@@ -579,6 +628,13 @@ class BaseVLLMClient:
         if isinstance(body, Mapping) and body.get("error"):
             return error_mapping.from_event(body, self._sent_context(response), response)
         return self._malformed("The response is not an event stream", response)
+
+
+def _failure_name() -> str:
+    """Return the HTTP status, or the exception's name, of the failure that the SDK is handling."""
+    failure = sys.exc_info()[1]
+    response = getattr(failure, "response", None)
+    return type(failure).__name__ if response is None else str(response.status_code)
 
 
 @lru_cache(maxsize=256)
@@ -632,6 +688,13 @@ def _redact_salt(body: dict[str, Any]) -> None:
     """Redact the secret of a body in the SDK's debug log."""
     if isinstance(salt := body.get("cache_salt"), str):
         body["cache_salt"] = RedactedStr(salt)
+
+
+def _add_session_header(session: object, options: FinalRequestOptions) -> None:
+    """Send the session as a header, too: routers that keep it on one replica do not read the body."""
+    headers = options.headers if isinstance(options.headers, Mapping) else {}
+    if isinstance(session, str) and session and not any(name.lower() == _SESSION_HEADER.lower() for name in headers):
+        options.headers = {**headers, _SESSION_HEADER: quote(session, safe=_HEADER_SAFE)}
 
 
 def _drop_environment(

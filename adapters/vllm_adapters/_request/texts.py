@@ -64,9 +64,11 @@ def token_id(value: Any) -> int:
 
 def text_or_ids(value: Any) -> Any:
     """Return a text or a list of token ids; other items of ``list_of`` raise ``TypeError``."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, bytes | bytearray | Mapping):
         raise TypeError
-    return value if isinstance(value, str) else [token_id(token) for token in value]
+    return [token_id(token) for token in value]
 
 
 def json_object(value: Any) -> Any:

@@ -9,9 +9,6 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
-from jsonschema.exceptions import SchemaError
-from jsonschema.validators import validator_for
-
 Matches = Callable[[str], bool]
 Ends = Callable[[str, int], Iterable[int]]
 """Returns the positions where a match that begins at a position of a text may end."""
@@ -53,6 +50,8 @@ def tag_matcher(tag: str) -> Matches | None:
         ``None`` if it cannot be checked: it contains formats other than constants, JSON schemas, regexes, tags, free
         text and combinations of these.
     """
+    from jsonschema.exceptions import SchemaError
+
     try:
         parsed = json.loads(tag)
         ends = _compiled(_new_form(parsed))
@@ -85,6 +84,8 @@ def _constant(form: Any) -> Ends:
 def _json_schema(form: Any) -> Ends:
     if form.get("style", "json") != "json":
         raise ValueError(form["style"])
+    from jsonschema.validators import validator_for
+
     validator = validator_for(form["json_schema"])(form["json_schema"])
     decoder = json.JSONDecoder()
 

@@ -51,15 +51,10 @@ class StreamedMessage:
         choices = chunk.get("choices")
         choice: Mapping[str, Any] = choices[0] if choices else {}
         delta: Mapping[str, Any] = choice.get("delta", choice)
-        # A text that only a local variable refers to grows in place; an attribute would be copied at each chunk.
         if piece := delta.get("content") or choice.get("text"):
-            text, self.text = self.text, ""
-            text += piece
-            self.text = text
+            self.add_text(piece)
         elif piece := delta.get("reasoning"):
-            text, self.reasoning = self.reasoning, ""
-            text += piece
-            self.reasoning = text
+            self.add_text(piece, reasoning=True)
         elif tool_calls := delta.get("tool_calls"):
             self._tool_calls.add(tool_calls)
         if piece := delta.get("refusal"):
@@ -77,6 +72,18 @@ class StreamedMessage:
                 if (value := part[name]) is not None:
                     _extend(self.fields, name, value)
         return delta
+
+    def add_text(self, piece: str, *, reasoning: bool = False) -> None:
+        """Add a text, or reasoning, of a chunk that has nothing else."""
+        # A text that only a local variable refers to grows in place; an attribute would be copied at each chunk.
+        if reasoning:
+            text, self.reasoning = self.reasoning, ""
+            text += piece
+            self.reasoning = text
+        else:
+            text, self.text = self.text, ""
+            text += piece
+            self.text = text
 
     def tool_calls(self) -> list[ToolCall]:
         """Return the tool calls; while the reply goes on, the last one is truncated."""

@@ -20,6 +20,11 @@ class EventSplitter:
     def feed(self, piece: bytes) -> list[bytes]:
         """Return the data of every event that ``piece`` completes."""
         rest = self._rest
+        if piece.endswith(b"\n\n") and not (rest or self._data) and piece.startswith(b"data: "):
+            event = piece[6:-2]
+            if event and b"\n" not in event and b"\r" not in event:  # one whole event, as vLLM sends them
+                self.only_comments = False
+                return [event]
         if b"\n" not in piece and b"\r" not in piece and not (rest and rest[-1].endswith(b"\r")):
             rest.append(piece)  # a line of megabytes is joined once, not at each of its pieces
             self.only_comments = next(filter(None, rest), b":").startswith(b":")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -15,20 +16,32 @@ from packaging.version import Version
 from pydantic_core import ValidationError, from_json
 
 from vllm_adapters._compat import http
+from vllm_adapters._request.compat import StrictStreamOptions
 from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.requirements import Requirements
 from vllm_adapters._response.sse import EventSplitter
+from vllm_adapters._response.text_chunks import TextChunk, TextTemplate, copy_model
 from vllm_adapters._response.tool_calls import ToolCallDeltas
 from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed, validate_output
 from vllm_adapters.errors import IncompleteStream, InvalidResponse, ServerTimeout, VLLMError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _DONE = b"[DONE]"
+_SENDS_FINGERPRINT = Version("0.23.0")
+"""From here on, the chunk with the usage has a ``system_fingerprint``; one that a gateway made up has none."""
 _RESPONSES_END = {"response.completed", "response.incomplete", "response.failed"}
+_MAX_TEMPLATES = 8
+"""Templates of a stream: one for its reasoning and one for its text, unless other fields change as well."""
 _ENVELOPE = ("id", "object", "created", "model")
 _REASONING = ("reasoning", "reasoning_content")
+RECORDER = "vllm_adapters.call"
+"""The extension of a response that records its stream, if anything does: a ``_client.telemetry.Call``."""
+SENT_AT = "vllm_adapters.sent_at"
+"""The extension of a request with the time at which it was sent, if requests are logged."""
 
 
 class ChunkReader:
@@ -58,6 +71,7 @@ class ChunkReader:
         """When the next piece was requested: the caller's own time between two pieces is not the server's."""
         self._endpoint = endpoint
         self._body = body
+        self._version = version
         self._sdk = sdk
         self._expected = expected_choices(body)
         self._requirements = Requirements(body, choices=self._expected, version=version, sdk=sdk)
@@ -74,6 +88,14 @@ class ChunkReader:
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
+        self.first_at: float | None = None
+        """``time.monotonic()`` at the first chunk."""
+        self.last_event: dict[str, Any] | None = None
+        """The last event that was parsed; it has the id, model and usage of the reply, if any does."""
+        self.finish_reasons: dict[int, str] = {}
+        self._template: TextTemplate | None = None
+        sorts_reasoning = self._convert_reasoning or self._hold_reasoning
+        self._templates_left = 0 if sorts_reasoning or self._expected > 1 else _MAX_TEMPLATES
         self.done = False
         """Whether ``[DONE]`` has arrived."""
         self.error: VLLMError | None = None
@@ -109,12 +131,23 @@ class ChunkReader:
             raise error_mapping.from_transport(timeout)
 
     def _read(self, data: bytes, chunks: list[dict[str, Any]]) -> None:
+        if self._template is not None and (text_chunk := self._template.match(data)) is not None:
+            self._usage = None
+            if text_chunk.template.kind == "reasoning":
+                self._reasoning.append(text_chunk.text)
+            else:
+                self._texts.setdefault(text_chunk.template.index, []).append(text_chunk.text)
+            chunks.append(text_chunk)
+            return
         try:
             event = from_json(data)  # a third of the cost of json's, and it rejects lone surrogates
         except ValueError as error:
             raise InvalidResponse(f"An event of the stream is not JSON ({error}): {data[:80]!r}") from None
         if not isinstance(event, dict) or event.get("error"):
             raise error_mapping.from_event(event)
+        if self.last_event is None:
+            self.first_at = time.monotonic()
+        self.last_event = event
         if "choices" not in event and self._endpoint not in ("chat", "completions"):
             if event.get("type") in _RESPONSES_END:
                 self._ended = True
@@ -140,12 +173,23 @@ class ChunkReader:
         for chunk in split:
             for choice in chunk["choices"]:
                 self._add(choice)
+        if self._templates_left and len(split) == 1:
+            split = [self._as_text(data, split[0])]
         if not self._unjudged:
             chunks += split
             return
         self._held_back += split
         if self._usage is not None and len(self._finished) >= self._expected:
             chunks += self.finish()
+
+    def _as_text(self, data: bytes, chunk: dict[str, Any]) -> dict[str, Any]:
+        """Return a chunk as a ``TextChunk``, and keep its template for those that follow, if it is one."""
+        template = TextTemplate.of(data, chunk)
+        if template is None or (text_chunk := template.match(data)) is None:
+            return chunk
+        self._template = template
+        self._templates_left -= 1
+        return text_chunk
 
     def _sort_reasoning(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the chunks that are ready, with reasoning as content where the server streams answers so."""
@@ -191,8 +235,28 @@ class ChunkReader:
             IncompleteStream: The stream ended early.
         """
         if self._ended or (not self._open and len(self._finished) >= self._expected):
+            if isinstance(self._body.get("stream_options"), StrictStreamOptions):
+                self._check_end_is_the_servers()
             return
         raise self.interrupted(None)
+
+    def _check_end_is_the_servers(self) -> None:
+        """Raise if a gateway may have ended the stream in the server's place, with a finish reason of its own."""
+        last = self.last_event or {}
+        usage = last.get("usage")
+        tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+        received = sum(map(len, self._texts.values())) + len(self._reasoning)
+        if not isinstance(tokens, int):
+            reason = "its usage is missing, though it was requested"
+        elif tokens + 1 < received:  # the last token of reasoning may be the first of the answer, too
+            reason = f"its usage counts {tokens} tokens, and {received} pieces arrived"
+        elif not last.get("system_fingerprint") and (self._version is None or self._version >= _SENDS_FINGERPRINT):
+            reason = "its usage is not the server's: it has no system_fingerprint"
+        else:
+            return
+        error = self.interrupted(None)
+        error.reason = f"The stream has a finish reason, but may have been cut before a gateway: {reason}"
+        raise error.replace_hint("Read what had arrived from .partial, or leave strict_completion out to accept it")
 
     def interrupted(self, failure: BaseException | None) -> VLLMError:
         """Return the error for a stream that ended early, by itself or with a transport's ``failure``."""
@@ -213,6 +277,11 @@ class ChunkReader:
             partials={index: "".join(texts) for index, texts in self._texts.items()},
             partial_reasoning="".join(self._reasoning),
         )
+
+    @property
+    def usage(self) -> Any:
+        """The usage of the last event, if it has one."""
+        return self._usage
 
     @property
     def partial(self) -> str:
@@ -255,6 +324,7 @@ class ChunkReader:
             return
         self._open.discard(index)
         self._finished.add(index)
+        self._template, self._templates_left = None, 0
         if len(self._open) + len(self._finished) > self._expected:
             raise InvalidResponse(f"The stream has more choices than the requested {self._expected}")
         if (
@@ -274,6 +344,7 @@ class ChunkReader:
             reason = choice["finish_reason"] = self._requirements.finish_reason(
                 reason, calls, self._usage, streamed=True
             )
+        self.finish_reasons[index] = reason
         self._requirements.check(
             "".join(self._texts.get(index, ())),
             finish_reason=reason,
@@ -360,7 +431,32 @@ def _converter(client: Any, cast_to: Any, response: http.Response) -> Callable[[
     if cast_to is object:
         return None
     process = client._process_response_data
-    return lambda chunk: process(data=chunk, cast_to=cast_to, response=response)
+    template: TextTemplate | None = None
+    first: Any = None
+
+    def convert(chunk: dict[str, Any]) -> Any:
+        nonlocal template, first
+        if type(chunk) is not TextChunk:
+            return process(data=chunk, cast_to=cast_to, response=response)
+        if chunk.template is template:
+            return _with_text(first, template.kind, chunk.text)
+        template, first = chunk.template, process(data=chunk, cast_to=cast_to, response=response)
+        return first
+
+    return convert
+
+
+def _with_text(chunk: Any, kind: str, text: str) -> Any:
+    """Return a copy of the SDK's chunk with another text; ``kind`` is its field."""
+    [choice] = chunk.choices
+    if kind == "text":
+        choice = copy_model(choice, {"text": text})
+    else:
+        delta = copy_model(choice.delta, {"content": text} if kind == "content" else {})
+        if kind == "reasoning":
+            delta.__pydantic_extra__[kind] = text
+        choice = copy_model(choice, {"delta": delta})
+    return copy_model(chunk, {"choices": [choice]})
 
 
 def _mapped(failure: Exception, reader: ChunkReader, client: Any, options: Any, response: http.Response) -> VLLMError:
@@ -375,12 +471,31 @@ def _mapped(failure: Exception, reader: ChunkReader, client: Any, options: Any, 
     context: RequestContext = client.vllm.context(options)
     # The response's status would say nothing of an error of the connection.
     lost = isinstance(error, IncompleteStream | ServerTimeout)
-    return error.add_context(
+    error.add_context(
         address=context.address,
         model=context.model,
         request=response.request if lost else None,
         response=None if lost else response,
     )
+    error.request_id = error.request_id or response.headers.get("x-request-id")
+    return error
+
+
+def describe(request: http.Request, response: http.Response | None = None) -> str:
+    """Return a request for a log line: method, address without its query, the time since it was sent, and its id."""
+    text = f"{request.method} {request.url.copy_with(query=None)}"
+    if (sent_at := request.extensions.get(SENT_AT)) is not None:
+        text += f" after {time.monotonic() - sent_at:.3f} s"
+    if response is not None and (request_id := response.headers.get("x-request-id")):
+        text += f" (request id {request_id})"
+    return text
+
+
+def _log_end(response: http.Response, ended: BaseException | None) -> None:
+    outcome = "complete" if ended is None else type(ended).__name__
+    if isinstance(ended, GeneratorExit):
+        outcome = "left by the caller"
+    log.debug("%s: %d bytes, %s", describe(response.request, response), response.num_bytes_downloaded, outcome)
 
 
 # The generators refer to no stream, so that a stream that is dropped ends them, and closes the connection, at once.
@@ -390,9 +505,12 @@ def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) ->
     """Yield the chunks to the end of the reply."""
     convert = _converter(client, cast_to, response)
     reader = _reader(client, options, sdk=convert is not None)
+    recorder = response.extensions.get(RECORDER)
+    feed = reader.feed if recorder is None else recorder.watch(reader)
+    ended: BaseException | None = None
     try:
         for piece in response.iter_bytes():
-            for chunk in reader.feed(piece):
+            for chunk in feed(piece):
                 yield chunk if convert is None else convert(chunk)
             if reader.error is not None:
                 raise reader.error
@@ -403,9 +521,16 @@ def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) ->
             yield chunk if convert is None else convert(chunk)
         reader.check_complete()
     except (VLLMError, *_TRANSPORT_ERRORS) as failure:
-        error = _mapped(failure, reader, client, options, response)
+        ended = error = _mapped(failure, reader, client, options, response)
         raise error from (failure.__cause__ if error is failure else failure)
+    except BaseException as stopped:
+        ended = stopped
+        raise
     finally:
+        if recorder is not None:
+            recorder.end_stream(reader, ended)
+        if log.isEnabledFor(logging.DEBUG):
+            _log_end(response, ended)
         response.close()
 
 
@@ -413,9 +538,12 @@ async def _achunks(response: http.Response, client: Any, options: Any, cast_to: 
     """Async version of ``_chunks``."""
     convert = _converter(client, cast_to, response)
     reader = _reader(client, options, sdk=convert is not None)
+    recorder = response.extensions.get(RECORDER)
+    feed = reader.feed if recorder is None else recorder.watch(reader)
+    ended: BaseException | None = None
     try:
         async for piece in response.aiter_bytes():
-            for chunk in reader.feed(piece):
+            for chunk in feed(piece):
                 yield chunk if convert is None else convert(chunk)
             if reader.error is not None:
                 raise reader.error
@@ -426,9 +554,16 @@ async def _achunks(response: http.Response, client: Any, options: Any, cast_to: 
             yield chunk if convert is None else convert(chunk)
         reader.check_complete()
     except (VLLMError, *_TRANSPORT_ERRORS) as failure:
-        error = _mapped(failure, reader, client, options, response)
+        ended = error = _mapped(failure, reader, client, options, response)
         raise error from (failure.__cause__ if error is failure else failure)
+    except BaseException as stopped:
+        ended = stopped
+        raise
     finally:
+        if recorder is not None:
+            recorder.end_stream(reader, ended)
+        if log.isEnabledFor(logging.DEBUG):
+            _log_end(response, ended)
         await response.aclose()
 
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from jsonschema.exceptions import best_match
-from jsonschema.validators import validator_for
 from packaging.version import Version
 
 from vllm_adapters._request.compat import ALLOW_UNKNOWN
@@ -103,6 +101,9 @@ class Constraint:
         return f"{error.json_path}: {error.message}" if error else None
 
     def _schema_error(self, found: Any) -> Any:
+        from jsonschema.exceptions import best_match  # takes a tenth of a second, and few programs need it
+        from jsonschema.validators import validator_for
+
         schema = json.loads(self.value) if isinstance(self.value, str) else self.value
         validator = validator_for(schema)(schema)
         return best_match(validator.iter_errors(found))

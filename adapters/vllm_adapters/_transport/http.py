@@ -93,6 +93,8 @@ class Deadline:
 
 DEADLINE: ContextVar[Deadline | None] = ContextVar("vllm_adapters_deadline", default=None)
 """The deadline of the call that is being sent."""
+CALL: ContextVar[Any] = ContextVar("vllm_adapters_call", default=None)
+"""The call that is being sent, if it is recorded: a ``_client.telemetry.Call``."""
 
 
 class _Limit(float):

@@ -40,7 +40,7 @@ class _Shard(Generic[C]):
 
 
 class _Shards(Generic[C]):
-    """Chooses one of several small pools for a request: the first with room, so that connections are reused.
+    """Chooses one of several small pools for a request: the first that is not full, so that connections are reused.
 
     One pool of a thousand connections looks at all of them for every request, which costs more than the request.
     A pool in which a call was cancelled before its response is replaced: httpcore keeps the connection that was

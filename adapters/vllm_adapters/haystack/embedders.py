@@ -182,7 +182,7 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
         prefix: Text before each text.
         suffix: Text after each text.
         dimensions: Dimensions of the vectors, for models trained to have them shortened (Matryoshka).
-        batch_size: Documents in one request.
+        batch_size: Documents in one request; default 256.
         progress_bar: Show a progress bar on standard error.
         meta_fields_to_embed: Fields of the documents' meta to embed before their text.
         embedding_separator: Text between those fields and the text.
@@ -220,7 +220,7 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
         prefix: str = "",
         suffix: str = "",
         dimensions: int | None = None,
-        batch_size: int = 32,
+        batch_size: int = 256,
         progress_bar: bool = True,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
@@ -340,6 +340,6 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
 
 def _with_embedding(document: Document, embedding: list[float]) -> Document:
     """Return a copy of a document; ``dataclasses.replace`` would hash and validate the whole document again."""
-    copied = copy(document)
-    vars(copied)["embedding"] = embedding
+    copied = object.__new__(type(document))
+    vars(copied).update(vars(document), embedding=embedding)
     return copied

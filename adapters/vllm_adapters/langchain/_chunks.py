@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from copy import copy
 from typing import Any
 
 from langchain_core.callbacks.manager import BaseRunManager
@@ -12,6 +11,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.utils import LC_ID_PREFIX
 from pydantic import BaseModel
 
+from vllm_adapters._response.text_chunks import TextChunk, copy_model
 from vllm_adapters._response.tool_calls import COMPLETE, ToolCallAccumulator
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters.langchain._messages import (
@@ -26,44 +26,23 @@ from vllm_adapters.langchain._messages import (
 TEXT_CHUNK: dict[str, Any] = {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": None}]}
 """vLLM's chunk of a text in the middle of a reply."""
 
-_TEXT_FIELDS = frozenset({"content", "reasoning", "reasoning_content"})
-_OTHER_CHOICE_FIELDS = (*CHOICE_FIELDS, "finish_reason", "logprobs")
-_OTHER_FIELDS = (*(RESPONSE_FIELDS - {"system_fingerprint"}), "usage")
 
-
-def is_text(chunk: Mapping[str, Any], choice: Mapping[str, Any]) -> bool:
-    """Return whether a chunk is text or reasoning and nothing else, as most are.
-
-    Args:
-        chunk: A chunk of the client's stream.
-        choice: Its only choice.
-    """
-    return not (
-        choice["delta"].keys() - _TEXT_FIELDS
-        or any(map(choice.get, _OTHER_CHOICE_FIELDS))
-        or any(map(chunk.get, _OTHER_FIELDS))
-    )
-
-
-def copy_text_chunk(text_chunk: ChatGenerationChunk, delta: Mapping[str, Any]) -> ChatGenerationChunk:
-    """Return a copy of ``text_chunk`` with the text or reasoning of ``delta``: a third of the cost of making a chunk.
+def copy_text_chunk(text_chunk: ChatGenerationChunk, chunk: TextChunk) -> ChatGenerationChunk:
+    """Return a copy of ``text_chunk`` with another text or reasoning: a fraction of the cost of making a chunk.
 
     Args:
         text_chunk: LangChain's chunk for ``TEXT_CHUNK``. The copy shares no dict or list with it.
-        delta: Of a chunk that ``is_text``.
+        chunk: The client's.
     """
-    message = copy(text_chunk.message)
-    fields = message.__dict__  # Pydantic's own setattr would look up each field again
-    for name, value in fields.items():
-        if isinstance(value, dict | list):
-            fields[name] = value.copy()
-    text = delta.get("content") or ""
-    fields["content"] = text
-    if reasoning := delta.get("reasoning"):
-        fields["additional_kwargs"]["reasoning_content"] = reasoning
-    copied = copy(text_chunk)
-    copied.__dict__.update(message=message, text=text)
-    return copied
+    message = text_chunk.message
+    changes: dict[str, Any] = {
+        name: value.copy() for name, value in vars(message).items() if isinstance(value, dict | list)
+    }
+    is_reasoning = chunk.template.kind == "reasoning"
+    if is_reasoning:
+        changes["additional_kwargs"]["reasoning_content"] = chunk.text
+    text = changes["content"] = "" if is_reasoning else chunk.text
+    return copy_model(text_chunk, {"message": copy_model(message, changes), "text": text})
 
 
 class StreamState:
@@ -85,7 +64,7 @@ class StreamState:
     def prepare(self, chunk: dict[str, Any], choice: Mapping[str, Any]) -> None:
         """Change a chunk that is more than text so that LangChain's sum of all chunks is right.
 
-        Tool calls that turn out to be invalid end in what no JSON parser can mend, and of a usage that every chunk
+        Tool calls that turn out to be invalid end in what no JSON parser can complete, and of a usage that every chunk
         has (``continuous_usage_stats``) each chunk keeps the increase.
 
         Args:

@@ -301,7 +301,7 @@ def reject_unknown_arguments(cls: type[BaseModel], endpoint: str, arguments: Map
         arguments: The constructor's arguments.
 
     Raises:
-        UnknownParameter: One is no parameter of vLLM's either; the error has the nearest name.
+        UnknownParameter: One is not a parameter of vLLM either; the error has the nearest name.
         InvalidRequest: One is a parameter of single calls.
         TypeError: The API key is neither a str nor a SecretStr.
     """
@@ -318,7 +318,7 @@ def reject_unknown_arguments(cls: type[BaseModel], endpoint: str, arguments: Map
 
 
 def move_call_parameters(cls: type[BaseModel], endpoint: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return constructor arguments with parameters of a request that are no fields in ``model_kwargs``.
+    """Return constructor arguments with parameters of a request that are not fields in ``model_kwargs``.
 
     Args:
         cls: The class that is constructed.

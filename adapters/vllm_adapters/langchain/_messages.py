@@ -99,7 +99,7 @@ def invalid_end(call: ToolCall) -> str:
 
     LangChain adds up the chunks of a stream, and again when they are stored and loaded, and closes the brackets of
     the arguments each time: a call that the token limit truncated would be a tool call, with a shorter path or a
-    smaller number than the model was about to write. A bracket that closes nothing is what it cannot mend.
+    smaller number than the model was about to write. A bracket that closes nothing is what it cannot complete.
 
     Args:
         call: A call of a reply that has ended.
@@ -130,7 +130,7 @@ def original_arguments(arguments: str | None) -> tuple[str, str | None]:
 def restore_message(message: BaseMessage) -> BaseMessage:
     """Return a message of a stream as if it had not been streamed.
 
-    Its invalid tool calls have the arguments as they arrived, and their errors; its blocks are no empty texts.
+    Its invalid tool calls have the arguments as they arrived, and their errors; its blocks are not empty texts.
 
     Args:
         message: Any message; it is not changed.

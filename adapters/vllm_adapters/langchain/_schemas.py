@@ -145,7 +145,7 @@ def forced_tool(schema: Schema, strict: bool | None) -> tuple[dict[str, Any], bo
         strict: The user's setting.
 
     Returns:
-        The tool, and whether its only argument, ``ROOT``, is the instance: that of a schema that is no object.
+        The tool, and whether its only argument, ``ROOT``, is the instance: that of a schema that is not an object.
     """
     if isinstance(schema, Mapping) and not (_is_tool(schema) or schema.keys() & {"title", "name"}):
         schema = {"title": "reply", **schema}

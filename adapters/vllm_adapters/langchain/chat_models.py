@@ -21,6 +21,7 @@ from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
 from vllm_adapters._request.body import deep_merge, request_body, set_fields
 from vllm_adapters._request.system_messages import MERGE_SYSTEM_MESSAGES
+from vllm_adapters._response.text_chunks import TextChunk
 from vllm_adapters._response.tool_calls import parse_tool_calls
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters._version import __version__
@@ -31,7 +32,6 @@ from vllm_adapters.langchain._chunks import (
     aprotocol_events,
     complete_chunk,
     copy_text_chunk,
-    is_text,
     protocol_events,
 )
 from vllm_adapters.langchain._connection import (
@@ -514,9 +514,8 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         choice = chunk["choices"][0] if chunk.get("choices") else {}
         if state.parsed_class is not None and choice:
             state.texts.append(choice["delta"].get("content") or "")
-        if choice and not info and is_text(chunk, choice):
-            text_chunk = _TEXT_CHUNKS.get(self.output_version) or self._make_text_chunk()
-            return copy_text_chunk(text_chunk, choice["delta"])
+        if type(chunk) is TextChunk and not info:
+            return copy_text_chunk(_TEXT_CHUNKS.get(self.output_version) or self._make_text_chunk(), chunk)
         if choice and choice["delta"].get("role"):
             choice["delta"]["role"] = "assistant"  # `vllm serve --response-role` may name it otherwise
         state.prepare(chunk, choice)

@@ -54,7 +54,7 @@ class VLLMEmbeddings(TextEmbeddingParams, ServerConnection, Embeddings):
         dimensions: Dimensions of a Matryoshka model's shortened vectors; default: all.
         query_instruction: Put before each query as it is, with its line breaks; default: nothing.
         document_instruction: Put before each document as it is; default: nothing.
-        batch_size: Texts in one request; default 64.
+        batch_size: Texts in one request; default 256.
         max_concurrency: Concurrent requests; default 8.
         show_progress: Show a progress bar on standard error; default False.
         on_usage: Called with the number of prompt tokens after each call.
@@ -72,7 +72,7 @@ class VLLMEmbeddings(TextEmbeddingParams, ServerConnection, Embeddings):
     dimensions: int | None = Field(default=None, ge=1)
     query_instruction: str = ""
     document_instruction: str = ""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=256, ge=1)
     max_concurrency: int = Field(default=8, ge=1)
     show_progress: bool = False
     on_usage: Callable[[int], object] | None = Field(default=None, exclude=True)

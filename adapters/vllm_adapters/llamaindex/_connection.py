@@ -255,7 +255,7 @@ class Connection(BaseModel):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
-        """Return the object of a dump; fields that are no part of it can be given, such as ``api_key``."""
+        """Return the object of a dump; fields that are not part of it can be given, such as ``api_key``."""
         fields = {name: value for name, value in data.items() if name != SERVED_MODEL}
         found: Self = super().from_dict(fields, **kwargs)  # type: ignore[misc]
         return found

@@ -26,11 +26,12 @@ from llama_index.core.llms.llm import ToolSelection
 
 from vllm_adapters._response.message import StreamedMessage
 from vllm_adapters._response.structured import truncation_error
+from vllm_adapters._response.text_chunks import TextChunk, TextTemplate, copy_model
 from vllm_adapters._response.tool_calls import parse_tool_call, parse_tool_calls
 from vllm_adapters.errors import InvalidRequest, InvalidResponse
 from vllm_adapters.types import ToolCall
 
-R = TypeVar("R")
+R = TypeVar("R", bound="ChatResponse | CompletionResponse")
 
 INVALID_TOOL_CALLS = "invalid_tool_calls"
 """Key of a message's ``additional_kwargs``: tool calls that must not be run."""
@@ -189,6 +190,7 @@ class Reply(ABC, Generic[R]):
         self._logprobs: list[list[LogProb]] | None = None
         self._tool_calls: list[ToolCall] = []
         self._invalid_tool_calls: list[ToolCall] = []
+        self._text_response: tuple[TextTemplate, R] | None = None
 
     def complete(self, reply: Mapping[str, Any]) -> R:
         """Return the response for a reply that was not streamed."""
@@ -204,6 +206,10 @@ class Reply(ABC, Generic[R]):
 
     def add(self, chunk: Mapping[str, Any]) -> R:
         """Add one chunk of a stream, and return the response for the reply so far."""
+        if type(chunk) is TextChunk and self._text_response is not None and chunk.template is self._text_response[0]:
+            is_reasoning = chunk.template.kind == "reasoning"
+            self._message.add_text(chunk.text, reasoning=is_reasoning)
+            return self._with_text(self._text_response[1], chunk, is_reasoning)
         delta = self._message.add(chunk)
         if chunk["choices"] and (logprobs := chunk["choices"][0].get("logprobs")):
             self._logprobs = [*(self._logprobs or ()), *_logprobs(logprobs)]
@@ -214,7 +220,13 @@ class Reply(ABC, Generic[R]):
         if thinking := delta.get("reasoning"):
             details["thinking_delta"] = thinking
         text = delta.get("content") or delta.get("text") or delta.get("refusal") or ""
-        return self._respond(RawReply(chunk), text, details)
+        response = self._respond(RawReply(chunk), text, details)
+        self._text_response = (chunk.template, response) if type(chunk) is TextChunk else None
+        return response
+
+    @abstractmethod
+    def _with_text(self, response: R, chunk: TextChunk, is_reasoning: bool) -> R:
+        """Return a copy of an earlier response for a chunk that differs from its chunk in the text alone."""
 
     @abstractmethod
     def _respond(self, raw: Mapping[str, Any], delta: str | None, details: dict[str, Any]) -> R:
@@ -233,7 +245,7 @@ class Reply(ABC, Generic[R]):
     def _details(self) -> dict[str, Any]:
         """Return what the reply has beside its message."""
         message = self._message
-        details = _copy_lists(message.fields) if message.fields else {}
+        details = _copy_lists(message.fields)
         if message.finish_reason:
             details["finish_reason"] = message.finish_reason
         if message.refusal:
@@ -272,6 +284,23 @@ class ChatReply(Reply[ChatResponse]):
         response.logprobs = self._logprobs  # the constructor would validate all of them at every chunk
         return response
 
+    def _with_text(self, response: ChatResponse, chunk: TextChunk, is_reasoning: bool) -> ChatResponse:
+        message, details = response.message, _copy_lists(response.additional_kwargs)
+        blocks = [*message.blocks]
+        if is_reasoning:
+            details["thinking_delta"] = chunk.text
+            blocks[0] = copy_model(blocks[0], {"content": self._message.reasoning})
+        else:
+            place = 1 if self._message.reasoning else 0
+            blocks[place] = copy_model(blocks[place], {"text": self._message.text})
+        changes = {
+            "message": copy_model(message, {"blocks": blocks, "additional_kwargs": message.additional_kwargs.copy()}),
+            "delta": "" if is_reasoning else chunk.text,
+            "raw": RawReply(chunk),
+            "additional_kwargs": details,
+        }
+        return copy_model(response, changes)
+
 
 class CompletionReply(Reply[CompletionResponse]):
     """Builds ``CompletionResponse`` objects; a chat model's thinking is in ``additional_kwargs["thinking"]``."""
@@ -286,9 +315,23 @@ class CompletionReply(Reply[CompletionResponse]):
         response.logprobs = self._logprobs
         return response
 
+    def _with_text(self, response: CompletionResponse, chunk: TextChunk, is_reasoning: bool) -> CompletionResponse:
+        details = _copy_lists(response.additional_kwargs)
+        if is_reasoning:
+            details |= {"thinking": self._message.reasoning, "thinking_delta": chunk.text}
+        changes = {
+            "text": self._message.text,
+            "delta": "" if is_reasoning else chunk.text,
+            "raw": RawReply(chunk),
+            "additional_kwargs": details,
+        }
+        return copy_model(response, changes)
+
 
 def _copy_lists(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy that does not change when lists of ``fields`` are extended."""
+    if not fields:
+        return {}
     return {name: value.copy() if isinstance(value, list) else value for name, value in fields.items()}
 
 

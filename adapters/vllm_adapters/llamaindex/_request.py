@@ -15,11 +15,10 @@ from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request.body import request_body, set_fields
 from vllm_adapters._request.system_messages import MERGE_SYSTEM_MESSAGES
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
-from vllm_adapters.llamaindex._messages import Reply
+from vllm_adapters.llamaindex._messages import R, Reply
 from vllm_adapters.params import ChatParams
 
 F = TypeVar("F", bound=Callable[..., Any])
-R = TypeVar("R")
 
 dispatcher = get_dispatcher(__name__)
 

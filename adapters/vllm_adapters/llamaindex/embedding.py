@@ -90,7 +90,7 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
     _model_field: ClassVar[str] = "model_name"
 
     model_name: str = Field(default="", description="Served model name; default: the one base model that is served.")
-    embed_batch_size: int = Field(default=64, gt=0, le=2048, description="Texts in one request.")
+    embed_batch_size: int = Field(default=256, gt=0, le=2048, description="Texts in one request.")
     num_workers: int = Field(default=8, ge=1, description="Concurrent requests.")
     query_instruction: str = Field(default="", description="Prefix of each query, unchanged.")
     text_instruction: str = Field(default="", description="Prefix of each text, unchanged.")
@@ -175,7 +175,7 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
             kwargs: Not used.
 
         Raises:
-            TypeError: ``texts`` is one text, or one of them is no text.
+            TypeError: ``texts`` is one text, or one of them is not a text.
         """
         _check_texts(texts)
         if self.rate_limiter is not None:  # it counts batches
@@ -207,7 +207,7 @@ class VLLMEmbedding(EmbeddingParams, Connection, BaseEmbedding):
             agg_fn: How their vectors become one; default: their mean.
 
         Raises:
-            TypeError: ``queries`` is one text, or one of them is no text.
+            TypeError: ``queries`` is one text, or one of them is not a text.
         """
         _check_texts(queries, "queries")
         vector: list[float] = super().get_agg_embedding_from_queries(queries, agg_fn)

@@ -176,7 +176,7 @@ class Scrubber:
         return value
 
     def path(self, path: str) -> str:
-        """Return a path with the values of its query redacted, except those that are no secrets."""
+        """Return a path with the values of its query redacted, except those that are not secret."""
         path, mark, query = self.text(path).partition("?")
         pairs = [part.partition("=") for part in query.split("&")]
         parts = (

@@ -63,8 +63,11 @@ ROUTES: Mapping[str, str] = {
 """HTTP method by path, for every route of a healthy server."""
 
 ErrorShape = Literal["vllm", "flat", "detail", "string"]
+"""The form of an error's body: vLLM's nested and flat ones, FastAPI's ``detail``, and a bare string."""
 End = Literal["done", "clean"] | Cut
+"""How a stream ends: with ``[DONE]``, without it, or by a connection that breaks off."""
 DONE = "data: [DONE]"
+"""The last event of a stream."""
 
 
 # Responses
@@ -379,7 +382,7 @@ def stale(behaviour: Behaviour) -> Behaviour:
 
 
 def drip(every: float = 0.05, *, sse: bool = True) -> Behaviour:
-    """Send meaningless bytes for ever.
+    """Send meaningless bytes forever.
 
     Args:
         every: Seconds between two pieces.

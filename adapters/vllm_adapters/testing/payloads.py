@@ -30,7 +30,9 @@ __all__ = [
 ]
 
 MODEL = "stub"
+"""The served model of the fault-injection server."""
 FINGERPRINT = "vllm-0.32.0-stub"
+"""The ``system_fingerprint`` of its replies."""
 _CREATED = 1_790_000_000  # any timestamp works: nothing reads it, and a constant keeps runs identical
 _ids = itertools.count(1)
 
