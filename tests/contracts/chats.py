@@ -24,7 +24,9 @@ class LangChain:
     """Sends messages with ``ChatVLLM``."""
 
     def __init__(self, url, **settings):
-        langchain = pytest.importorskip("vllm_adapters.langchain")
+        pytest.importorskip("langchain_openai")
+        from vllm_adapters import langchain
+
         self.llm = langchain.ChatVLLM(base_url=url, max_retries=0, **settings)
 
     def send(self, messages, **parameters):
@@ -38,7 +40,9 @@ class LlamaIndex:
     """Sends messages with ``VLLM``."""
 
     def __init__(self, url, **settings):
-        llamaindex = pytest.importorskip("vllm_adapters.llamaindex")
+        pytest.importorskip("llama_index.llms.openai_like")
+        from vllm_adapters import llamaindex
+
         self.llm = llamaindex.VLLM(api_base=url, max_retries=0, **settings)
 
     def send(self, messages, **parameters):
@@ -57,7 +61,9 @@ class Haystack:
     """Sends messages with ``VLLMChatGenerator``."""
 
     def __init__(self, url, **settings):
-        haystack = pytest.importorskip("vllm_adapters.haystack")
+        pytest.importorskip("haystack")
+        from vllm_adapters import haystack
+
         self.llm = haystack.VLLMChatGenerator(api_base_url=url, max_retries=0, **settings)
 
     def send(self, messages, **parameters):

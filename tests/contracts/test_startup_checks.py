@@ -12,7 +12,7 @@ CLASSES = {
         "haystack": ("VLLMTextEmbedder", "VLLMDocumentEmbedder", "VLLMRanker"),
     },
 }
-MODULES = {"langchain": "langchain_openai", "llamaindex": "llama_index.core", "haystack": "haystack"}
+MODULES = {"langchain": "langchain_openai", "llamaindex": "llama_index.llms.openai_like", "haystack": "haystack"}
 
 
 @pytest.mark.parametrize(

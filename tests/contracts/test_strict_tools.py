@@ -20,7 +20,9 @@ def weather(city: Literal["Oslo", "Lima"]) -> str:
 
 
 def cities_langchain(strict, streams):
-    langchain = pytest.importorskip("vllm_adapters.langchain")
+    pytest.importorskip("langchain_openai")
+    from vllm_adapters import langchain
+
     agents = pytest.importorskip("langchain.agents")
     cities = []
 
@@ -40,8 +42,10 @@ def cities_langchain(strict, streams):
 
 
 def cities_llamaindex(strict, streams):
-    llamaindex = pytest.importorskip("vllm_adapters.llamaindex")
+    pytest.importorskip("llama_index.llms.openai_like")
     from llama_index.core.agent.workflow import FunctionAgent
+
+    from vllm_adapters import llamaindex
 
     cities = []
 
@@ -59,10 +63,12 @@ def cities_llamaindex(strict, streams):
 
 
 def cities_haystack(strict, streams):
-    haystack = pytest.importorskip("vllm_adapters.haystack")
+    pytest.importorskip("haystack")
     from haystack.components.agents import Agent
     from haystack.dataclasses import ChatMessage
     from haystack.tools import create_tool_from_function
+
+    from vllm_adapters import haystack
 
     cities = []
 
