@@ -9,6 +9,8 @@ ALONE := llamaindex haystack
 UPSTREAM := .venv-upstream
 CLIENTS := .venv-clients
 BENCH := .venv-bench
+GATEWAYS := .venv-gateways
+OBSERVE := .venv-observe
 DOCS := .venv-docs
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
@@ -20,14 +22,16 @@ STATIC := tests/package tests/testing/test_cassettes.py
 RUN := $(VENV)/bin/python
 # Modules are compiled when they are imported: most of them never are.
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile --editable
+# Live tests that need neither a second vLLM nor an environment of their own.
+HERE := not another_version and not fresh_environment
 SITE := scripts/site/mkdocs.yml
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs
 ARGS ?=
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
-	recipes faults soak params readme pictures package docs docs-serve docs-shots bench bench-live trace coverage clean
+.PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream gateways \
+	recipes faults observe soak bulk params readme pictures package docs docs-serve docs-shots bench bench-live trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -48,8 +52,8 @@ smoke: $(VENV)/.installed ## Run a few server tests of each framework against a 
 	$(RUN) -m pytest --live -q -m smoke $(ARGS)
 
 live: $(VENV)/.installed ## Run all server tests against a real vLLM; VLLM_VERSION=0.14.1: of another version
-	$(RUN) -m pytest --live -m "(vllm or live) and not another_version and not fresh_environment" \
-		$(if $(VLLM_VERSION),--vllm-version $(VLLM_VERSION)) $(ARGS)
+	$(RUN) -m pytest --live $(if $(VLLM_VERSION),--vllm-version $(VLLM_VERSION) -m "vllm and $(HERE)",-m "(vllm or live) and $(HERE)") \
+		$(ARGS)
 
 versions: $(VENV)/.installed ## Record what each version of vLLM can do, and write the table; ARGS="-k 0.14.1" for one
 	$(RUN) -m pytest --live --record -q tests/versions $(ARGS)
@@ -78,6 +82,9 @@ test-alone-%: .venv-%/.installed
 clients: $(CLIENTS)/.installed ## Run other people's libraries on our clients: instructor, Pydantic AI, Logfire, ...
 	$(CLIENTS)/bin/python -m pytest -q -W ignore tests/clients $(ARGS)
 
+gateways: $(GATEWAYS)/.installed ## Run calls and faults through vllm-router, LiteLLM's proxy and nginx (apt install nginx)
+	@PYTHONPATH=scripts $(GATEWAYS)/bin/python -m gateways $(ARGS)
+
 upstream: $(UPSTREAM)/.installed ## Run the own tests of langchain-openai, vllm-haystack and openai with our classes
 	@$(UPSTREAM)/bin/python scripts/upstream/run.py $(ARGS)
 
@@ -87,8 +94,14 @@ recipes: $(VENV)/.installed ## Run each recipe alone in a fresh environment, aga
 faults: $(VENV)/.installed ## Run every path against every fault, and print the table; ARGS="LangChain 500" for a part of it
 	@PYTHONPATH=tests/contracts $(RUN) -m fault_matrix $(ARGS)
 
+observe: $(OBSERVE)/.installed ## Run every class under every instrumentation, and print the matrix; ARGS="--save logfire"
+	@PYTHONPATH=tests/contracts $(OBSERVE)/bin/python -m observe_matrix $(ARGS)
+
 soak: $(VENV)/.installed ## Run mixed calls over a connection that breaks at random: what fails, what leaks
 	@PYTHONPATH=benchmarks $(RUN) -m soak $(ARGS)
+
+bulk: $(VENV)/.installed ## Kill a bulk job of 100,000 prompts three times, resume it, and count what is in its file
+	@PYTHONPATH=benchmarks $(RUN) -m bulk $(ARGS)
 
 params: $(VENV)/.installed ## Add a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }
@@ -129,7 +142,7 @@ coverage: $(VENV)/.installed ## Branch coverage of the package by the recorded t
 	$(RUN) -m pytest -n $(JOBS) -q --cov=vllm_adapters --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(BENCH) $(DOCS) build/site
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(OBSERVE) $(BENCH) $(DOCS) build/site
 
 $(VENV)/.installed: pyproject.toml
 	$(call fresh,$(VENV))
@@ -155,6 +168,12 @@ $(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt
 	@$(CLIENTS)/bin/python $(PIP) '.[langchain,dev-tools]' -r tests/clients/requirements.txt
 	@touch $@
 
+$(GATEWAYS)/.installed: pyproject.toml scripts/gateways/requirements.txt
+	$(call fresh,$(GATEWAYS))
+	@echo "Installing the gateways into $(GATEWAYS) (a few minutes, once) ..."
+	@$(GATEWAYS)/bin/python $(PIP) '.[metrics,testing]' -r scripts/gateways/requirements.txt
+	@touch $@
+
 $(DOCS)/.installed: pyproject.toml
 	$(call fresh,$(DOCS))
 	@echo "Installing the tools of the documentation site into $(DOCS) (a minute, once) ..."
@@ -165,6 +184,12 @@ $(BENCH)/.installed: pyproject.toml benchmarks/requirements.txt
 	$(call fresh,$(BENCH))
 	@echo "Installing what the benchmarks compare into $(BENCH) (a few minutes, once) ..."
 	@$(BENCH)/bin/python $(PIP) '.[langchain,llamaindex,haystack]' -r benchmarks/requirements.txt
+	@touch $@
+
+$(OBSERVE)/.installed: pyproject.toml tests/contracts/observe_matrix/requirements.txt
+	$(call fresh,$(OBSERVE))
+	@echo "Installing instrumentations into $(OBSERVE) (a few minutes, once) ..."
+	@$(OBSERVE)/bin/python $(PIP) '.[all,testing]' -r tests/contracts/observe_matrix/requirements.txt
 	@touch $@
 
 .venv-%/.installed: pyproject.toml

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from statistics import median, quantiles
+from typing import Any
 
 NOISE = 1.05
 """How much a ratio may exceed its target: the difference between two runs."""
@@ -88,13 +89,18 @@ class Case:
             if (ratio := self.ratios(name, target.reference)[0]) > target.ratio * NOISE
         ]
 
-    def verdicts(self) -> list[list[str]]:
-        """Return a row for each target: case, contender, ratio with quartiles, target."""
+    def verdicts(self) -> list[dict[str, Any]]:
+        """Return the ratio of each contender with a target, for the documentation."""
         return [
-            [self.title, name, f"{ratio:.2f} ({low:.2f} to {high:.2f}) of {target.reference}", f"{target.ratio:.2f}"]
+            {
+                "work": self.title,
+                "class": name,
+                "reference": target.reference,
+                "ratio": [round(value, 2) for value in self.ratios(name, target.reference)],
+                "target": target.ratio,
+            }
             for name, targets in self.targets.items()
             for target in targets
-            for ratio, low, high in [self.ratios(name, target.reference)]
         ]
 
     def rows(self) -> list[list[str]]:

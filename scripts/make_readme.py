@@ -292,6 +292,7 @@ def capabilities() -> str:
 # Other packages' own tests
 
 UPSTREAM = ROOT / "scripts" / "upstream" / "results.json"
+OBSERVED = ROOT / "tests" / "contracts" / "observe_matrix" / "observed.json"
 
 
 def upstream() -> str:
@@ -318,6 +319,24 @@ def exclusions() -> str:
     return _table(["Tests of", "excluded", "because"], rows)
 
 
+def observed() -> str:
+    """Return who records a call under each instrumentation, and how many cells of `make observe` are right."""
+    results = json.loads(OBSERVED.read_text(encoding="utf-8"))
+    frameworks = list(next(iter(results.values()))["recorded"])
+    rows = [
+        [each["title"], f"{each['right']} of {each['cells']}", *(each["recorded"][name] for name in frameworks)]
+        for each in results.values()
+    ]
+    return _table(["Instrumentation", "as without", *frameworks], rows)
+
+
+def gateways() -> str:
+    """Return what ``make gateways ARGS=--save`` found through each gateway."""
+    results = json.loads((ROOT / "scripts" / "gateways" / "results.json").read_text(encoding="utf-8"))
+    names = list(next(iter(results.values())))
+    return _table(["", *names], [[row, *(cells[name] for name in names)] for row, cells in results.items()])
+
+
 SECTIONS: Mapping[str, Any] = {
     "support": support,
     "parameters": parameters,
@@ -329,6 +348,8 @@ SECTIONS: Mapping[str, Any] = {
     "exclusions": exclusions,
     "versions": versions,
     "capabilities": capabilities,
+    "observed": observed,
+    "gateways": gateways,
 }
 
 

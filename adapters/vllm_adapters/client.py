@@ -27,6 +27,7 @@ from vllm_adapters._client.base import (
     is_event_stream,
 )
 from vllm_adapters._client.discovery import LookUp, R, arun_plan, run_plan
+from vllm_adapters._client.logs import set_up as set_up_logs
 from vllm_adapters._compat import http
 from vllm_adapters._response.stream import AsyncCheckedStream, CheckedStream
 from vllm_adapters._transport.credentials import key_errors
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from openai.resources.chat import AsyncChat, Chat
 
 __all__ = ["AsyncVLLMClient", "VLLMClient"]
+
+set_up_logs()
 
 
 def _get(url: str) -> FinalRequestOptions:

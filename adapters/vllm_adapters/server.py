@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import openai
 from openai import NOT_GIVEN, NotGiven
@@ -14,6 +16,7 @@ from packaging.version import Version
 from pydantic import SecretStr
 
 from vllm_adapters._client import endpoint
+from vllm_adapters._client.discovery import Plan, arun_plan, run_plan
 from vllm_adapters._client.endpoint import EndpointCall, async_method, sync_method
 from vllm_adapters._compat import http
 from vllm_adapters._optional import require
@@ -27,7 +30,15 @@ from vllm_adapters._transport.credentials import (
     redact_values,
 )
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
-from vllm_adapters.errors import InvalidRequest, ModelNotServed, ServerTimeout, ServerUnreachable, VLLMError
+from vllm_adapters.errors import (
+    InvalidRequest,
+    ModelNotServed,
+    PermissionDenied,
+    ServerTimeout,
+    ServerUnreachable,
+    VLLMError,
+    WrongAddress,
+)
 from vllm_adapters.timeouts import Timeouts
 from vllm_adapters.types import Capabilities, Classified, ModelCard, Ranked, Tokens
 
@@ -40,6 +51,16 @@ __all__ = ["VLLMServer"]
 Messages = Sequence[Mapping[str, Any]]
 
 _HEALTH_OPTIONS = {"timeout": Timeouts(connect=5, idle=10, total=10), "max_retries": 0}
+_PROBE_OPTIONS = {"timeout": Timeouts(connect=5, idle=60, total=60), "max_retries": 0}
+Probe: TypeAlias = Literal["chat", "completions", "embeddings"]
+_PROBES: dict[Probe, tuple[str, dict[str, Any]]] = {
+    "chat": ("/chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}),
+    "completions": ("/completions", {"prompt": "Hello", "max_tokens": 1}),
+    "embeddings": ("/embeddings", {"input": "Hello"}),
+}
+_LAST_PROBE = "embeddings"
+_TOKENIZE_ONLY = ("add_special_tokens", "return_token_strs")
+_ROUTER_BREAKS_RERANK = re.compile(r"Failed to build rerank response|The model `default` does not exist")
 _UNSET: dict[str, tuple[Any, ...]] = {
     "api_key": (None, PLACEHOLDER_KEY),
     "timeout": (None, Timeouts()),
@@ -245,51 +266,74 @@ class VLLMServer:
 
     # Readiness
 
-    def _health(self, /) -> EndpointCall[bool]:
-        return EndpointCall(self.at_root("/health"), lambda response: True, cast_to=str, options=_HEALTH_OPTIONS)
-
-    def is_ready(self) -> bool:
-        """Return whether the server responds now; ``False`` while it loads and when nothing listens."""
-        return self._readiness_error() is None
-
-    def _readiness_error(self) -> VLLMError | None:
+    def _readiness(self, probe: Probe | None) -> Plan[EndpointCall[Any], Any, VLLMError | None]:
+        """Return why the server is not ready; ``None`` if it is."""
         try:
-            self._health().send(self.client)
+            health = yield EndpointCall(self.at_root("/health"), str, cast_to=str, options=_HEALTH_OPTIONS)
+            if probe is None and not health.strip():  # vLLM itself; gateways have a text, whatever is behind them
+                return None
+            for task in (probe,) if probe else _PROBES:
+                try:
+                    yield self._probe(task)
+                except WrongAddress:
+                    if task in (probe, _LAST_PROBE):
+                        raise
+                else:
+                    break
+        except InvalidRequest:
+            return None  # a model has refused the request
         except VLLMError as error:
-            return _passing(error)
+            if isinstance(error, ServerUnreachable | ServerTimeout) or error.status_code >= 500:
+                return error
+            raise
         return None
 
-    async def ais_ready(self) -> bool:
+    def _probe(self, task: Probe) -> EndpointCall[bool]:
+        path, fields = _PROBES[task]
+        return EndpointCall(path, lambda response: True, self._body(task, fields, {}), options=_PROBE_OPTIONS)
+
+    def is_ready(self, *, probe: Probe | None = None) -> bool:
+        """Return whether the server responds now; ``False`` while it loads and when nothing listens.
+
+        Args:
+            probe: As for ``wait_until_ready``.
+        """
+        return self._readiness_error(probe) is None
+
+    def _readiness_error(self, probe: Probe | None) -> VLLMError | None:
+        return run_plan(self._readiness(probe), lambda call: call.send(self.client))
+
+    async def ais_ready(self, *, probe: Probe | None = None) -> bool:
         """Async version of ``is_ready``."""
-        return await self._areadiness_error() is None
+        return await self._areadiness_error(probe) is None
 
-    async def _areadiness_error(self) -> VLLMError | None:
-        try:
-            await self._health().asend(self.async_client)
-        except VLLMError as error:
-            return _passing(error)
-        return None
+    async def _areadiness_error(self, probe: Probe | None) -> VLLMError | None:
+        return await arun_plan(self._readiness(probe), lambda call: call.asend(self.async_client))
 
-    def wait_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
+    def wait_until_ready(self, timeout: float = 600.0, *, every: float = 1.0, probe: Probe | None = None) -> Self:
         """Wait for the server to respond.
 
         Args:
             timeout: How long to wait, in seconds. Loading a large model takes minutes.
             every: Seconds between two attempts.
+            probe: Request one token or vector, too: ``"chat"``, ``"completions"`` or ``"embeddings"``. Default: only
+                if ``/health`` is that of a gateway, which may respond although all servers behind it are down.
 
         Raises:
             ServerTimeout: It is still not ready.
         """
         for _ in self._attempts(timeout, every):
-            if (error := self._readiness_error()) is None:
+            if (error := self._readiness_error(probe)) is None:
                 return self
             time.sleep(every)
         raise self._not_ready_in(timeout, error)
 
-    async def await_until_ready(self, timeout: float = 600.0, *, every: float = 1.0) -> Self:
+    async def await_until_ready(
+        self, timeout: float = 600.0, *, every: float = 1.0, probe: Probe | None = None
+    ) -> Self:
         """Async version of ``wait_until_ready``."""
         for _ in self._attempts(timeout, every):
-            if (error := await self._areadiness_error()) is None:
+            if (error := await self._areadiness_error(probe)) is None:
                 return self
             await asyncio.sleep(every)
         raise self._not_ready_in(timeout, error)
@@ -354,22 +398,36 @@ class VLLMServer:
         """The server's vLLM version, such as ``"0.32.0"``; looked up once."""
         return self._read_version().send(self.client)
 
-    def _routes(self, /) -> EndpointCall[dict[str, Any]]:
-        return EndpointCall(self.at_root("/openapi.json"), lambda response: dict(response.get("paths") or {}))
+    def _look_up_capabilities(self) -> Plan[EndpointCall[Any], Any, Capabilities]:
+        models = yield self._models()
+        found: dict[str, Any] = {}
+        for name, call in (
+            ("version", self._read_version()),
+            ("routes", EndpointCall(self.at_root("/openapi.json"), lambda response: dict(response.get("paths") or {}))),
+        ):
+            if name == "version" and (known := vars(self).get("version")):
+                found[name] = known
+                continue
+            try:
+                found[name] = yield call
+            except (WrongAddress, PermissionDenied):  # a gateway does not pass it on
+                found[name] = None
+        return Capabilities.from_responses(found["version"], models, found["routes"])
 
     def capabilities(self) -> Capabilities:
         """Return what the server can do: version, models, context length, tasks and routes.
 
         Tasks are derived from the routes of the server. Servers before 0.16.0 have every route, whatever their model
-        can do.
+        can do. What a gateway hides is named in ``hidden``.
         """
-        return Capabilities.from_responses(self.version, self.models(), self._routes().send(self.client))
+        found = run_plan(self._look_up_capabilities(), lambda call: call.send(self.client))
+        if found.version is not None:
+            vars(self)["version"] = found.version
+        return found
 
     async def acapabilities(self) -> Capabilities:
         """Async version of ``capabilities``."""
-        return Capabilities.from_responses(
-            await self.aversion(), await self.amodels(), await self._routes().asend(self.async_client)
-        )
+        return await arun_plan(self._look_up_capabilities(), lambda call: call.asend(self.async_client))
 
     def context_length(self) -> int | None:
         """Return the context length of the model in tokens; a LoRA adapter has its base model's.
@@ -431,8 +489,28 @@ class VLLMServer:
     tokenize, atokenize = sync_method(_tokenize), async_method(_tokenize)
 
     def _count_tokens(self, /, prompt: str | None = None, **given: Any) -> EndpointCall[int]:
-        """Return the number of tokens of a prompt or messages; arguments are those of ``tokenize``."""
-        return self._tokenize(prompt, **given).map(lambda tokens: tokens.count)
+        """Return the number of tokens of a prompt or messages; arguments are those of ``tokenize``.
+
+        Behind a gateway that does not pass ``/tokenize`` on, the model counts them in a request of one token.
+        """
+        call = self._tokenize(prompt, **given).map(lambda tokens: tokens.count)
+        return replace(call, fallback=lambda error: self._count_by_usage(error, call.body or {}))
+
+    def _count_by_usage(self, error: VLLMError, body: Mapping[str, Any]) -> EndpointCall[int] | None:
+        if type(error) is not WrongAddress:
+            return None
+        limits = {"max_tokens": 1, "temperature": 0}
+        if "messages" in body:
+            fields = {name: value for name, value in body.items() if name not in _TOKENIZE_ONLY}
+            return EndpointCall("/chat/completions", _prompt_tokens, {**fields, **limits})
+        fields = {name: value for name, value in body.items() if name not in (*_TOKENIZE_ONLY, "prompt")}
+        embedded: EndpointCall[int] = EndpointCall("/embeddings", _prompt_tokens, {**fields, "input": body["prompt"]})
+        return EndpointCall(
+            "/completions",
+            _prompt_tokens,
+            {**fields, "prompt": body["prompt"], **limits},
+            fallback=lambda other: embedded if type(other) is WrongAddress else None,
+        )
 
     count_tokens, acount_tokens = sync_method(_count_tokens), async_method(_count_tokens)
 
@@ -576,7 +654,23 @@ class VLLMServer:
                 raise InvalidRequest(problem, address=self.base_url, param="top_n")
             fields["top_n"] = top_n
         body = self._body("rerank", fields, parameters)
-        return EndpointCall("/rerank", endpoint.ranking_parser(texts, top_n), body)
+        parse, other = endpoint.ranking_parser(texts, top_n), self.at_root("/v2/rerank")
+        path = other if self.client.vllm.info.needs_rerank_v2 else "/rerank"
+        return EndpointCall(path, parse, body, fallback=lambda error: self._rerank_v2(error, parse, body))
+
+    def _rerank_v2(
+        self, error: VLLMError, parse: Callable[[Any], list[Ranked]], body: Mapping[str, Any]
+    ) -> EndpointCall[list[Ranked]] | None:
+        """Return the call that vllm-router passes on as it is: it rewrites those to the other two routes."""
+        info = self.client.vllm.info
+        if info.needs_rerank_v2 or not _ROUTER_BREAKS_RERANK.search(error.reason):
+            return None
+
+        def parse_and_note(response: Any) -> list[Ranked]:
+            info.needs_rerank_v2 = True
+            return parse(response)
+
+        return EndpointCall(self.at_root("/v2/rerank"), parse_and_note, body)
 
     rerank, arerank = sync_method(_rerank), async_method(_rerank)
 
@@ -622,8 +716,5 @@ def _no_vectors(dimensions: int | None) -> np.ndarray[Any, Any]:
     return np.empty((0, dimensions or 0), dtype=np.float32)
 
 
-def _passing(error: VLLMError) -> VLLMError:
-    """Return an error that a server may raise until it is ready; raise others."""
-    if isinstance(error, ServerUnreachable | ServerTimeout) or error.status_code >= 500:
-        return error
-    raise error
+def _prompt_tokens(response: Mapping[str, Any]) -> int:
+    return int(response["usage"]["prompt_tokens"])

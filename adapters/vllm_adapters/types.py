@@ -51,25 +51,33 @@ class Capabilities:
     """What a server can do.
 
     Args:
-        version: vLLM version.
+        version: vLLM version; ``None`` behind a gateway that hides it.
         models: The served models.
         max_model_len: Context length in tokens of the first base model.
         tasks: Such as ``chat``, ``embeddings``, ``rerank``, ``load_lora``.
-        routes: Every path of the server.
+        routes: Every path of the server, or of the gateway in front of it.
+        hidden: What a gateway hides: ``"version"``, ``"tasks"`` (its routes are its own, or not known). Only a request
+            shows then whether the server has a task.
     """
 
-    version: str
+    version: str | None
     models: tuple[ModelCard, ...]
     max_model_len: int | None
     tasks: frozenset[str]
     routes: frozenset[str]
+    hidden: frozenset[str] = frozenset()
 
     @classmethod
-    def from_responses(cls, version: str, models: Sequence[ModelCard], paths: Mapping[str, Any]) -> Capabilities:
-        """Combine the responses of ``/version``, ``/v1/models`` and ``/openapi.json``."""
+    def from_responses(
+        cls, version: str | None, models: Sequence[ModelCard], paths: Mapping[str, Any] | None
+    ) -> Capabilities:
+        """Combine the responses of ``/version``, ``/v1/models`` and ``/openapi.json``; ``None`` if there was none."""
         lengths = [card.max_model_len for card in models if card.max_model_len is not None]
-        tasks = frozenset(task for route, task in _TASK_OF_ROUTE.items() if route in paths)
-        return cls(version, tuple(models), lengths[0] if lengths else None, tasks, frozenset(paths))
+        routes = frozenset(paths or ())
+        known = version is not None and paths is not None
+        tasks = frozenset(task for route, task in _TASK_OF_ROUTE.items() if route in routes) if known else frozenset()
+        hidden = ({"version"} if version is None else set()) | (set() if known else {"tasks"})
+        return cls(version, tuple(models), lengths[0] if lengths else None, tasks, routes, frozenset(hidden))
 
 
 @dataclass(frozen=True)

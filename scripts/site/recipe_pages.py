@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from vllm_adapters._cli.recipes import Recipe, all_recipes
@@ -55,6 +56,20 @@ def _needs(lines: list[str]) -> str:
     return "\n".join("- " + " ".join(item).replace("\\ ", "") for item in items)
 
 
+def _notebook(file: Path) -> str:
+    """Return the Markdown of a notebook: its cells, and what they printed."""
+    parts = []
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(re.sub(r"^#", "##", source, flags=re.M))
+            continue
+        parts.append(f"````python\n{source}\n````")
+        for output in cell["outputs"]:
+            parts.append("```text\n" + "".join(output["text"]).rstrip("\n") + "\n```")
+    return "\n\n".join(parts)
+
+
 def content(recipe: Recipe) -> str:
     """Return the Markdown of its page."""
     summary, *needs = recipe.header
@@ -64,6 +79,11 @@ def content(recipe: Recipe) -> str:
     parts.append(f"```sh\nvllm-adapters recipes copy {recipe.name}\n```")
     for file in recipe.files:
         name = file.name if recipe.path.is_file() else f"{recipe.name}/{file.name}"
+        if file.suffix == ".ipynb":
+            parts.append(_notebook(file))
+            continue
+        if file.name == "README.md":  # its first lines are the header
+            continue
         language = LANGUAGES.get(file.suffix, "text")
         parts.append(f'````{language} title="{name}"\n{file.read_text(encoding="utf-8")}````')
     outputs = json.loads(OUTPUTS.read_text(encoding="utf-8")) if OUTPUTS.exists() else {}

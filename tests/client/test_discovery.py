@@ -79,7 +79,7 @@ def test_fingerprint_has_the_version_where_a_gateway_has_none(make_fault_server)
     client = VLLMClient(server.url, max_retries=0)
     client.chat.completions.create(**HELLO, extra_body={"stop_token_ids": [1]})
     with pytest.raises(e.UnsupportedParameter, match=r"vLLM 0\.21\.0"):
-        client.chat.completions.create(**HELLO, extra_body={"session_id": "x"})
+        client.chat.completions.create(**HELLO, extra_body={"watermarking": True})
 
 
 # How often

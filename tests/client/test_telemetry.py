@@ -288,6 +288,11 @@ class TestOneSpan:
             context.detach(token)
         assert recorded.spans() == []
 
+    def test_disabled(self, ask, fault_server, recorded, monkeypatch):
+        monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "requests,vllm_adapters")
+        ask(fault_server.url)
+        assert recorded.spans() == []
+
     @pytest.mark.parametrize("patched", ["request of the SDK's class", "create of the SDK's resource", "of the client"])
     def test_instrumented_sdk(self, fault_server, recorded, monkeypatch, patched):
         """Whatever patches the SDK records the call itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import sys
 import time
@@ -13,6 +14,7 @@ from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, cast, get_args, get_origin
+from urllib.parse import quote
 
 import openai
 from openai import NOT_GIVEN
@@ -26,6 +28,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
+from vllm_adapters._client import logs
 from vllm_adapters._client.discovery import LookUp, ServerInfo
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability, compat, responses, system_messages
@@ -60,6 +63,8 @@ _JITTER = 0.1
 """Part of a wait by which it is extended at random, so that the clients of a server do not return all at once."""
 OPENTELEMETRY = "opentelemetry.trace"
 """Without this module nothing is recorded, and nothing of ``telemetry`` is imported."""
+_SESSION_HEADER = "X-Session-ID"
+_HEADER_SAFE = "!#$&'()*+,/:;=?@[]{}|"
 _COMPLETIONS = (ChatCompletionChunk, ChatCompletion, Completion)
 
 
@@ -399,6 +404,8 @@ class BaseVLLMClient:
             responses.reject_unknown(merged)
         merged.pop(compat.ALLOW_UNKNOWN, None)
         _redact_salt(merged)
+        if compat.SESSION_ID in merged:
+            _add_session_header(merged[compat.SESSION_ID], options)
         options.json_data, options.extra_json = merged, None
 
     def _look_up(self, body: dict[str, Any], *, model: bool, version: bool) -> LookUp[None]:
@@ -413,6 +420,8 @@ class BaseVLLMClient:
             body["encoding_format"] = "float"
         info = self.vllm.info
         _redact_salt(body)
+        if compat.SESSION_ID in body:
+            _add_session_header(body[compat.SESSION_ID], options)
         if not FORM_NAMES.isdisjoint(body) and (error := unenforced_constraint(endpoint, body, info.version)):
             raise error
         options.json_data = compat.translate(
@@ -456,6 +465,8 @@ class BaseVLLMClient:
             from vllm_adapters._client import telemetry
 
             telemetry.inject(request)
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_sending(request)
         if request.url.query and not self._has_foreign_transport:
             _redact_url(request)
         return request
@@ -489,6 +500,8 @@ class BaseVLLMClient:
         wait = wait if left is None else min(wait, left)
         if (call := CALL.get()) is not None:
             call.retry(_failure_name(), wait)
+        if logs.log.isEnabledFor(logging.INFO):
+            logs.log_retry(f"{options.method.upper()} {self.vllm.root}{_path_of(options.url)}", _failure_name(), wait)
         return wait
 
     # Responses
@@ -526,6 +539,8 @@ class BaseVLLMClient:
         if (request := getattr(error, "request", None)) is not None:
             _redact_url(request)
         context = self.vllm.context(options)
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_failure(self.vllm.root + _path_of(options.url), error)
         return error.add_context(address=context.address, model=context.model)
 
     @contextmanager
@@ -558,6 +573,8 @@ class BaseVLLMClient:
             Whether the SDK's raw response must be parsed at once to be checked.
         """
         _redact_url(response.request)  # it has been sent
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_response(response, stream=stream)
         if stream:
             if (call := CALL.get()) is not None:
                 call.await_stream(response)
@@ -671,6 +688,13 @@ def _redact_salt(body: dict[str, Any]) -> None:
     """Redact the secret of a body in the SDK's debug log."""
     if isinstance(salt := body.get("cache_salt"), str):
         body["cache_salt"] = RedactedStr(salt)
+
+
+def _add_session_header(session: object, options: FinalRequestOptions) -> None:
+    """Send the session as a header, too: routers that keep it on one replica do not read the body."""
+    headers = options.headers if isinstance(options.headers, Mapping) else {}
+    if isinstance(session, str) and session and not any(name.lower() == _SESSION_HEADER.lower() for name in headers):
+        options.headers = {**headers, _SESSION_HEADER: quote(session, safe=_HEADER_SAFE)}
 
 
 def _drop_environment(

@@ -91,6 +91,7 @@ class ServerInfo:
         model: The one base model that is served, if known.
         responses: The JSON of look-ups, by URL, until there is a reason to repeat them.
         merge_system: Whether the model's chat template has refused a system message that was not the first.
+        needs_rerank_v2: Whether a gateway breaks the other routes for reranking.
     """
 
     address: str
@@ -101,6 +102,7 @@ class ServerInfo:
     model: str | None = None
     responses: dict[str, dict[str, Any]] = field(default_factory=dict)
     merge_system: bool = False
+    needs_rerank_v2: bool = False
 
     @classmethod
     def of(cls, address: str, version: str | Version | None, shared: ServerInfo | None) -> ServerInfo:

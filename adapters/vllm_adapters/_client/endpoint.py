@@ -16,7 +16,7 @@ from openai._models import FinalRequestOptions
 
 from vllm_adapters._client.base import BaseVLLMClient
 from vllm_adapters._response.validate import sort_by_index, validate_types
-from vllm_adapters.errors import InvalidResponse
+from vllm_adapters.errors import InvalidResponse, VLLMError
 from vllm_adapters.types import Classified, ModelCard, Ranked, Tokens
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class EndpointCall(Generic[R]):
         body: The JSON body of a POST; ``None`` for a GET.
         cast_to: ``str`` for a response of plain text.
         options: Further request options, such as ``timeout``.
+        fallback: Returns the call to send in place of one that failed, for what gateways do not pass on; ``None`` if
+            the error stands.
     """
 
     path: str
@@ -65,6 +67,7 @@ class EndpointCall(Generic[R]):
     body: Mapping[str, Any] | None = None
     cast_to: Any = dict[str, object]
     options: Mapping[str, Any] = field(default_factory=dict)
+    fallback: Callable[[VLLMError], EndpointCall[R] | None] | None = None
 
     @classmethod
     def of_nothing(cls, result: Callable[[], R]) -> EndpointCall[R]:
@@ -73,26 +76,55 @@ class EndpointCall(Generic[R]):
 
     def map(self, convert: Callable[[R], T]) -> EndpointCall[T]:
         """Return the same call with its result converted."""
-        parse = self.parse
-        return replace(self, parse=lambda response: convert(parse(response)))  # type: ignore[arg-type, return-value]
+        parse, fallback = self.parse, self._mapped_fallback(lambda other: other.map(convert))
+        new = {"parse": lambda response: convert(parse(response)), "fallback": fallback}
+        return replace(self, **new)  # type: ignore[arg-type, return-value]
 
     def with_usage(self) -> EndpointCall[tuple[R, dict[str, Any]]]:
         """Return the same call with the response's ``usage`` beside its result."""
-        parse = self.parse
-        with_usage = lambda response: (parse(response), parse_usage(response))  # noqa: E731
-        return replace(self, parse=with_usage)  # type: ignore[arg-type, return-value]
+        parse, fallback = self.parse, self._mapped_fallback(lambda other: other.with_usage())
+        new = {"parse": lambda response: (parse(response), parse_usage(response)), "fallback": fallback}
+        return replace(self, **new)  # type: ignore[arg-type, return-value]
+
+    def _mapped_fallback(
+        self, convert: Callable[[EndpointCall[R]], EndpointCall[T]]
+    ) -> Callable[[VLLMError], EndpointCall[T] | None] | None:
+        fallback = self.fallback
+        if fallback is None:
+            return None
+
+        def find(error: VLLMError) -> EndpointCall[T] | None:
+            other = fallback(error)
+            return convert(other) if other is not None else None
+
+        return find
 
     def send(self, client: VLLMClient) -> R:
         """Send the request and parse its response."""
         if not self.path:
             return self.parse({})
-        return self._parsed(client, client.request(self.cast_to, self._request_options(), _traced=False))
+        try:
+            raw = client.request(self.cast_to, self._request_options(), _traced=False)
+        except VLLMError as error:
+            if (other := self._instead(error)) is None:
+                raise
+            return other.send(client)
+        return self._parsed(client, raw)
 
     async def asend(self, client: AsyncVLLMClient) -> R:
         """Async version of ``send``."""
         if not self.path:
             return self.parse({})
-        return self._parsed(client, await client.request(self.cast_to, self._request_options(), _traced=False))
+        try:
+            raw = await client.request(self.cast_to, self._request_options(), _traced=False)
+        except VLLMError as error:
+            if (other := self._instead(error)) is None:
+                raise
+            return await other.asend(client)
+        return self._parsed(client, raw)
+
+    def _instead(self, error: VLLMError) -> EndpointCall[R] | None:
+        return self.fallback(error) if self.fallback is not None else None
 
     def _request_options(self) -> FinalRequestOptions:
         """Return the request; the SDK returns the raw response beside what it parses."""

@@ -68,6 +68,8 @@ _SUPPRESSING = (
 )
 _NAMES_A_MODEL = ("gen_ai.request.model", "llm.model_name", "embedding.model_name", "reranker.model_name")
 """Attributes of a span that describes a call of a model."""
+_NAMES_IT_LATE = frozenset({"openinference.instrumentation.llama_index"})
+"""Instrumentations that set these attributes when a span ends; until then it has the name of our class."""
 _DURATION_BUCKETS = [0.01 * 2**n for n in range(14)]
 _TOKEN_BUCKETS = [4.0**n for n in range(14)]
 
@@ -144,6 +146,8 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 def _is_recorded(client: BaseVLLMClient, options: FinalRequestOptions, endpoint: str, *, sdk: bool) -> bool:
     """Return whether an instrumentation records the call already, or none shall."""
+    if "vllm_adapters" in os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""):
+        return True
     here = context.get_current()
     if any(here.get(key) for key in _SUPPRESSING):
         return True
@@ -151,6 +155,9 @@ def _is_recorded(client: BaseVLLMClient, options: FinalRequestOptions, endpoint:
     if span.is_recording():
         attributes = getattr(span, "attributes", None) or {}
         if any(name in attributes for name in _NAMES_A_MODEL):
+            return True
+        scope = getattr(span, "instrumentation_scope", None)
+        if getattr(scope, "name", None) in _NAMES_IT_LATE and str(getattr(span, "name", "")).startswith("VLLM"):
             return True
     cls: Any = type(client)
     if "request" in vars(client) or hasattr(cls.request, "__wrapped__"):

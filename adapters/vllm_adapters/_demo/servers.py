@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from vllm_adapters._request.compat import parse_version
-from vllm_adapters.errors import WrongAddress
 from vllm_adapters.server import VLLMServer
 
 if TYPE_CHECKING:
@@ -103,11 +102,9 @@ def inspect_server(base_url: str, origin: str, expected: frozenset[str], *, know
     """
     with VLLMServer(base_url, max_retries=0) as server:
         models = server.models()
-        try:
-            capabilities = server.capabilities()
-        except WrongAddress:  # a gateway that forwards only /v1
-            return DemoServer(server.base_url, origin, models[0].id, None, expected, known)
-        reliable = (parse_version(capabilities.version) or _RELIABLE_ROUTES) >= _RELIABLE_ROUTES
+        capabilities = server.capabilities()
+        version = parse_version(capabilities.version or "") or _RELIABLE_ROUTES
+        reliable = version >= _RELIABLE_ROUTES and "tasks" not in capabilities.hidden  # by a gateway
         tasks = capabilities.tasks if reliable else expected
         return DemoServer(server.base_url, origin, models[0].id, capabilities.version, tasks, known)
 

@@ -64,6 +64,15 @@ _WITHOUT_EFFECT = frozenset(
 _REASONING_RENAMED = Version("0.11.1")
 
 
+STRICT_COMPLETION = "strict_completion"
+"""Name in a body: a stream must prove that the server, not a gateway, ended it."""
+SESSION_ID = "session_id"
+
+
+class StrictStreamOptions(dict[str, Any]):
+    """Stream options of a request with ``strict_completion``, which itself is not sent."""
+
+
 def parse_version(text: str) -> Version | None:
     """Return a server's release, or ``None`` if ``text`` is not one (a gateway's, or a build without a tag).
 
@@ -97,7 +106,9 @@ def reject_unknown(endpoint: str, body: Mapping[str, Any]) -> None:
 def _accepted_names(endpoint: str) -> frozenset[str]:
     known = availability.names(endpoint)
     return known.union(
-        {ALLOW_UNKNOWN, MERGE_SYSTEM_MESSAGES}, _WITHOUT_EFFECT, *(group for group in _SYNONYMS if known & group)
+        {ALLOW_UNKNOWN, MERGE_SYSTEM_MESSAGES, STRICT_COMPLETION},
+        _WITHOUT_EFFECT,
+        *(group for group in _SYNONYMS if known & group),
     )
 
 
@@ -253,6 +264,8 @@ def translate(
     if MERGE_SYSTEM_MESSAGES in sent:
         given = sent.pop(MERGE_SYSTEM_MESSAGES)
         merge_system = merge_system if given is None else given
+    if sent.pop(STRICT_COMPLETION, None) and sent.get("stream"):
+        sent["stream_options"] = StrictStreamOptions({**(sent.get("stream_options") or {}), "include_usage": True})
     if merge_system and needs_merging(sent.get("messages")):
         sent["messages"] = merge_system_messages(sent["messages"])
     if not allow_unknown and not _WITHOUT_EFFECT.isdisjoint(sent):
@@ -269,7 +282,7 @@ def translate(
     if found := _reasoning_messages(sent):
         _rename_reasoning(sent, found, version)
     for name in sent.keys() & _missing_names(endpoint, version):
-        if sent[name] is not None:
+        if sent[name] is not None and name != SESSION_ID:  # routers read it from the header
             raise _unsupported(name, availability.lookup(endpoint, name), version)
         del sent[name]
     for outer in _NESTED:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -15,6 +16,7 @@ from packaging.version import Version
 from pydantic_core import ValidationError, from_json
 
 from vllm_adapters._compat import http
+from vllm_adapters._request.compat import StrictStreamOptions
 from vllm_adapters._response import error_mapping
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.requirements import Requirements
@@ -24,16 +26,23 @@ from vllm_adapters._response.tool_calls import ToolCallDeltas
 from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed, validate_output
 from vllm_adapters.errors import IncompleteStream, InvalidResponse, ServerTimeout, VLLMError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _DONE = b"[DONE]"
-_RESPONSES_END = {"response.completed", "response.incomplete", "response.failed"}
+_SENDS_FINGERPRINT = Version("0.23.0")
+"""From here on, the chunk with the usage has a ``system_fingerprint``; one that a gateway made up has none."""
+_ENDS = {"response.completed", "response.incomplete", "response.failed", "message_stop"}
+"""Last events of ``/v1/responses`` and of ``/v1/messages``."""
 _MAX_TEMPLATES = 8
 """Templates of a stream: one for its reasoning and one for its text, unless other fields change as well."""
 _ENVELOPE = ("id", "object", "created", "model")
 _REASONING = ("reasoning", "reasoning_content")
 RECORDER = "vllm_adapters.call"
 """The extension of a response that records its stream, if anything does: a ``_client.telemetry.Call``."""
+SENT_AT = "vllm_adapters.sent_at"
+"""The extension of a request with the time at which it was sent, if requests are logged."""
 
 
 class ChunkReader:
@@ -63,6 +72,7 @@ class ChunkReader:
         """When the next piece was requested: the caller's own time between two pieces is not the server's."""
         self._endpoint = endpoint
         self._body = body
+        self._version = version
         self._sdk = sdk
         self._expected = expected_choices(body)
         self._requirements = Requirements(body, choices=self._expected, version=version, sdk=sdk)
@@ -140,10 +150,12 @@ class ChunkReader:
             self.first_at = time.monotonic()
         self.last_event = event
         if "choices" not in event and self._endpoint not in ("chat", "completions"):
-            if event.get("type") in _RESPONSES_END:
+            if event.get("type") in _ENDS:
                 self._ended = True
                 if isinstance(response := event.get("response"), dict) and response.get("output"):
                     validate_output(response, self._body)
+            elif event.get("type") == "content_block_delta" and isinstance(text := event["delta"].get("text"), str):
+                self._texts.setdefault(0, []).append(text)
             chunks.append(event)
             return
         choices = event.get("choices")
@@ -226,8 +238,28 @@ class ChunkReader:
             IncompleteStream: The stream ended early.
         """
         if self._ended or (not self._open and len(self._finished) >= self._expected):
+            if isinstance(self._body.get("stream_options"), StrictStreamOptions):
+                self._check_end_is_the_servers()
             return
         raise self.interrupted(None)
+
+    def _check_end_is_the_servers(self) -> None:
+        """Raise if a gateway may have ended the stream in the server's place, with a finish reason of its own."""
+        last = self.last_event or {}
+        usage = last.get("usage")
+        tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+        received = sum(map(len, self._texts.values())) + len(self._reasoning)
+        if not isinstance(tokens, int):
+            reason = "its usage is missing, though it was requested"
+        elif tokens + 1 < received:  # the last token of reasoning may be the first of the answer, too
+            reason = f"its usage counts {tokens} tokens, and {received} pieces arrived"
+        elif not last.get("system_fingerprint") and (self._version is None or self._version >= _SENDS_FINGERPRINT):
+            reason = "its usage is not the server's: it has no system_fingerprint"
+        else:
+            return
+        error = self.interrupted(None)
+        error.reason = f"The stream has a finish reason, but may have been cut before a gateway: {reason}"
+        raise error.replace_hint("Read what had arrived from .partial, or leave strict_completion out to accept it")
 
     def interrupted(self, failure: BaseException | None) -> VLLMError:
         """Return the error for a stream that ended early, by itself or with a transport's ``failure``."""
@@ -442,12 +474,31 @@ def _mapped(failure: Exception, reader: ChunkReader, client: Any, options: Any, 
     context: RequestContext = client.vllm.context(options)
     # The response's status would say nothing of an error of the connection.
     lost = isinstance(error, IncompleteStream | ServerTimeout)
-    return error.add_context(
+    error.add_context(
         address=context.address,
         model=context.model,
         request=response.request if lost else None,
         response=None if lost else response,
     )
+    error.request_id = error.request_id or response.headers.get("x-request-id")
+    return error
+
+
+def describe(request: http.Request, response: http.Response | None = None) -> str:
+    """Return a request for a log line: method, address without its query, the time since it was sent, and its id."""
+    text = f"{request.method} {request.url.copy_with(query=None)}"
+    if (sent_at := request.extensions.get(SENT_AT)) is not None:
+        text += f" after {time.monotonic() - sent_at:.3f} s"
+    if response is not None and (request_id := response.headers.get("x-request-id")):
+        text += f" (request id {request_id})"
+    return text
+
+
+def _log_end(response: http.Response, ended: BaseException | None) -> None:
+    outcome = "complete" if ended is None else type(ended).__name__
+    if isinstance(ended, GeneratorExit):
+        outcome = "left by the caller"
+    log.debug("%s: %d bytes, %s", describe(response.request, response), response.num_bytes_downloaded, outcome)
 
 
 # The generators refer to no stream, so that a stream that is dropped ends them, and closes the connection, at once.
@@ -481,6 +532,8 @@ def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) ->
     finally:
         if recorder is not None:
             recorder.end_stream(reader, ended)
+        if log.isEnabledFor(logging.DEBUG):
+            _log_end(response, ended)
         response.close()
 
 
@@ -512,6 +565,8 @@ async def _achunks(response: http.Response, client: Any, options: Any, cast_to: 
     finally:
         if recorder is not None:
             recorder.end_stream(reader, ended)
+        if log.isEnabledFor(logging.DEBUG):
+            _log_end(response, ended)
         await response.aclose()
 
 

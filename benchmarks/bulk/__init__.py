@@ -1,0 +1,1 @@
+"""A bulk job that is killed and resumed, with its figures."""
