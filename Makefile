@@ -17,6 +17,8 @@ STATIC := tests/package tests/testing/test_cassettes.py
 RUN := $(VENV)/bin/python
 # Modules are compiled when they are imported: most of them never are.
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile --editable
+# Live tests that need neither a second vLLM nor an environment of their own.
+HERE := not another_version and not fresh_environment
 SITE := scripts/site/mkdocs.yml
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs
 ARGS ?=
@@ -45,8 +47,8 @@ smoke: $(VENV)/.installed ## Run a few server tests of each framework against a 
 	$(RUN) -m pytest --live -q -m smoke $(ARGS)
 
 live: $(VENV)/.installed ## Run all server tests against a real vLLM; VLLM_VERSION=0.14.1: of another version
-	$(RUN) -m pytest --live -m "(vllm or live) and not another_version and not fresh_environment" \
-		$(if $(VLLM_VERSION),--vllm-version $(VLLM_VERSION)) $(ARGS)
+	$(RUN) -m pytest --live $(if $(VLLM_VERSION),--vllm-version $(VLLM_VERSION) -m "vllm and $(HERE)",-m "(vllm or live) and $(HERE)") \
+		$(ARGS)
 
 versions: $(VENV)/.installed ## Record what each version of vLLM can do, and write the table; ARGS="-k 0.14.1" for one
 	$(RUN) -m pytest --live --record -q tests/versions $(ARGS)

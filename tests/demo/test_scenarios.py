@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 import pytest
+from version_marks import forced_call_is_enforced, not_enforced_before, reasoning_is_parsed
 
 from vllm_adapters._demo.runner import FRAMEWORKS, Framework, run_scenario
 from vllm_adapters._demo.scenarios import SCENARIOS, FrameworkDemo, Scenario
@@ -21,12 +22,26 @@ SUPPORTED = {
 """What each framework must support: a scenario that it loses fails here."""
 
 
+SINCE = {
+    "reasoning": reasoning_is_parsed,
+    "tool call": forced_call_is_enforced,
+    "structured output": not_enforced_before("0.30", match="ConstraintNotEnforced"),
+    "parameters": not_enforced_before("0.30", match="ConstraintNotEnforced"),
+}
+"""What a scenario needs of the server."""
+
+
 def pairs(names: set[str]):
     """Every framework with every scenario of ``names``, as parameters of a test."""
     return pytest.mark.parametrize(
         ("framework", "scenario"),
         [
-            pytest.param(framework, scenario, id=f"{framework.title}-{scenario.name.replace(' ', '-')}")
+            pytest.param(
+                framework,
+                scenario,
+                id=f"{framework.title}-{scenario.name.replace(' ', '-')}",
+                marks=SINCE.get(scenario.name, ()),
+            )
             for framework in FRAMEWORKS
             for scenario in SCENARIOS
             if scenario.name in names

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from version_marks import output_is_that_of_the_docs
 
 import vllm_adapters
 from vllm_adapters import VLLMError
@@ -64,6 +65,7 @@ def run(package, text):
 
 
 @pytest.mark.parametrize(("package", "text"), list(cases(server=True)))
+@output_is_that_of_the_docs
 def test_example(package, text, vllm_url):
     run(package, text.replace("http://localhost:8000", vllm_url.removesuffix("/v1")))
 

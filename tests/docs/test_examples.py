@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from version_marks import output_is_that_of_the_docs
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [
@@ -99,6 +100,7 @@ def test_every_block_compiles():
 
 
 @pytest.mark.parametrize("block", list(cases(model=True)))
+@output_is_that_of_the_docs
 def test_example(block, vllm_urls, monkeypatch):
     if len(block.models) > 1:
         monkeypatch.setenv("VLLM_EMBED_BASE_URL", vllm_urls[block.models[1]])

@@ -6,6 +6,7 @@ import json
 import shlex
 
 import pytest
+from packaging.version import Version
 
 from vllm_adapters.doctor import Verdict, examine
 
@@ -47,12 +48,21 @@ def all_are(verdict, *names):
 
 
 @pytest.mark.vllm("tiny")
-def test_chat_server_with_all_flags(vllm_url, sent):
+def test_chat_server_with_all_flags(vllm_url, vllm_version, sent):
     report = examine(vllm_url)
+    assert report.version == str(vllm_version)
+    if vllm_version < Version("0.30"):  # it does not enforce a constraint beside a reasoning parser
+        assert verdicts(report, *CHAT, "tools-auto") == all_are(WORKS, *CHAT, "tools-auto")
+        assert verdicts(report, *TOOLS[1:], "choice") == all_are(BROKEN, *TOOLS[1:], "choice")
+        assert report.missing_flags[-1] == report["choice"].flags[0] == ENFORCED
+        assert report.exit_code == 1
+        return
     working = (*CHAT, "reasoning", *TOOLS, *STRUCTURED, "tokenize", "metrics", "prefix-cache", "schema")
     assert verdicts(report, *working) == all_are(WORKS, *working)
     assert verdicts(report, *POOLING) == all_are(ABSENT, *POOLING)
-    assert report.version == "0.32.0"
+    assert verdicts(report, "tool-results", "prefill") == all_are(WORKS, "tool-results", "prefill")
+    assert report["system"].text == "the chat template drops it silently", "tiny's template has no system messages"
+    assert report["system-twice"].advice == report["system"].advice, "merging does not help"
     assert report.models == ("tiny",)
     assert report["models"].data["max_model_len"] == 2048
     assert report["speed"].data["tokens_per_second"] > 0
@@ -62,7 +72,7 @@ def test_chat_server_with_all_flags(vllm_url, sent):
     assert report.exit_code == 0
     assert "The capital of Japan is Tokyo." in report["chat"].text
     assert "easy question" in report["reasoning"].text
-    assert len(sent) == report.requests <= 36
+    assert len(sent) == report.requests <= 42
     assert {body["max_tokens"] for body in sent.bodies("/v1/chat/completions")} <= {1, 48, 64}
 
 
@@ -98,24 +108,24 @@ def test_named_flags_fix_every_fault(vllm_url):
     assert "/v1" not in report["open-routes"].text
     assert report["key"].verdict is WORKS
     assert KEY not in json.dumps(report.as_json())
-    assert report.requests <= 48
+    assert report.requests <= 54
 
 
 @pytest.mark.vllm("tiny", api_key=KEY)
 @pytest.mark.parametrize("key", [None, "sk-another"], ids=["none", "wrong"])
-def test_server_without_access_is_unusable(vllm_url, key, sent):
+def test_server_without_access_is_unusable(vllm_url, vllm_version, key, sent):
     report = examine(vllm_url, api_key=key)
     assert report.exit_code == 2
     assert report["vllm"].verdict is BROKEN
     problem = "rejected the API key" if key else "requires an API key, and none was given"
-    assert report["vllm"].text == f"vLLM 0.32.0 {problem}"
+    assert report["vllm"].text == f"vLLM {vllm_version} {problem}"
     assert "--api-key-env" in report["vllm"].advice
     assert report["chat"].verdict is Verdict.UNTRIED
     assert len(sent) == 2, "no further request is sent"
 
 
 @pytest.mark.vllm("minilm")
-def test_embedding_server(vllm_url, sent):
+def test_embedding_server(vllm_url, vllm_version, sent):
     report = examine(vllm_url)
     assert report["embeddings"].data["dimensions"] == 384
     assert "Tokyo" in report["rerank"].text
@@ -126,7 +136,8 @@ def test_embedding_server(vllm_url, sent):
     assert verdicts(report, *absent) == all_are(ABSENT, *absent)
     assert report.missing_flags == ()
     assert report.exit_code == 0
-    assert not sent.bodies("/v1/chat/completions")
+    if vllm_version >= Version("0.16"):  # older servers have all routes, whatever their model
+        assert not sent.bodies("/v1/chat/completions")
 
 
 @pytest.mark.vllm("cross-encoder")
@@ -160,3 +171,24 @@ def test_older_version_with_the_named_flag(vllm_url):
     report = examine(vllm_url)
     assert verdicts(report, *STRUCTURED, *TOOLS) == all_are(WORKS, *STRUCTURED, *TOOLS)
     assert report.missing_flags == ()
+
+
+ONE_SYSTEM_MESSAGE = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}"
+    "{% if m.role != 'tool' %}{{ m.role }}:{{ m.content }} {% endif %}{% endfor %}assistant:"
+)
+
+
+@pytest.mark.vllm("tiny", flags=("--chat-template", ONE_SYSTEM_MESSAGE))
+def test_what_the_chat_template_allows(vllm_url, sent):
+    report = examine(vllm_url)
+    assert verdicts(report, "system", "prefill") == all_are(WORKS, "system", "prefill")
+    assert verdicts(report, "system-twice", "system-last", "tool-results") == all_are(
+        ABSENT, "system-twice", "system-last", "tool-results"
+    )
+    for name in ("system-twice", "system-last"):
+        assert "refuses it: 'System message must be at the beginning." in report[name].text
+        assert report[name].advice.startswith("Set merge_system_messages=True")
+    assert report["tool-results"].text == "the chat template drops it silently"
+    assert all("merge_system_messages" not in body for body in sent.bodies("/v1/chat/completions"))

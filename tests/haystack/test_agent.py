@@ -13,6 +13,7 @@ from haystack.dataclasses import ChatMessage
 from haystack.hooks import hook
 from haystack.hooks.compaction import CompactionHook, SlidingWindowCompactor
 from haystack.tools import tool
+from version_marks import streamed_call_is_parsed
 
 from vllm_adapters.haystack import VLLMChatGenerator, VLLMTokenCounter
 from vllm_adapters.testing import faults, payloads
@@ -32,6 +33,7 @@ def get_weather(city: Annotated[str, "The city"]) -> str:
 @pytest.mark.vllm("tiny")
 @pytest.mark.parametrize("is_async", [False, True], ids=["run", "run_async"])
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+@streamed_call_is_parsed.with_args(only="stream")
 def test_agent_runs_tools(llm, sent, is_async, streams):
     agent = Agent(chat_generator=llm, tools=[get_weather])
     chunks = []

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from version_marks import cached_tokens_are_sent, fingerprint_is_sent, reasoning_is_parsed
 
 from vllm_adapters.testing import faults, payloads
 
@@ -14,6 +15,7 @@ THINK = {"chat_template_kwargs": {"enable_thinking": True}}
 
 
 @pytest.mark.vllm("tiny")
+@cached_tokens_are_sent
 def test_reply(llm, run, sent):
     (reply,) = run(llm, CAPITAL)
     assert reply.text == TOKYO
@@ -39,6 +41,7 @@ def test_reply(llm, run, sent):
 
 
 @pytest.mark.vllm("tiny")
+@reasoning_is_parsed
 def test_reasoning(llm, run, sent):
     (reply,) = run(llm, CAPITAL, generation_kwargs=THINK)
     assert reply.text.strip() == TOKYO
@@ -58,6 +61,7 @@ def test_former_name_of_reasoning(stub_llm, fault_server, run):
 
 
 @pytest.mark.vllm("tiny")
+@fingerprint_is_sent
 def test_meta_has_what_vllm_adds(llm, run):
     parameters = {"return_token_ids": True, "stop": ["Tokyo"], "logprobs": True}
     (reply,) = run(llm, CAPITAL, generation_kwargs=parameters if run.streams else {**parameters, "prompt_logprobs": 1})
@@ -73,6 +77,7 @@ def test_meta_has_what_vllm_adds(llm, run):
 
 
 @pytest.mark.vllm("tiny")
+@reasoning_is_parsed
 def test_logprobs_of_reasoning_and_text(llm, run):
     (reply,) = run(llm, CAPITAL, generation_kwargs={**THINK, "logprobs": True, "return_token_ids": True})
     assert reply.reasoning

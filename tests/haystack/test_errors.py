@@ -5,6 +5,7 @@ What comes of the faults of servers and networks is held for every component by 
 
 import openai
 import pytest
+from version_marks import grammar_is_accepted
 
 from vllm_adapters import errors as e
 
@@ -12,6 +13,7 @@ CAPITAL = "What is the capital of Japan?"
 
 
 @pytest.mark.vllm("tiny")
+@grammar_is_accepted
 def test_errors_of_a_server(llm, run):
     with pytest.raises(e.ModelNotServed, match="It serves: tiny"):
         run(llm, CAPITAL, generation_kwargs={"model": "nope"})

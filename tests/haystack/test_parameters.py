@@ -1,6 +1,7 @@
 """Generation parameters of VLLMChatGenerator: precedence, validation, and names of other server versions."""
 
 import pytest
+from version_marks import constraint_is_enforced
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
@@ -60,6 +61,7 @@ def test_send_options(stub_llm, fault_server):
 
 
 @pytest.mark.vllm("tiny")
+@constraint_is_enforced
 def test_removed_name_is_translated(llm, sent):
     reply = llm.run("Yes or no?", generation_kwargs={"guided_choice": ["yes", "no"]})["replies"][0]
     assert reply.text in ("yes", "no")

@@ -7,6 +7,7 @@ from typing import NotRequired, TypedDict
 import pytest
 from haystack.core.serialization import component_to_dict
 from pydantic import BaseModel, Field
+from version_marks import constraint_is_enforced, not_enforced_before
 
 from vllm_adapters import errors as e
 from vllm_adapters.haystack import VLLMChatGenerator
@@ -32,6 +33,7 @@ class City(BaseModel):
     ids=["choice", "regex", "grammar", "json"],
 )
 @pytest.mark.parametrize("streams", [False, True], ids=["run", "stream"])
+@constraint_is_enforced
 def test_structured_outputs(llm, sent, constraint, matches, streams):
     parameters = {"structured_outputs": constraint, "max_tokens": 40}
     reply = llm.run("Give me Rome as json", [].append if streams else None, parameters)["replies"][0]
@@ -56,6 +58,7 @@ def test_truncated_object_raises(llm, run, vllm_url):
 
 
 @pytest.mark.vllm("tiny")
+@not_enforced_before("0.30", match="isalpha")
 def test_truncated_text_raises_even_if_it_satisfies_its_constraint(llm, run):
     parameters = {"structured_outputs": {"regex": "[a-z]+"}, "max_tokens": 3}
     with pytest.raises(e.TruncatedOutput) as caught:

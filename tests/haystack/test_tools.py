@@ -7,6 +7,7 @@ from typing import Annotated
 import pytest
 from haystack.dataclasses import ChatMessage
 from haystack.tools import Toolset, tool
+from version_marks import forced_call_is_enforced, reasoning_is_parsed, streamed_call_is_parsed
 
 from vllm_adapters import errors as e
 from vllm_adapters.haystack import VLLMChatGenerator
@@ -37,6 +38,7 @@ def ping() -> str:
 
 
 @pytest.mark.vllm("tiny")
+@streamed_call_is_parsed.with_args(only="stream")
 def test_tool_calls(llm, run, sent):
     (reply,) = run(llm, "What is the weather in Rome and Oslo?", tools=[get_weather])
     calls = [(call.tool_name, call.arguments) for call in reply.tool_calls]
@@ -51,6 +53,7 @@ def test_tool_calls(llm, run, sent):
 
 
 @pytest.mark.vllm("tiny")
+@forced_call_is_enforced
 def test_forced_tool_call_is_strict(llm, run, sent):
     (reply,) = run(llm, ROME, tools=[get_weather], generation_kwargs={"tool_choice": FORCED})
     assert [call.arguments for call in reply.tool_calls] == [{"city": "Rome"}]
@@ -67,6 +70,7 @@ def test_tools_strict(sent):
 
 
 @pytest.mark.vllm("tiny")
+@forced_call_is_enforced
 def test_truncated_tool_call_is_invalid(llm, run):
     truncated = {"tool_choice": FORCED, "max_tokens": 24}
     if not run.streams:  # vLLM returns the call as text
@@ -84,6 +88,7 @@ def test_truncated_tool_call_is_invalid(llm, run):
 
 
 @pytest.mark.vllm("tiny")
+@reasoning_is_parsed
 def test_conversation_with_tool_results_and_reasoning(sent):
     llm = VLLMChatGenerator(tools=[get_weather], generation_kwargs=THINK, replay_reasoning=True, max_retries=0)
     messages = [ChatMessage.from_user(ROME)]

@@ -15,6 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from pydantic import BaseModel
+from version_marks import forced_call_is_enforced, reasoning_is_parsed, streamed_call_is_parsed
 
 from vllm_adapters.langchain import ChatVLLM
 
@@ -82,6 +83,7 @@ async def test_async_agent_with_two_tool_calls(llm):
     "response_format", [City, ToolStrategy(City), ProviderStrategy(City)], ids=["bare", "tool", "provider"]
 )
 @pytest.mark.parametrize("tools", [[], [get_weather]], ids=["no-tools", "tools"])
+@forced_call_is_enforced
 def test_agent_with_a_response_format(llm, sent, response_format, tools):
     agent = create_agent(llm, tools=tools, response_format=response_format, middleware=[tools_once] if tools else [])
     found = agent.invoke(WEATHER, FEW_STEPS)
@@ -103,6 +105,7 @@ def test_agent_may_reply_with_the_object_at_once(llm):
     assert kinds(found["messages"]) == ["human", "ai"]
 
 
+@streamed_call_is_parsed
 def test_agent_streams(llm):
     agent = create_agent(llm, tools=[get_weather])
     updates, text, calls = [], "", ""
@@ -118,6 +121,8 @@ def test_agent_streams(llm):
 
 
 @pytest.mark.parametrize("thinking", [False, True])
+@reasoning_is_parsed.with_args(only="True")
+@streamed_call_is_parsed.with_args(only="False")
 def test_agent_streams_protocol_events(sent, thinking):
     llm = ChatVLLM(temperature=0, chat_template_kwargs={"enable_thinking": thinking}, replay_reasoning=True)
     stream = create_agent(llm, tools=[get_weather]).stream_events(WEATHER, FEW_STEPS, version="v3")
@@ -133,6 +138,7 @@ def test_agent_streams_protocol_events(sent, thinking):
     assert not reply["content"] or all(part["type"] == "text" for part in reply["content"])
 
 
+@streamed_call_is_parsed
 async def test_agent_streams_v2_events(llm):
     agent = create_agent(llm, tools=[get_weather])
     events = [event async for event in agent.astream_events(WEATHER, FEW_STEPS, version="v2")]
@@ -214,6 +220,7 @@ def test_graph_of_the_user(llm):
 
 
 # Stock ChatOpenAI passes the tool {} or half an argument.
+@forced_call_is_enforced
 def test_truncated_call_does_not_reach_the_tool(sent):
     cities = []
 

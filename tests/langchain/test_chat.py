@@ -12,6 +12,7 @@ from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tracers.langchain import _get_usage_metadata_from_generations
 from pydantic import BaseModel
+from version_marks import fingerprint_is_sent, grammar_is_accepted, metrics_are_sent, reasoning_is_parsed
 
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import ChatVLLM
@@ -30,6 +31,7 @@ recorded = pytest.mark.vllm("tiny")
 
 
 @recorded
+@fingerprint_is_sent
 def test_invoke(llm, sent):
     message = llm.invoke(CAPITAL)
     assert message.text == TOKYO
@@ -62,6 +64,7 @@ def test_batch(llm, sent):
 
 @recorded
 @pytest.mark.parametrize("way", ["invoke", "stream"])
+@reasoning_is_parsed
 def test_reasoning(llm, sent, call, way):
     message = call(way, llm.bind(chat_template_kwargs=THINK), CAPITAL)
     assert [block["type"] for block in message.content_blocks] == ["reasoning", "text"]
@@ -76,6 +79,7 @@ def test_reasoning(llm, sent, call, way):
 
 @recorded
 @pytest.mark.parametrize("way", ["invoke", "stream"])
+@metrics_are_sent
 def test_vllm_fields_are_in_the_response_metadata(llm, call, way):
     params = {"return_token_ids": True, "stop": ["Tokyo"], **({"prompt_logprobs": 1} if way == "invoke" else {})}
     message = call(way, llm, CAPITAL, **params)
@@ -198,6 +202,7 @@ def test_responses_api_is_rejected():
 
 
 @recorded
+@grammar_is_accepted
 def test_errors_are_langchains_own(llm):
     with pytest.raises(lc.ModelNotFoundError, match="It serves: tiny"):
         llm.invoke(CAPITAL, model="nope")

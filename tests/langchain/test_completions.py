@@ -8,6 +8,7 @@ import langchain_core.exceptions as lc
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
+from version_marks import fingerprint_is_sent
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
@@ -112,7 +113,7 @@ def test_whole_context_is_that_of_the_requested_model(make_fault_server):
 
 @recorded
 def test_suffix_error_is_the_servers(llm, sent):
-    with pytest.raises(e.InvalidRequest, match="suffix is only supported"):
+    with pytest.raises(e.InvalidRequest, match=r"suffix is (only|not currently) supported"):
         llm.invoke("def f(x):", suffix="return y")
     assert sent.bodies(PATH)[-1]["suffix"] == "return y"
 
@@ -122,6 +123,7 @@ def test_suffix_error_is_the_servers(llm, sent):
 
 # Stock loses prompt_logprobs and stop_reason.
 @recorded
+@fingerprint_is_sent
 def test_many_prompts_in_one_request(llm, sent):
     result = llm.generate([HELLO, CAPITAL], stop=["Tokyo"], prompt_logprobs=1)
     (hello,), (capital,) = result.generations

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
+from packaging.version import Version
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
@@ -69,14 +70,15 @@ async def test_texts_are_sent_as_they_are(vllm_url, sent, life):
 
 
 @recorded
-def test_parameters(vllm_url, sent):
+def test_parameters(vllm_url, vllm_version, sent):
     usage = []
     embeddings = VLLMEmbeddings(
         base_url=vllm_url, truncate_prompt_tokens=-1, use_activation=False, on_usage=usage.append
     )
     assert embeddings.embed_documents(["word " * 500])
     assert sent.bodies(PATH)[-1]["truncate_prompt_tokens"] == -1
-    assert sent.bodies(PATH)[-1]["use_activation"] is False
+    name = "use_activation" if vllm_version >= Version("0.16") else "normalize"
+    assert sent.bodies(PATH)[-1][name] is False
     assert usage == [256]
 
 

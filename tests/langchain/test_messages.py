@@ -6,6 +6,7 @@ import langchain_core.exceptions as lc
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
+from version_marks import reasoning_is_parsed
 
 from vllm_adapters.langchain import ChatVLLM
 from vllm_adapters.testing import faults
@@ -121,6 +122,7 @@ def test_media_for_a_text_model_is_a_typed_error(llm, sent, kind):
 
 
 @recorded
+@reasoning_is_parsed
 def test_reasoning_of_a_tool_loop_is_replayed(sent, call):
     llm = ChatVLLM(temperature=0, replay_reasoning=True, chat_template_kwargs={"enable_thinking": True})
     bound = llm.bind_tools([get_weather])

@@ -70,7 +70,7 @@ def test_too_long_document_raises(vllm_url):
 
 @pytest.mark.vllm("tiny")
 def test_chat_server_has_no_rerank_route(vllm_url, documents):
-    with pytest.raises(e.WrongAddress, match=r"has /v1/chat/completions"):
+    with pytest.raises(e.WrongAddress, match=r"has /v1/chat/completions|does not support Rerank"):
         VLLMRerank(base_url=vllm_url, model="tiny").compress_documents(documents, QUERY)
 
 

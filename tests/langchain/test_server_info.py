@@ -8,6 +8,7 @@ import langchain_core.exceptions as lc
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage, trim_messages
 from langchain_core.tools import tool
+from version_marks import forced_call_is_enforced
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
@@ -136,6 +137,7 @@ def test_tokens_of_a_text(short_llm, text, vllm_url):
     ],
     ids=["plain", "thinking", "tools", "forced", "history"],
 )
+@forced_call_is_enforced
 def test_tokens_of_messages_are_the_input_tokens_of_usage(short_llm, bound, messages):
     parameters = {name: value for name, value in bound.items() if name != "tools"}
     llm = short_llm.bind_tools([get_weather], **parameters) if "tools" in bound else short_llm.bind(**parameters)

@@ -8,6 +8,7 @@ import pytest
 from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.messages import AIMessageChunk
 from langchain_openai.chat_models.base import BaseChatOpenAI
+from version_marks import fingerprint_is_sent, reasoning_is_parsed
 
 from vllm_adapters import Timeouts
 from vllm_adapters import errors as e
@@ -23,6 +24,7 @@ recorded = pytest.mark.vllm("tiny")
 
 
 @recorded
+@fingerprint_is_sent
 def test_stream_with_usage(llm, sent):
     chunks = list(llm.stream(CAPITAL))
     assert all(isinstance(chunk, AIMessageChunk) for chunk in chunks)
@@ -36,6 +38,7 @@ def test_stream_with_usage(llm, sent):
 
 
 @recorded
+@reasoning_is_parsed
 def test_astream(llm, call):
     message = call("astream", llm, CAPITAL, chat_template_kwargs={"enable_thinking": True})
     assert message.text.strip() == TOKYO

@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
+from version_marks import constraint_is_enforced, forced_call_is_enforced, reasoning_is_parsed
 
 from vllm_adapters import errors as e
 from vllm_adapters.langchain import ChatVLLM
@@ -84,6 +85,7 @@ def results(chain, run, question="x", **kwargs):
 @recorded
 @every_object_method
 @pytest.mark.parametrize("schema", [City, CityDict], ids=["pydantic", "typeddict"])
+@forced_call_is_enforced
 def test_object(llm, sent, schema, method):
     found = llm.with_structured_output(schema, method=method).invoke(ROME)
     assert (found.model_dump() if isinstance(found, City) else found) == {"city": "Rome", "n": 1}
@@ -100,6 +102,7 @@ def test_object(llm, sent, schema, method):
 # Stock ChatOpenAI yields City(n=1) objects while the number is still being generated.
 @recorded
 @every_object_method
+@forced_call_is_enforced
 async def test_stream_yields_one_complete_object(short_llm, method):
     city = short_llm.with_structured_output(City, method=method)
     assert list(city.stream(ROME)) == [City(city="Rome", n=1)]
@@ -108,6 +111,7 @@ async def test_stream_yields_one_complete_object(short_llm, method):
 
 @recorded
 @every_object_method
+@forced_call_is_enforced
 async def test_stream_yields_growing_dicts(short_llm, method):
     schema = {**City.model_json_schema(), "title": "City", "description": "A city."}
     growing = [found async for found in short_llm.with_structured_output(schema, method=method).astream(ROME)]
@@ -118,6 +122,7 @@ async def test_stream_yields_growing_dicts(short_llm, method):
 
 # Stock ChatOpenAI: "it must have a top-level 'title' key".
 @recorded
+@constraint_is_enforced
 def test_json_schema_without_a_title(short_llm, sent):
     schema = {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 1, "maxItems": 2}
     found = short_llm.with_structured_output(schema).invoke("Which colours?")
@@ -126,6 +131,7 @@ def test_json_schema_without_a_title(short_llm, sent):
 
 
 @recorded
+@constraint_is_enforced
 async def test_object_with_reasoning_and_raw_message(llm):
     city = llm.bind(chat_template_kwargs=THINK).with_structured_output(City, include_raw=True)
     found = await city.ainvoke(ROME)
@@ -136,6 +142,7 @@ async def test_object_with_reasoning_and_raw_message(llm):
 # Stock ChatOpenAI loses it; integrations that read the SDK's parsed stream have it twice.
 @recorded
 @pytest.mark.parametrize("schema", [City, City.model_json_schema()], ids=["pydantic", "dict"])
+@reasoning_is_parsed
 def test_streamed_object_has_its_reasoning_once(short_llm, schema):
     thinking = short_llm.bind(chat_template_kwargs=THINK)
     raw = thinking.invoke(ROME).additional_kwargs["reasoning_content"]
@@ -204,6 +211,7 @@ def test_bound_tools_stay(faulty_llm, fault_server):
     ],
     ids=["literal", "numbers", "enum", "list"],
 )
+@constraint_is_enforced
 def test_choice(short_llm, sent, schema, choices, expected):
     chooses = short_llm.with_structured_output(schema)
     found = chooses.invoke(QUESTION)
@@ -214,6 +222,7 @@ def test_choice(short_llm, sent, schema, choices, expected):
 
 
 @recorded
+@constraint_is_enforced
 async def test_choice_with_reasoning_and_raw_message(short_llm):
     chooses = short_llm.bind(chat_template_kwargs=THINK).with_structured_output(Mood, include_raw=True)
     found = await chooses.ainvoke(QUESTION)
@@ -224,6 +233,7 @@ async def test_choice_with_reasoning_and_raw_message(short_llm):
 
 @recorded
 @pytest.mark.parametrize("schema", [re.compile(r"[0-9]{4}"), r"[0-9]{4}"], ids=["compiled", "text"])
+@constraint_is_enforced
 def test_regex(short_llm, sent, schema):
     dated = short_llm.with_structured_output(schema, method=None if isinstance(schema, re.Pattern) else "regex")
     found = dated.invoke("When?")
@@ -233,6 +243,7 @@ def test_regex(short_llm, sent, schema):
 
 
 @recorded
+@constraint_is_enforced
 def test_grammar(short_llm, sent):
     query = short_llm.with_structured_output(SQL, method="grammar")
     found = query.invoke("A query, please.")
@@ -245,6 +256,7 @@ def test_grammar(short_llm, sent):
 
 @recorded
 @pytest.mark.parametrize("schema", [TAG, json.dumps(TAG)], ids=["dict", "text"])
+@constraint_is_enforced
 def test_structural_tag(short_llm, sent, schema):
     found = short_llm.with_structured_output(schema, method="structural_tag").invoke("Which city?")
     assert json.loads(re.fullmatch(r"<city>(.*)</city>", found)[1]).get("city", "Rome") == "Rome"
@@ -258,6 +270,7 @@ def test_structural_tag(short_llm, sent, schema):
 @recorded
 @every_object_method
 @invoked_or_streamed
+@forced_call_is_enforced
 def test_token_limit_raises(llm, method, run):
     limit = {"max_tokens": 24 if method == "function_calling" else 6}
     with pytest.raises(e.TruncatedOutput) as caught:

@@ -21,6 +21,7 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph.message import add_messages
 from pydantic import BaseModel
+from version_marks import forced_call_is_enforced
 
 from vllm_adapters.testing import faults, payloads
 
@@ -92,6 +93,7 @@ def test_empty_tools_are_not_sent(llm, sent, call, way):
 
 
 @recorded
+@forced_call_is_enforced
 def test_forced_tool_is_strict(llm, sent, call):
     bound = llm.bind_tools([get_weather], tool_choice="get_weather")
     message = call("stream", bound, "What is the weather in Rome?")
@@ -103,6 +105,7 @@ def test_forced_tool_is_strict(llm, sent, call):
 
 # Stock ChatOpenAI: finish_reason "stop" and no tool call where a parser took the call for text.
 @recorded
+@forced_call_is_enforced
 def test_named_tool_is_called(llm):
     message = llm.bind_tools([get_weather], tool_choice="get_weather").invoke("What is the weather in Rome?")
     assert message.tool_calls[0]["args"] == {"city": "Rome"}
@@ -176,6 +179,7 @@ def test_schema_beside_tools_becomes_a_response_format(faulty_llm, fault_server)
 # Stock ChatOpenAI: tool_calls=[{"name": "get_weather", "args": {}}], as vLLM streams "{}" before the arguments.
 @recorded
 @pytest.mark.parametrize("way", ["stream", "astream", "events_v3"])
+@forced_call_is_enforced
 def test_truncated_tool_call_is_invalid(llm, call, way):
     bound = llm.bind_tools([get_weather])
     message = call(way, bound, "What is the weather in Rome and Oslo?", max_tokens=46)

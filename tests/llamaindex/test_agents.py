@@ -15,6 +15,7 @@ from llama_index.core.agent.workflow import (
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.prompts import PromptTemplate
+from version_marks import constraint_is_enforced, reasoning_is_parsed, streamed_call_is_parsed
 
 from vllm_adapters import errors as e
 from vllm_adapters.llamaindex import VLLM
@@ -44,6 +45,7 @@ async def events_of(handler):
 
 
 @pytest.mark.parametrize("streaming", [True, False])
+@streamed_call_is_parsed.with_args(only="True")
 async def test_function_agent_calls_a_tool(llm, sent, streaming):
     # Stock: runs if is_chat_model and is_function_calling_model are set.
     agent = FunctionAgent(tools=[get_weather, add], llm=llm, system_prompt="Use tools.", streaming=streaming)
@@ -64,6 +66,7 @@ async def test_function_agent_calls_a_tool(llm, sent, streaming):
     assert second["messages"][-1]["tool_call_id"] == second["messages"][-2]["tool_calls"][0]["id"]
 
 
+@streamed_call_is_parsed
 async def test_function_agent_calls_two_tools(llm):
     agent = FunctionAgent(tools=[get_weather, add], llm=llm)
     handler = agent.run("What is the weather in Rome and Oslo?")
@@ -72,6 +75,7 @@ async def test_function_agent_calls_two_tools(llm):
     assert [event.tool_kwargs for event in events if type(event) is ToolCall] == [{"city": "Rome"}, {"city": "Oslo"}]
 
 
+@reasoning_is_parsed
 async def test_agent_reports_and_replays_thinking(sent):
     llm = VLLM(temperature=0, max_tokens=100, chat_template_kwargs={"enable_thinking": True}, replay_reasoning=True)
     agent = FunctionAgent(tools=[get_weather], llm=llm)
@@ -85,6 +89,7 @@ async def test_agent_reports_and_replays_thinking(sent):
     assert replayed[0] in thought
 
 
+@streamed_call_is_parsed
 async def test_workflow_of_agents(llm, sent):
     weather = FunctionAgent(name="weather", description="Knows the weather.", tools=[get_weather], llm=llm)
     sums = FunctionAgent(name="sums", description="Adds.", tools=[add], llm=llm)
@@ -96,6 +101,7 @@ async def test_workflow_of_agents(llm, sent):
     assert {tool["function"]["name"] for tool in sent.bodies(CHAT)[0]["tools"]} == {"add", "handoff"}
 
 
+@constraint_is_enforced
 async def test_react_agent(llm, sent):
     # This model has not learned the format of ReAct: a regex enforces it.
     step = r"Thought: I can answer without using any more tools\.\nAnswer: [a-z]{1,8}\."

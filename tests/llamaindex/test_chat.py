@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("llama_index.llms.openai_like")
 
 from llama_index.core.base.llms.types import ChatMessage, TextBlock, ThinkingBlock
+from version_marks import fingerprint_is_sent, metrics_are_sent, reasoning_is_parsed
 
 from vllm_adapters.llamaindex import VLLM
 from vllm_adapters.testing import faults, payloads
@@ -29,6 +30,7 @@ def thinking(message):
 
 
 @recorded
+@fingerprint_is_sent
 def test_chat(llm, sent):
     response = llm.chat(MESSAGES)
     assert response.message.content == TOKYO
@@ -55,6 +57,7 @@ async def test_achat_and_acomplete(llm):
 
 @recorded
 @pytest.mark.parametrize("mode", ["chat", "stream"])
+@reasoning_is_parsed
 def test_reasoning(llm, sent, mode):
     if mode == "chat":
         response = llm.chat(MESSAGES, chat_template_kwargs=THINK)
@@ -73,6 +76,7 @@ def test_reasoning(llm, sent, mode):
 
 @recorded
 @pytest.mark.parametrize("mode", ["sync", "async"])
+@reasoning_is_parsed
 async def test_complete_has_thinking(llm, mode):
     # Stock: only in raw.
     call = {"chat_template_kwargs": THINK}
@@ -82,6 +86,7 @@ async def test_complete_has_thinking(llm, mode):
 
 
 @recorded
+@metrics_are_sent
 def test_response_fields_that_vllm_adds(llm):
     call = {"return_token_ids": True, "stop": ["Tokyo"]}
     for response in (

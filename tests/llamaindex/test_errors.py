@@ -5,6 +5,8 @@ import pytest
 
 pytest.importorskip("llama_index.llms.openai_like")
 
+from version_marks import grammar_is_accepted
+
 from vllm_adapters import errors as e
 from vllm_adapters.testing import faults
 
@@ -14,6 +16,7 @@ CAPITAL = "What is the capital of Japan?"
 
 
 @recorded
+@grammar_is_accepted
 def test_server_errors(llm):
     with pytest.raises(openai.NotFoundError, match="It serves: tiny"):
         llm.complete(CAPITAL, model="nope")

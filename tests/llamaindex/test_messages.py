@@ -22,6 +22,7 @@ from llama_index.core.base.llms.types import (
     VideoBlock,
 )
 from llama_index.core.tools import FunctionTool
+from version_marks import reasoning_is_parsed
 
 from vllm_adapters import errors as e
 from vllm_adapters.llamaindex import VLLM
@@ -38,6 +39,7 @@ def user(content):
 
 
 @recorded
+@reasoning_is_parsed
 def test_replay_reasoning(llm, sent):
     # Stock: never sent.
     question = user("What is the capital of Japan?")

@@ -9,6 +9,7 @@ pytest.importorskip("llama_index.llms.openai_like")
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.tools import FunctionTool
 from pydantic import ValidationError
+from version_marks import constraint_is_enforced
 
 from vllm_adapters import errors as e
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
@@ -108,6 +109,7 @@ def test_send_options(fault_llm, fault_server):
 
 
 @recorded
+@constraint_is_enforced
 def test_every_kind_of_constraint(llm, sent):
     # Stock: not available; guided_choice has no effect on this server, and no error.
     assert llm.complete("Yes or no?", structured_outputs={"choice": ["yes", "no"]}).text in ("yes", "no")

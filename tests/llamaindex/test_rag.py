@@ -11,6 +11,7 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from pydantic import BaseModel, Field
+from version_marks import constraint_is_enforced
 
 import vllm_adapters
 from vllm_adapters import VLLMServer, VLLMTokenizer
@@ -120,6 +121,7 @@ def test_splitter_counts_with_a_local_tokenizer(vllm_url, sent):
 
 
 @pytest.mark.vllm("tiny", "minilm")
+@constraint_is_enforced
 async def test_query_engine_returns_objects(vllm_urls, sent):
     llm = VLLM(base_url=vllm_urls["tiny"], temperature=0, max_tokens=60)
     embed_model = VLLMEmbedding(base_url=vllm_urls["minilm"])

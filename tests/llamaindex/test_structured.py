@@ -13,6 +13,7 @@ from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.types import PydanticProgramMode
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator
 from pydantic import ValidationError as PydanticError
+from version_marks import forced_call_is_enforced
 
 from vllm_adapters import errors as e
 from vllm_adapters.llamaindex import VLLM
@@ -61,6 +62,7 @@ def llm():
 
 @recorded
 @modes
+@forced_call_is_enforced
 async def test_structured_predict(llm, sent, mode):
     # Stock, with defaults: 400 `tools must be set`; by function calls: junk, or an empty object when streamed;
     # async by function calls: without the system prompt.
@@ -85,6 +87,7 @@ async def test_structured_predict(llm, sent, mode):
 
 @recorded
 @modes
+@forced_call_is_enforced
 def test_partial_objects_grow(llm, mode):
     llm.pydantic_program_mode = mode
     growing = list(llm.stream_structured_predict(Trip, PROMPT, **ROME))
@@ -109,6 +112,7 @@ async def test_as_structured_llm(llm, sent):
 @recorded
 @modes
 @streamed_or_not
+@forced_call_is_enforced
 def test_truncated_object_raises(llm, mode, streamed):
     llm.pydantic_program_mode = mode
     predict = llm.stream_structured_predict if streamed else llm.structured_predict
@@ -141,6 +145,7 @@ def test_llamaindex_program(llm, sent):
 
 
 @recorded
+@forced_call_is_enforced
 def test_function_calling_program(llm, sent):
     program = FunctionCallingProgram.from_defaults(output_cls=City, llm=llm, prompt=PROMPT)
     assert program(**ROME) == City(city="Rome", n=1)
@@ -154,6 +159,7 @@ def test_chat_prompt(llm, sent):
 
 
 @recorded
+@forced_call_is_enforced
 def test_class_without_docstring_has_no_description(llm, sent):
     # Stock: `Place(*args: Any, **kwargs: Any) -> ~Model`.
     llm.pydantic_program_mode = PydanticProgramMode.FUNCTION
@@ -172,6 +178,7 @@ class Files(BaseModel):
 
 @recorded
 @modes
+@forced_call_is_enforced
 def test_sets_and_bytes(llm, sent, mode):
     # Otherwise: 400, `Unimplemented keys: ["uniqueItems"]`, `Unknown format: binary`.
     llm.pydantic_program_mode = mode

@@ -9,6 +9,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCall
 from llama_index.core.tools import FunctionTool
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from pydantic import BaseModel, ConfigDict
+from version_marks import forced_call_is_enforced, streamed_call_is_parsed
 
 from vllm_adapters import errors as e
 from vllm_adapters.llamaindex import VLLM
@@ -72,6 +73,7 @@ def test_no_tools(llm, sent):
 
 
 @recorded
+@streamed_call_is_parsed
 def test_streamed_tool_calls(llm):
     responses = list(
         llm.stream_chat_with_tools([tool()], "What is the weather in Rome and Oslo?", allow_parallel_tool_calls=True)
@@ -86,6 +88,7 @@ def test_streamed_tool_calls(llm):
 
 @recorded
 @pytest.mark.parametrize("choice", ["required", "add"])
+@forced_call_is_enforced
 def test_forced_tool_call_matches_its_schema(llm, sent, choice):
     # Stock: strict is always sent as false, and the arguments are junk.
     forced = {"tool_required": True} if choice == "required" else {"tool_choice": choice}
@@ -255,6 +258,7 @@ async def test_strict_tools_in_auto_mode(fault_server, settings, of_llamaindex, 
 
 
 @recorded
+@streamed_call_is_parsed
 async def test_agent_offers_strict_tools(sent):
     agent = FunctionAgent(tools=[tool()], llm=VLLM(temperature=0, max_tokens=100, tools_strict=True))
     assert "sunny in Rome" in str(await agent.run("What is the weather in Rome?"))

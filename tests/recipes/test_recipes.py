@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from version_marks import cached_tokens_are_sent, not_enforced_before, reasoning_is_parsed, streamed_call_is_parsed
 
 from vllm_adapters.testing import faults, payloads
 from vllm_adapters.testing.cassettes import audit
@@ -49,6 +50,7 @@ def test_chat_with_the_client_reports_an_unreachable_server_in_one_line(run_reci
 
 @pytest.mark.recipe("stream_reasoning_with_the_client")
 @pytest.mark.vllm("tiny")
+@reasoning_is_parsed
 def test_stream_reasoning_with_the_client(run_recipe, check_output, sent):
     check_output(run_recipe())
     body = sent.last.json
@@ -64,6 +66,7 @@ def test_stream_reasoning_with_the_client_reports_a_truncated_stream(run_recipe,
 
 @pytest.mark.recipe("constrain_a_reply")
 @pytest.mark.vllm("tiny")
+@not_enforced_before("0.30", match="not enforced: The reply violates")
 def test_constrain_a_reply(run_recipe, check_output, sent):
     check_output(run_recipe())
     constraints = [list(body["structured_outputs"]) for body in sent.bodies(CHAT)]
@@ -137,6 +140,7 @@ def test_keep_within_the_context(run_recipe, sent):
 
 @pytest.mark.recipe("reuse_the_prefix_cache")
 @pytest.mark.vllm("tiny")
+@cached_tokens_are_sent
 def test_reuse_the_prefix_cache(run_recipe, check_output, sent):
     check_output(run_recipe())
     assert [body["cache_salt"] for body in sent.bodies(CHAT)] == ["tenant-a"] * 2 + ["tenant-b"] * 2
@@ -148,6 +152,7 @@ def test_reuse_the_prefix_cache(run_recipe, check_output, sent):
 @pytest.mark.recipe("chat_with_reasoning_in_{framework}")
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.vllm("tiny")
+@reasoning_is_parsed
 def test_chat_with_reasoning(run_recipe, check_output, sent, framework):
     check_output(run_recipe())
     assert [body["chat_template_kwargs"] for body in sent.bodies(CHAT)] == [{"enable_thinking": True}] * 2
@@ -170,6 +175,7 @@ def test_answer_from_documents(run_recipe, check_output, sent, vllm_urls, framew
 @pytest.mark.recipe("run_an_agent_in_{framework}")
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.vllm("tiny")
+@streamed_call_is_parsed.with_args(only="llamaindex")
 def test_run_an_agent(run_recipe, check_output, sent, framework):
     check_output(run_recipe())
     first, second = sent.bodies(CHAT)
@@ -248,6 +254,7 @@ def same_requests(sent):
 
 @pytest.mark.recipe("move_from_chatopenai")
 @pytest.mark.vllm("tiny")
+@reasoning_is_parsed
 def test_move_from_chatopenai(run_recipe, check_output, sent):
     check_output(run_recipe())
     assert same_requests(sent)
@@ -255,6 +262,7 @@ def test_move_from_chatopenai(run_recipe, check_output, sent):
 
 @pytest.mark.recipe("move_from_openailike")
 @pytest.mark.vllm("tiny")
+@reasoning_is_parsed
 def test_move_from_openailike(run_recipe, check_output, sent):
     check_output(run_recipe())
     assert same_requests(sent)
@@ -262,6 +270,7 @@ def test_move_from_openailike(run_recipe, check_output, sent):
 
 @pytest.mark.recipe("move_from_openaichatgenerator")
 @pytest.mark.vllm("tiny")
+@reasoning_is_parsed
 def test_move_from_openaichatgenerator(run_recipe, check_output, sent):
     check_output(run_recipe())
     assert same_requests(sent)

@@ -110,21 +110,3 @@ async def test_second_refusal_is_raised_and_nothing_is_remembered(fault_server):
         await client.chat.completions.create(model="stub", messages=LATE_MESSAGES)
     assert sent_messages(fault_server) == [LATE_MESSAGES, MERGED]
     assert not client.vllm.info.merge_system
-
-
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
-    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}"
-    "{{ m.role }}:{{ m.content }}\n{% endfor %}assistant:"
-)
-
-
-# The template of a request needs `--trust-request-chat-template`.
-@pytest.mark.vllm("tiny")
-def test_template_of_a_real_server_is_followed(vllm_url, sent):
-    client = VLLMClient(vllm_url, max_retries=0)
-    reply = client.chat.completions.create(
-        model="", messages=LATE_MESSAGES, max_tokens=5, extra_body={"chat_template": TEMPLATE}
-    )
-    assert reply.choices[0].message.content
-    assert sent.last.json["messages"] == MERGED

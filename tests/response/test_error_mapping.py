@@ -118,6 +118,14 @@ def test_details_are_attributes(ask, fault_server):
         ask(fault_server.url)
     assert (overflow.value.max_model_len, overflow.value.requested) == (4096, 4097)
     assert overflow.value.param == "input_tokens"
+    older = (
+        "'max_tokens' is too large: 100000. This model's maximum context length is 2048 tokens and your request has "
+    )
+    fault_server.reply(faults.error(400, f"{older}12 input tokens. (parameter=max_tokens, value=100000) None"))
+    with pytest.raises(e.ContextLengthExceeded) as overflow:
+        ask(fault_server.url)
+    assert (overflow.value.max_model_len, overflow.value.requested) == (2048, 12)
+    assert overflow.value.param == "max_tokens"
     fault_server.reply(faults.error(429, retry_after=600))
     with pytest.raises(openai.RateLimitError) as limited:
         ask(fault_server.url)
@@ -138,6 +146,32 @@ def test_flag_quoted_from_the_request_is_not_a_missing_feature(ask, fault_server
     with pytest.raises(e.InvalidRequest, match="Input should be a valid list") as caught:
         ask(fault_server.url, messages=[{"role": "user", "content": "What does --my-flag do?"}])
     assert type(caught.value) is e.InvalidRequest
+
+
+@pytest.mark.parametrize(
+    ("message", "requested"),
+    [
+        ("However, you requested 0 output tokens and your prompt contains at least 2049 input tokens", 2049),
+        (
+            "However, you requested 64 output tokens and your prompt contains at least 1985 input tokens, "
+            "for a total of at least 2049 tokens",
+            2049,
+        ),
+        ("However, your request has 8010 input tokens", 8010),
+    ],
+)
+def test_requested_tokens_are_those_of_prompt_and_reply(ask, fault_server, message, requested):
+    fault_server.reply(faults.error(400, f"This model's maximum context length is 2048 tokens. {message}."))
+    with pytest.raises(e.ContextLengthExceeded) as caught:
+        ask(fault_server.url)
+    assert (caught.value.max_model_len, caught.value.requested) == (2048, requested)
+
+
+@pytest.mark.parametrize("task", ["Embeddings", "Chat Completions", "Rerank (Score)"])
+def test_missing_task_of_an_older_server_is_no_invalid_request(ask, fault_server, task):
+    fault_server.reply(faults.error(400, f"The model does not support {task} API"))
+    with pytest.raises(e.WrongAddress, match="The served model must have this task"):
+        ask(fault_server.url)
 
 
 def test_missing_route_error_names_the_routes_of_the_server(ask, make_fault_server):

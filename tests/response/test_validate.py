@@ -85,6 +85,7 @@ ADDED_TO_CHOICE = {
     "prompt_logprobs": [None, {"7": {"logprob": -1.0, "rank": 1, "decoded_token": "x"}}],
     "prompt_token_ids": [7],
     "routed_experts": [[[0, 1]]],
+    "weight_versions": [{"version": "1", "start": 0}],
 }
 ADDED_TO_RESPONSE = {
     "prompt_logprobs": [None, {"7": {"logprob": -1.0, "rank": 1, "decoded_token": "x"}}],
@@ -332,6 +333,7 @@ UNCHECKED = [
     ("choices", 0, "prompt_logprobs"),
     ("choices", 0, "prompt_token_ids"),
     ("choices", 0, "routed_experts"),
+    ("choices", 0, "weight_versions"),
     ("choices", 0, "logprobs", "content"),
     ("choices", 0, "message", "annotations"),
     ("choices", 0, "message", "audio"),

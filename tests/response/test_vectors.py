@@ -106,7 +106,13 @@ def test_malformed_results_of_vllms_endpoints_raise(fault_server, path, body, ca
 
 
 @pytest.mark.parametrize(
-    ("vector", "text"), [([], "The vectors are empty"), (["x"], "contains NaN"), ([1e400], "contains NaN")]
+    ("vector", "text"),
+    [
+        ([], "The vectors are empty"),
+        (["x"], "contains NaN"),
+        ([1e400], "contains NaN"),
+        ([[0.5, 0.25]], r"returned a matrix for a text.*pooling\(texts, task='token_embed'\)"),
+    ],
 )
 def test_vectors_that_are_not_finite_numbers_raise(fault_server, vector, text):
     fault_server.reply(faults.json_reply(payloads.embeddings([vector])))

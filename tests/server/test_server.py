@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
@@ -24,21 +25,22 @@ def server(vllm_url):
 
 
 @chat
-def test_capabilities(server):
+def test_capabilities(server, vllm_version):
     (card,) = server.models()
     assert (card.id, card.parent) == ("tiny", None)
     assert card.max_model_len >= 1024
-    assert server.version == "0.32.0"
+    assert server.version == str(vllm_version)
     assert server.is_ready()
     found = server.capabilities()
     assert found.tasks >= {"chat", "completions"}
-    assert "embeddings" not in found.tasks
+    if vllm_version >= Version("0.16"):  # older servers have all routes, whatever their model
+        assert "embeddings" not in found.tasks
     assert found.max_model_len == card.max_model_len
 
 
 @chat
-async def test_capabilities_async(server):
-    assert await server.aversion() == "0.32.0"
+async def test_capabilities_async(server, vllm_version):
+    assert await server.aversion() == str(vllm_version)
     assert (await server.amodels())[0].id == "tiny"
     assert (await server.acapabilities()).tasks >= {"chat"}
     assert await server.ais_ready()
@@ -112,9 +114,13 @@ def test_pooling(server):
 
 
 @minilm
-def test_chat_with_an_embedding_model_raises(server):
-    with pytest.raises(e.WrongAddress, match=r"this vLLM 0\.32\.0 has /v1/embeddings"):
+def test_chat_with_an_embedding_model_raises(server, vllm_version):
+    with pytest.raises(e.WrongAddress) as caught:
         server.client.chat.completions.create(model="minilm", messages=[{"role": "user", "content": "hi"}])
+    if vllm_version < Version("0.16"):
+        assert "The model does not support Chat Completions API" in str(caught.value)
+    else:
+        assert f"this vLLM {vllm_version} has /v1/embeddings" in str(caught.value)
 
 
 @minilm

@@ -468,3 +468,69 @@ def test_a_test_outside_of_the_project_is_a_usage_error(project, tmp_path_factor
     result = project.run("-p", "vllm_adapters.testing.plugin", "-c", "tox.ini", str(elsewhere))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_two.py is outside of *, so it has no folder for cassettes.*"])
+
+
+BY_VERSION = """
+from vllm_adapters import errors
+
+def fail(error):
+    if error is not None:
+        raise error
+
+@pytest.mark.vllm
+class TestVersions:
+    @pytest.mark.vllm_since("0.29", before=AssertionError, match="the old text")
+    @pytest.mark.parametrize("error", {errors})
+    def test_since(self, vllm_url, vllm_version, error):
+        assert ask(vllm_url).model and str(vllm_version) == "{version}"
+        fail(error)
+
+    @pytest.mark.not_enforced_before("0.30", match="kept apart")
+    @pytest.mark.parametrize("error", {errors})
+    def test_enforced(self, vllm_url, error):
+        assert ask(vllm_url).model
+        fail(error)
+
+    @pytest.mark.vllm_since("0.20", reason="has no such endpoint")
+    async def test_skipped(self, vllm_url):
+        assert ask(vllm_url).model
+"""
+ENDS = (
+    '[None, AssertionError("the old text"), AssertionError("kept apart"), AssertionError("x"), '
+    'errors.ConstraintNotEnforced("no"), errors.ServerFailed("no")]'
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "since", "enforced", "skipped"),
+    [("0.14.1", [1], [0, 2, 4], 1), ("0.29.0", [0], [0, 2, 4], 0), ("0.30.0", [0], [0], 0)],
+)
+def test_older_version_ends_a_test_as_its_marker_says(project, make_fault_server, version, since, enforced, skipped):
+    project.server = make_fault_server(version=version)
+    project.write(BY_VERSION.replace("{errors}", ENDS).replace("{version}", version))
+    result = project.record("-rp")
+    passed = len(since) + len(enforced)
+    result.assert_outcomes(passed=passed + 1 - skipped, failed=12 - passed, skipped=skipped)
+    result.stdout.fnmatch_lines_random([f"PASSED *::test_since?error{i}?" for i in since if i])
+    result.stdout.fnmatch_lines_random([f"PASSED *::test_enforced?error{i}?" for i in enforced if i])
+    if skipped:
+        text = result.stdout.str()
+        assert "The test passed on vLLM 0.14.1, although before 0.29 it must end with AssertionError" in text
+        assert "must end with ConstraintNotEnforced or InvalidResponse or TruncatedOutput" in text
+    # The cassette tells the version when it is replayed.
+    project.run("-k", "test_enforced and error4").assert_outcomes(**{"passed" if 4 in enforced else "failed": 1})
+
+
+def test_marker_that_does_not_say_what_happens_before_is_refused(project, make_fault_server):
+    project.server = make_fault_server(version="0.14.1")
+    project.write(
+        """
+@pytest.mark.vllm
+@pytest.mark.vllm_since("0.29")
+def test_since(vllm_url):
+    ask(vllm_url)
+"""
+    )
+    result = project.live()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*must state what happens before. Pass before= or reason=.*"])

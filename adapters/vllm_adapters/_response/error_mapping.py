@@ -55,12 +55,15 @@ _OVERLOADED = re.compile(r"engine is currently busy|queue is full|generation is 
 _UNPARSED_CALLS = re.compile(
     r"validation errors? for list\[function-wrap"
 )  # of vLLM 0.11 and 0.14, tool_choice=required
+_MISSING_TASK = re.compile(r"^The model does not support .+ API")  # of vLLM 0.15.1 and older, which have all routes
 _CONTEXT = re.compile(
     r"maximum context length|max_model_len|longer than the maximum model length|context length is only", re.I
 )
+_PARAMETER = re.compile(r"\(parameter=(\w+)")  # in the message, where the body of an older server has no `param`
 _LIMIT = re.compile(r"(?:maximum context length is|max_model_len\s*=\s*|model length of)\D{0,12}(\d+)", re.I)
 _REQUESTED = re.compile(
-    r"(?:you requested|prompt contains at least|max_(?:completion_)?tokens=|prompt \(length|passed)\D{0,4}(\d+)",
+    r"(?:you requested|prompt contains at least|your request has|total of at least|max_(?:completion_)?tokens="
+    r"|prompt \(length|passed)\D{0,4}(\d+)",
     re.I,
 )
 
@@ -145,7 +148,8 @@ def from_status(status: int, body: object, context: RequestContext, response: ht
     error.body = inner
     if isinstance(inner, Mapping):
         error.code, error.type = inner.get("code", error.code), inner.get("type", error.type)
-    error.param = parsed.param or error.param
+    named = _PARAMETER.search(message)
+    error.param = parsed.param or (named[1] if named else error.param)
     return error.add_context(address=context.address, model=context.model, response=response)
 
 
@@ -212,7 +216,13 @@ def _connection_error(
 def _route_error(
     status: int, parsed: ErrorBody, message: str, flags: tuple[str, ...], context: RequestContext
 ) -> e.VLLMError | None:
-    """Return the error for a missing route or model."""
+    """Return the error for a missing route, task or model."""
+    if status == 400 and _MISSING_TASK.search(message):
+        return e.WrongAddress(
+            f"The server has no route {context.path or 'of this path'} for this model: {message}",
+            hint="The served model must have this task: an embedding model does not chat, "
+            "and a chat model does not embed",
+        )
     if status == 404 and not parsed.from_vllm and flags:
         return e.FeatureNotEnabled(
             f"The server has no route {context.path}: it is disabled by default",
@@ -336,13 +346,13 @@ def _sent_text(response: http.Response | None) -> str:
 
 def _context_length_error(message: str) -> e.ContextLengthExceeded:
     limit = _LIMIT.search(message)
-    requested = _REQUESTED.search(message)
+    requested = [int(count) for count in _REQUESTED.findall(message)]  # of the prompt, the reply and both
     return e.ContextLengthExceeded(
         message,
         hint="Shorten the prompt or max_tokens, cut it with truncate_prompt_tokens=-1, "
         "or start the server with a larger --max-model-len",
         max_model_len=int(limit[1]) if limit else None,
-        requested=int(requested[1]) if requested else None,
+        requested=max(requested, default=None),
     )
 
 

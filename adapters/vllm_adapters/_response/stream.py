@@ -33,7 +33,8 @@ T = TypeVar("T")
 _DONE = b"[DONE]"
 _SENDS_FINGERPRINT = Version("0.23.0")
 """From here on, the chunk with the usage has a ``system_fingerprint``; one that a gateway made up has none."""
-_RESPONSES_END = {"response.completed", "response.incomplete", "response.failed"}
+_ENDS = {"response.completed", "response.incomplete", "response.failed", "message_stop"}
+"""Last events of ``/v1/responses`` and of ``/v1/messages``."""
 _MAX_TEMPLATES = 8
 """Templates of a stream: one for its reasoning and one for its text, unless other fields change as well."""
 _ENVELOPE = ("id", "object", "created", "model")
@@ -149,10 +150,12 @@ class ChunkReader:
             self.first_at = time.monotonic()
         self.last_event = event
         if "choices" not in event and self._endpoint not in ("chat", "completions"):
-            if event.get("type") in _RESPONSES_END:
+            if event.get("type") in _ENDS:
                 self._ended = True
                 if isinstance(response := event.get("response"), dict) and response.get("output"):
                     validate_output(response, self._body)
+            elif event.get("type") == "content_block_delta" and isinstance(text := event["delta"].get("text"), str):
+                self._texts.setdefault(0, []).append(text)
             chunks.append(event)
             return
         choices = event.get("choices")

@@ -17,7 +17,9 @@ from vllm_adapters._response.requirements import Requirements
 from vllm_adapters._response.tool_calls import Called
 from vllm_adapters.errors import InvalidResponse
 
-CHOICE_FIELDS = frozenset({"stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts"})
+CHOICE_FIELDS = frozenset(
+    {"stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts", "weight_versions"}
+)
 """What vLLM adds to a choice of a completion."""
 
 RESPONSE_FIELDS = frozenset(
@@ -327,6 +329,11 @@ def validate_vectors(vectors: Sequence[Any], dimensions: int | None = None) -> N
     Raises:
         InvalidResponse: One is missing, shorter or longer than the first or than requested, or has NaN or infinity.
     """
+    if any(isinstance(vector, list) and vector and isinstance(vector[0], list) for vector in vectors[:1]):
+        raise InvalidResponse(
+            "The server returned a matrix for a text, which has one vector for each token or chunk",
+            hint="It serves a token-embedding model. Use VLLMServer(...).pooling(texts, task='token_embed')",
+        )
     sizes = {len(vector) if isinstance(vector, Sequence) else 0 for vector in vectors}
     if dimensions and not any(isinstance(vector, str) for vector in vectors) and sizes != {dimensions}:
         raise InvalidResponse(f"The vectors have {_joined(sizes)} dimensions, not the requested {dimensions}")

@@ -184,9 +184,13 @@ class Probe:
         """Return the reply to one user message. vLLM's own parameters are given flat."""
         if "max_tokens" not in parameters:
             parameters["max_tokens"] = self.max_tokens
+        return self.send([{"role": "user", "content": prompt}], **parameters)
+
+    def send(self, messages: list[dict[str, Any]], **parameters: Any) -> ChatCompletion:
+        """Return the reply to messages. vLLM's own parameters are given flat."""
         return self.server.client.chat.completions.create(
             model=self.model,
-            messages=[{"role": "user", "content": prompt}],
+            messages=messages,  # type: ignore[arg-type]
             temperature=0,
             extra_body=parameters,
         )

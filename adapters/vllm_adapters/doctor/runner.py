@@ -128,7 +128,7 @@ def _from_error(error: errors.VLLMError, probe: Probe) -> Finding:
     if isinstance(error, errors.WrongAddress):
         return unsupported(_NOT_MOUNTED)
     if isinstance(error, errors.InvalidRequest) and "does not support" in error.message:
-        return unsupported(_reason(error, probe))  # vLLM 0.15.1 and older mount every route
+        return unsupported(_reason(error, probe))
     return broken(_reason(error, probe))
 
 

@@ -34,6 +34,10 @@ Marker ``vllm(*models, **options)``
 Fixtures of marked tests
     ``vllm_server``: a ``VLLMServer``. ``vllm_url``: its address. ``vllm_urls``: the addresses of several, by model.
     ``sent``: the requests of the test: ``sent.last.json``, ``sent.bodies("/v1/chat/completions")``.
+    ``vllm_version``: the version of the first server, as a ``packaging.version.Version``.
+
+Markers ``vllm_since(version, before=Error)`` and ``not_enforced_before(version)``
+    State how a test must end on an older server: ``pytest --live --vllm-version 0.14.1``.
 
 Fixtures of any test
     ``fault_server`` and ``make_fault_server``: a fault-injection server, for what no cassette can hold:

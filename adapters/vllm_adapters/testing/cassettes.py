@@ -32,6 +32,7 @@ __all__ = [
     "dump",
     "find_cassettes",
     "load",
+    "recorded_version",
     "recorded_versions",
     "replay_url",
     "request_key",
@@ -272,17 +273,30 @@ def recorded_versions(folder: Path) -> dict[str, int]:
     """Return the number of cassettes below ``folder`` by vLLM version; reads only their first lines."""
     counts: dict[str, int] = {}
     for _, head in find_cassettes(folder):
-        match = re.search(r"^  vllm: '?([^'\s]+)", head, re.MULTILINE)
-        version = match.group(1) if match else "unknown"
+        version = _version_in(head) or "unknown"
         counts[version] = counts.get(version, 0) + 1
     return counts
+
+
+def recorded_version(path: Path) -> str | None:
+    """Return the vLLM version of a cassette; ``None`` if there is no cassette. Reads only its first lines."""
+    return _version_in(_head(path)) if path.exists() else None
+
+
+def _version_in(head: str) -> str | None:
+    match = re.search(r"^  vllm: '?([^'\s]+)", head, re.MULTILINE)
+    return match.group(1) if match else None
+
+
+def _head(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(200)
 
 
 def find_cassettes(folder: Path) -> Iterator[tuple[Path, str]]:
     """Yield each cassette below ``folder`` with its first lines; YAML files of other tools are skipped."""
     for path in sorted(folder.rglob("*.yaml")):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            head = file.read(200)
+        head = _head(path)
         if head.startswith("recorded_with:"):
             yield path, head
 

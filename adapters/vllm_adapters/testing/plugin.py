@@ -23,6 +23,7 @@ the second. ``vllm_url`` is the address of the first; requests to another are fo
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
@@ -31,16 +32,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import InvalidVersion, Version
 from pytest_recording import network
 
 from vllm_adapters._pytest import CASSETTES
 from vllm_adapters.errors import VLLMError
 from vllm_adapters.server import VLLMServer
-from vllm_adapters.testing.cassettes import CassetteStore, recorded_versions, replay_url
+from vllm_adapters.testing.cassettes import CassetteStore, recorded_version, recorded_versions, replay_url
 from vllm_adapters.testing.fault_server import FaultServer
 from vllm_adapters.testing.recorder import CassettePlayer, use_cassette
 from vllm_adapters.testing.sent import Sent
 from vllm_adapters.testing.servers import ServerNotAvailable, Servers, ServerSpec
+from vllm_adapters.testing.versions import MARKERS, check_end, expectation
 
 _UNIX_SOCKETS = [r"/", r"\x00"]  # allowed: they are not the network, and multiprocessing needs them
 _FRAMEWORKS = ("langchain-core", "langchain-openai", "llama-index-core", "haystack-ai")
@@ -60,6 +63,7 @@ class _State:
 _STATE = pytest.StashKey[_State]()
 _PLAYER = pytest.StashKey[CassettePlayer]()
 _PASSED = pytest.StashKey[bool]()
+_VERSION = pytest.StashKey[Version | None]()
 _ORPHANS = "vllm_orphans"
 
 
@@ -84,6 +88,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and copy the environment before a test changes it."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
     config.addinivalue_line(
         "markers",
         'vllm(*models, **options): talks to a vLLM server that serves this model (default: "tiny"), or to one server '
@@ -118,6 +124,17 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         mode = f"live, {state.servers.configured_url(ServerSpec()) or 'local vLLM'}"
         mode += ", recording" if state.record else ""
     return [f"vllm: {mode}; cassettes: {counts}", f"openai {openai} ({transport}); {frameworks}"]
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """Report the servers of a live run, with the number of tests of each."""
+    state = config.stash[_STATE]
+    if not state.live:
+        return []
+    counts = Counter(" + ".join(map(str, specs)) for item in items if (specs := _specs(item)))
+    chosen = config.getoption("vllm_version")
+    of_version = f" of version {chosen}, unless a server has its own" if chosen else ""
+    return [f"vllm: servers{of_version}:", *(f"  {name}: {count} tests" for name, count in counts.items())]
 
 
 def _version(distribution: str) -> str:
@@ -199,6 +216,24 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     return result
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_call")
+def pytest_runtest_call_on_older_version(item: pytest.Item) -> Generator[None, object, object]:
+    """Expect of a test with a server that is older than it requires what its marker says."""
+    server = item.stash.get(_VERSION, None)
+    expected = expectation(item, server) if server is not None else None
+    if server is None or expected is None:
+        return (yield)
+    _skip_without_meaning(item, server)
+    error: BaseException | None = None
+    result: object = None
+    try:
+        result = yield
+    except (Exception, pytest.fail.Exception) as raised:
+        error = raised
+    check_end(expected, server, error)
+    return result
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail the test for a request without a response, even if the code under test caught the exception."""
@@ -257,6 +292,8 @@ def _vllm_connection(request: pytest.FixtureRequest) -> Iterator[Mapping[str, st
     state, mounts = item.config.stash[_STATE], _mounts(specs)
     if not (state.live or _is_recorded(item)):
         pytest.skip("live only (recorded=False): run with --live")
+    if state.live and (chosen := state.servers.chosen_version(specs[0])):
+        _skip_without_meaning(item, _server_version(chosen))  # its server may not start with that version
     try:
         servers = [state.servers.origin(spec) for spec in specs] if state.live else []
     except ServerNotAvailable as error:
@@ -268,6 +305,7 @@ def _vllm_connection(request: pytest.FixtureRequest) -> Iterator[Mapping[str, st
     addresses = [origin.url for origin in origins] or [replay_url(mount) for mount in mounts]
     urls = dict(zip((spec.model for spec in specs), addresses, strict=True))
     key = state.servers.api_key(specs[0]) if state.live else None
+    item.stash[_VERSION] = _server_version(origins[0].version if origins else recorded_version(path))
     if not _is_recorded(item):
         with _environment(addresses[0], key):
             yield urls
@@ -279,6 +317,21 @@ def _vllm_connection(request: pytest.FixtureRequest) -> Iterator[Mapping[str, st
         raise pytest.fail.Exception("\n\n".join(late), pytrace=False)
     if state.record and item.stash.get(_PASSED, False):
         player.write(path)
+
+
+def _server_version(text: str | None) -> Version | None:
+    """Return the version of a server; ``None`` if it is unknown."""
+    try:
+        return Version(text) if text else None
+    except InvalidVersion:
+        return None
+
+
+def _skip_without_meaning(item: pytest.Item, server: Version | None) -> None:
+    """Skip a test whose marker says that it has no meaning on this version."""
+    expected = expectation(item, server) if server is not None else None
+    if expected is not None and expected.skip:
+        pytest.skip(f"vLLM {server}, before {expected.since}: {expected.skip}")
 
 
 def _environment(url: str, key: str | None) -> ExitStack:
@@ -305,6 +358,15 @@ def vllm_urls(_vllm_connection: Mapping[str, str]) -> Mapping[str, str]:
 def vllm_url(vllm_urls: Mapping[str, str]) -> str:
     """The base URL, ending in ``/v1``, of the test's first server."""
     return next(iter(vllm_urls.values()))
+
+
+@pytest.fixture
+def vllm_version(request: pytest.FixtureRequest, vllm_url: str) -> Version:
+    """The version of the test's first server, which also replies in the cassette."""
+    version: Version | None = request.node.stash[_VERSION]
+    if version is None:
+        pytest.fail(f"The version of the vLLM at {vllm_url} is unknown. Record the test.", pytrace=False)
+    return version
 
 
 @pytest.fixture

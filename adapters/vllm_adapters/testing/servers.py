@@ -101,6 +101,17 @@ class Servers:
         """Return the address in the environment; ``None`` if there is none, or if the server has options."""
         return None if spec.options else self._environ.get(_URL_VARIABLES.get(spec.model, "")) or None
 
+    def chosen_version(self, spec: ServerSpec) -> str | None:
+        """Return the version with which a server would be started here; ``None`` if its address is given.
+
+        Without a choice it is that of ``LocalVLLM``.
+        """
+        if self.configured_url(spec):
+            return None
+        from vllm_adapters.local.server import DEFAULT_VERSION
+
+        return str(spec.options.get("version") or self._version or DEFAULT_VERSION)
+
     def api_key(self, spec: ServerSpec) -> str | None:
         """Return the API key of a server whose address is in the environment."""
         return self._environ.get("VLLM_API_KEY") if self.configured_url(spec) else None

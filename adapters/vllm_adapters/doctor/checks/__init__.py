@@ -11,6 +11,7 @@ from vllm_adapters.doctor.checks import (
     schema,
     served,
     structured,
+    template,
     tools,
 )
 from vllm_adapters.doctor.model import Check
@@ -23,6 +24,7 @@ CHECKS: tuple[Check, ...] = (
     *schema.CHECKS,
     *access.CHECKS,
     *chat.CHECKS,
+    *template.CHECKS,
     *tools.CHECKS,
     *structured.CHECKS,
     *pooling.CHECKS,
