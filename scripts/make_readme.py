@@ -366,6 +366,13 @@ def observed() -> str:
     return _table(["Instrumentation", "as without", *frameworks], rows)
 
 
+def gateways() -> str:
+    """Return what ``make gateways ARGS=--save`` found through each gateway."""
+    results = json.loads((ROOT / "scripts" / "gateways" / "results.json").read_text(encoding="utf-8"))
+    names = list(next(iter(results.values())))
+    return _table(["", *names], [[row, *(cells[name] for name in names)] for row, cells in results.items()])
+
+
 SECTIONS: Mapping[str, Any] = {
     "support": support,
     "parameters": parameters,
@@ -378,6 +385,7 @@ SECTIONS: Mapping[str, Any] = {
     "versions": versions,
     "capabilities": capabilities,
     "observed": observed,
+    "gateways": gateways,
 }
 
 
