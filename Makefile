@@ -8,6 +8,7 @@ OPENAI3 := .venv-openai3
 ALONE := llamaindex haystack
 UPSTREAM := .venv-upstream
 CLIENTS := .venv-clients
+GATEWAYS := .venv-gateways
 OBSERVE := .venv-observe
 DOCS := .venv-docs
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
@@ -25,7 +26,7 @@ ARGS ?=
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream \
+.PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream gateways \
 	recipes faults observe soak bulk params readme pictures package docs docs-serve docs-shots bench trace coverage clean
 
 help: ## Show this list
@@ -76,6 +77,9 @@ test-alone-%: .venv-%/.installed
 
 clients: $(CLIENTS)/.installed ## Run other people's libraries on our clients: instructor, Pydantic AI, Logfire, ...
 	$(CLIENTS)/bin/python -m pytest -q -W ignore tests/clients $(ARGS)
+
+gateways: $(GATEWAYS)/.installed ## Run calls and faults through vllm-router, LiteLLM's proxy and nginx (apt install nginx)
+	@PYTHONPATH=scripts $(GATEWAYS)/bin/python -m gateways $(ARGS)
 
 upstream: $(UPSTREAM)/.installed ## Run the own tests of langchain-openai, vllm-haystack and openai with our classes
 	@$(UPSTREAM)/bin/python scripts/upstream/run.py $(ARGS)
@@ -130,7 +134,7 @@ coverage: $(VENV)/.installed ## Branch coverage of the package by the recorded t
 	$(RUN) -m pytest -n $(JOBS) -q --cov=vllm_adapters --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(DOCS) build/site
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(DOCS) build/site
 
 $(VENV)/.installed: pyproject.toml
 	$(call fresh,$(VENV))
@@ -154,6 +158,12 @@ $(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt
 	$(call fresh,$(CLIENTS))
 	@echo "Installing other people's libraries into $(CLIENTS) (a few minutes, once) ..."
 	@$(CLIENTS)/bin/python $(PIP) '.[langchain,dev-tools]' -r tests/clients/requirements.txt
+	@touch $@
+
+$(GATEWAYS)/.installed: pyproject.toml scripts/gateways/requirements.txt
+	$(call fresh,$(GATEWAYS))
+	@echo "Installing the gateways into $(GATEWAYS) (a few minutes, once) ..."
+	@$(GATEWAYS)/bin/python $(PIP) '.[metrics,testing]' -r scripts/gateways/requirements.txt
 	@touch $@
 
 $(DOCS)/.installed: pyproject.toml
