@@ -108,8 +108,22 @@ def parameters() -> str:
         endpoints = [endpoint for endpoint, model in models.items() if name in model.model_fields]
         field = models[endpoints[0]].model_fields[name]
         text = (field.description or "").replace("|", "\\|")
-        rows.append([f"`{name}`", _type_name(field.annotation), ", ".join(endpoints), text])
-    return _table(["Parameter", "Type", "Endpoints", ""], rows)
+        spans: dict[str, list[str]] = {}
+        for endpoint in endpoints:
+            spans.setdefault(_span(endpoint, name), []).append(endpoint)
+        where = "; ".join(", ".join(group) + (f" {span}" if span else "") for span, group in spans.items())
+        rows.append([f"`{name}`", _type_name(field.annotation), where, text])
+    return _table(["Parameter", "Type", "Endpoints, and since which version until which", ""], rows)
+
+
+def _span(endpoint: str, name: str) -> str:
+    """Return the versions that have a parameter, such as ``0.9.0–0.11.2``; empty: all that are known."""
+    found = availability.lookup(endpoint, name)
+    if found is None:
+        return ""
+    first = "" if found.first == availability.oldest() else str(found.first)
+    last = "" if found.last is None else str(found.last)
+    return f"{first}–{last}" if first or last else ""
 
 
 def _type_name(annotation: Any) -> str:
@@ -166,6 +180,32 @@ def cost() -> str:
     results = _measured("cost")
     rows = [[title, f"{ratio:.2f}", f"{limit:.2f}"] for title, (ratio, limit) in results["ratios"].items()]
     return _table([f"CPU time, openai {results['openai']}", "ours / stock", "limit, within 5 %"], rows)
+
+
+COST_PLOT = ROOT / "docs" / "images" / "cost.svg"
+
+
+def cost_plot() -> str:
+    """Return the ratios of ``cost`` as bars, in SVG. It is readable on a light and on a dark page."""
+    ratios = _measured("cost")["ratios"]
+    row, left, scale = 26, 380, 280  # pixels: height of a bar, width of the labels, length of the ratio 1
+    height = row * len(ratios) + 40
+    one = left + scale
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {one + 90} {height}" font-family="sans-serif" '
+        'font-size="13" role="img" aria-label="CPU time beside the stock classes">',
+        f'<text x="{one}" y="16" text-anchor="middle" fill="#808080">as the stock class</text>',
+    ]
+    for number, (title, (ratio, _)) in enumerate(ratios.items()):
+        y = 28 + row * number
+        label = title.replace("&", "&amp;")
+        parts += [
+            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end" fill="#808080">{label}</text>',
+            f'<rect x="{left}" y="{y}" width="{ratio * scale:.0f}" height="{row - 8}" fill="#4f6bd8"/>',
+            f'<text x="{left + ratio * scale + 6:.0f}" y="{y + 14}" fill="#808080">{ratio:.2f}</text>',
+        ]
+    parts.append(f'<line x1="{one}" y1="22" x2="{one}" y2="{height - 12}" stroke="#808080" stroke-dasharray="4 3"/>')
+    return "\n".join([*parts, "</svg>", ""])
 
 
 def soak() -> str:
@@ -362,6 +402,7 @@ def generate(text: str) -> str:
 def main() -> None:
     """Write all pages that have generated sections."""
     update_versions()
+    COST_PLOT.write_text(cost_plot(), encoding="utf-8")
     for page in pages():
         old = page.read_text(encoding="utf-8")
         new = generate(old)

@@ -43,6 +43,10 @@ def test_generated_sections_are_up_to_date():
     assert outdated == [], "Run make readme."
 
 
+def test_plot_is_up_to_date():
+    assert script.COST_PLOT.read_text(encoding="utf-8") == script.cost_plot(), "Run make readme."
+
+
 def test_every_section_is_on_a_page():
     text = "".join(page.read_text(encoding="utf-8") for page in script.pages())
     assert set(re.findall(r"<!-- generated: (\w+) -->", text)) == set(script.SECTIONS)
