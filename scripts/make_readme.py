@@ -188,7 +188,7 @@ COST_PLOT = ROOT / "docs" / "images" / "cost.svg"
 def cost_plot() -> str:
     """Return the ratios of ``cost`` as bars, in SVG. It is readable on a light and on a dark page."""
     ratios = _measured("cost")["ratios"]
-    row, left, scale = 26, 380, 280  # pixels: height of a bar, width of the labels, length of the ratio 1
+    row, left, scale = 26, 430, 280  # pixels: height of a bar, width of the labels, length of the ratio 1
     height = row * len(ratios) + 40
     one = left + scale
     parts = [
