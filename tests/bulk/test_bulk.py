@@ -12,6 +12,7 @@ import tracemalloc
 from contextlib import aclosing
 
 import pytest
+from version_marks import reasoning_is_parsed
 
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
@@ -92,6 +93,7 @@ def test_prompts_messages_and_parameters(vllm_url, sent, run):
 
 
 @pytest.mark.vllm("tiny")
+@reasoning_is_parsed
 def test_reasoning_is_read(vllm_url, run):
     bulk = BulkChat(VLLMServer(vllm_url), parameters={"chat_template_kwargs": {"enable_thinking": True}, "top_k": 1})
     (result,) = run(bulk, ["What is the capital of Japan?"])

@@ -90,7 +90,7 @@ AGENTS = {"create_agent": cities_langchain, "FunctionAgent": cities_llamaindex, 
 
 
 @pytest.mark.vllm("tiny")
-@not_enforced_before("0.30", match=r"^assert \[\]")  # the call is malformed, or in the text: the tool does not run
+@not_enforced_before("0.30", match=r"^assert (\[\]|\{'Rome'\} <=)")  # no call, or any city
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("agent", list(AGENTS))
 def test_agent_with_strict_tools_calls_with_an_allowed_city(sent, agent, streams):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from version_marks import output_is_that_of_the_docs
 
 ROOT = Path(__file__).parents[2]
 LISTINGS = ROOT / "docs" / "listings"
@@ -130,6 +131,7 @@ def test_vllm_page_has_the_sections_of_its_siblings():
 @pytest.mark.parametrize(
     "name", ["langchain/chat.mdx", "llamahub/README.md", "haystack/vllm-adapters.md", "vllm/vllm-adapters.md"]
 )
+@output_is_that_of_the_docs
 def test_code_of_a_chat_page_prints_what_it_says(name, vllm_url):
     run(name, vllm_url)
 
