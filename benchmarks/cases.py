@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -126,6 +127,7 @@ def measure(cases: Iterable[Case], rounds: int) -> None:
     for case in cases:
         case.warm_up()
     for turn in range(rounds):
+        print(f"round {turn + 1} of {rounds} ...", file=sys.stderr, flush=True)
         for case in cases:
             if turn < (case.rounds or rounds):
                 case.run(turn)

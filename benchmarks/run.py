@@ -89,8 +89,9 @@ def replies(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Case]:
     """Replies that are not streamed."""
     who = contenders.make(url, "burst", loop)
     works = {name: calls(one, CALLS) for name, one in who.items() if name != "raw aiohttp"}
-    yield case("Chat", "call", CALLS, works, CALL_TARGETS, passes=3)
-    yield case("Chat, async", "call", CALLS, {n: acalls(one, CALLS) for n, one in who.items()}, CALL_TARGETS, passes=3)
+    yield case("Chat", "call", CALLS, works, CALL_TARGETS, passes=2)
+    works = {name: acalls(one, CALLS) for name, one in who.items()}
+    yield case("Chat, async", "call", CALLS, works, CALL_TARGETS, passes=2)
 
 
 def embeddings(url: str, number: int) -> Iterator[Case]:
@@ -245,7 +246,7 @@ def imports(rounds: int) -> tuple[str, list[str]]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of the interleaved run (default 9)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the interleaved run (default 5)")
     parser.add_argument("--quick", action="store_true", help="3 rounds, and no crowds and long streams")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases with this word in their title")
     parser.add_argument("--save", action="store_true", help="save the tables for the documentation (then: make readme)")
