@@ -8,16 +8,12 @@ OPENAI3 := .venv-openai3
 ALONE := llamaindex haystack
 UPSTREAM := .venv-upstream
 CLIENTS := .venv-clients
-BENCH := .venv-bench
 GATEWAYS := .venv-gateways
 OBSERVE := .venv-observe
 DOCS := .venv-docs
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
 ON_ALONE := tests/contracts/test_fault_matrix.py tests/demo
-# Haystack alone is on openai 3. LlamaIndex is on openai 2, as beside the others: what might need another framework.
-ON_ALONE_haystack := tests/haystack
-ON_ALONE_llamaindex := $(patsubst %,tests/llamaindex/test_%.py,agents chat embedding rag rerank streaming structured)
 STATIC := tests/package tests/testing/test_cassettes.py
 RUN := $(VENV)/bin/python
 # Modules are compiled when they are imported: most of them never are.
@@ -31,7 +27,7 @@ JOBS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream gateways \
-	recipes faults observe soak bulk params readme pictures package docs docs-serve docs-shots bench bench-live trace coverage clean
+	recipes faults observe soak bulk params readme pictures package docs docs-serve docs-shots bench trace coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -77,7 +73,7 @@ test-openai3: $(OPENAI3)/.installed ## Run the tests that can differ on openai 3
 test-alone: $(ALONE:%=test-alone-%) ## Run the tests of LlamaIndex alone, and of Haystack alone on openai 3
 
 test-alone-%: .venv-%/.installed
-	.venv-$*/bin/python -m pytest -n $(JOBS) -q $(ON_ALONE_$*) $(ON_ALONE) $(ARGS)
+	.venv-$*/bin/python -m pytest -n $(JOBS) -q tests/$* $(ON_ALONE) $(ARGS)
 
 clients: $(CLIENTS)/.installed ## Run other people's libraries on our clients: instructor, Pydantic AI, Logfire, ...
 	$(CLIENTS)/bin/python -m pytest -q -W ignore tests/clients $(ARGS)
@@ -128,12 +124,8 @@ docs-shots: docs $(VENV)/.installed ## Take screenshots of the site in Chromium,
 docs-serve: $(DOCS)/.installed ## Serve the documentation site, and build it anew after each change
 	@$(MKDOCS) serve --config-file $(SITE) --watch adapters --watch recipes --watch scripts/site $(ARGS)
 
-bench: $(BENCH)/.installed $(OPENAI3)/.installed ## Compare with the frameworks' stock classes, on both majors of openai
-	$(BENCH)/bin/python benchmarks/run.py $(ARGS)
-	$(OPENAI3)/bin/python benchmarks/run.py $(ARGS)
-
-bench-live: $(BENCH)/.installed ## Compare the throughput of 64 streams at once with aiohttp's, on a local vLLM
-	$(BENCH)/bin/python benchmarks/live.py $(ARGS)
+bench: $(VENV)/.installed ## Compare with the frameworks' stock classes
+	$(RUN) benchmarks/run.py $(ARGS)
 
 trace: $(VENV)/.installed ## Count our calls from a framework to httpx, and from the socket to a chunk
 	$(RUN) scripts/trace_calls.py $(ARGS)
@@ -142,7 +134,7 @@ coverage: $(VENV)/.installed ## Branch coverage of the package by the recorded t
 	$(RUN) -m pytest -n $(JOBS) -q --cov=vllm_adapters --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(OBSERVE) $(BENCH) $(DOCS) build/site
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(DOCS) build/site
 
 $(VENV)/.installed: pyproject.toml
 	$(call fresh,$(VENV))
@@ -178,12 +170,6 @@ $(DOCS)/.installed: pyproject.toml
 	$(call fresh,$(DOCS))
 	@echo "Installing the tools of the documentation site into $(DOCS) (a minute, once) ..."
 	@$(DOCS)/bin/python $(PIP) '.[docs]'
-	@touch $@
-
-$(BENCH)/.installed: pyproject.toml benchmarks/requirements.txt
-	$(call fresh,$(BENCH))
-	@echo "Installing what the benchmarks compare into $(BENCH) (a few minutes, once) ..."
-	@$(BENCH)/bin/python $(PIP) '.[langchain,llamaindex,haystack]' -r benchmarks/requirements.txt
 	@touch $@
 
 $(OBSERVE)/.installed: pyproject.toml tests/contracts/observe_matrix/requirements.txt
