@@ -23,7 +23,7 @@ MODULES = [*sorted((ROOT / "adapters").rglob("*.py")), *sorted((ROOT / "recipes"
 
 WORDS = {
     r"twins?": "async version",
-    r"to await": "async",
+    r"to\s+await": "async",
     r"rooms?|house": "framework package",
     r"tours?": "demo",
     r"(?<!there )(?:is|are) no (?!longer|more|less|\w+ing\b)\w+": "is not a ..., or invalid, unsupported, malformed",

@@ -120,9 +120,9 @@ class StructuredOutputs(TypedDict, total=False):
     json: JsonSchema
     regex: str
     choice: Annotated[list[str], Field(min_length=1)]
-    grammar: str
+    grammar: Annotated[str, Field(min_length=1)]  # vLLM answers an empty one with a 500
     json_object: bool
-    structural_tag: str
+    structural_tag: Annotated[str, Field(min_length=1)]
     disable_any_whitespace: bool
     disable_additional_properties: bool
     whitespace_pattern: str

@@ -497,7 +497,7 @@ class VLLMServer:
         return replace(call, fallback=lambda error: self._count_by_usage(error, call.body or {}))
 
     def _count_by_usage(self, error: VLLMError, body: Mapping[str, Any]) -> EndpointCall[int] | None:
-        if type(error) is not WrongAddress:
+        if type(error) is not WrongAddress or error.status_code not in (404, 405):  # not for a redirect
             return None
         limits = {"max_tokens": 1, "temperature": 0}
         if "messages" in body:

@@ -60,6 +60,13 @@ def test_older_servers_send_no_fingerprint(fault_server, ask):
     assert ask(fault_server.url, client={"server_version": "0.18.1"}, **STRICT)
 
 
+def test_version_is_looked_up(make_fault_server, ask):
+    server = make_fault_server(version="0.14.1")
+    server.reply(invented(), "/v1/chat/completions")
+    assert ask(server.url, **STRICT)
+    assert [request.route for request in server.requests] == ["/version", "/v1/chat/completions"]
+
+
 def test_replies_that_are_not_streamed_pass(fault_server, ask):
     ask(fault_server.url, extra_body={"strict_completion": True})
     assert not {"strict_completion", "stream_options"} & fault_server.posts()[-1].json.keys()

@@ -50,6 +50,7 @@ def test_top_n(vllm_url, sent, documents):
     assert sent.last.json["top_n"] == 2
 
 
+@pytest.mark.vllm_since("0.22", before=e.UnsupportedParameter)
 @recorded
 def test_instruction_is_sent(vllm_url, sent, documents):
     assert VLLMRerank(base_url=vllm_url, instruction="Towns").compress_documents(documents, QUERY)

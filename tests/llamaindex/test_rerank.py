@@ -38,6 +38,7 @@ async def test_best_nodes_first(sent, events):
     assert [len(event.nodes) for event in events.of("ReRankEndEvent")] == [2, 2]
 
 
+@pytest.mark.vllm_since("0.20", before=e.UnsupportedParameter)
 @pytest.mark.vllm("cross-encoder")
 async def test_parameters(sent):
     rerank = VLLMRerank("cross-encoder", truncate_prompt_tokens=-1, max_tokens_per_doc=20)

@@ -27,7 +27,9 @@ def test_misuse_is_a_type_error(tmp_path, pytestconfig):
     source = tmp_path / "use.py"
     source.write_text(USE)
     config = str(pytestconfig.rootpath / "pyproject.toml")
-    out, err, _ = api.run(["--config-file", config, "--cache-dir", str(tmp_path / "cache"), str(source)])
+    out, err, _ = api.run(
+        ["--config-file", config, "--cache-dir", str(pytestconfig.rootpath / ".mypy_cache"), str(source)]
+    )
     lines = USE.splitlines()
     wrong = {int(line.split(":")[1]) for line in out.splitlines() if ": error:" in line and "use.py" in line}
     expected = {

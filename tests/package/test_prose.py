@@ -18,7 +18,7 @@ def found(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "Every method has a twin.",
+        "Every method has a lane.",
         "This is no schema.",
         "Mend the server.",
         "A [server](x.md) that fails on order.",
@@ -33,10 +33,10 @@ def test_what_the_style_does_not_allow_is_found(text):
     "text",
     [
         "There is no retry. It is no longer sent.",
-        "`twin` is a name.",
+        "`lane` is a name.",
         "```python\ntwin = 1\n```",
-        "Prints:\n\n>>> twin\n1\n",
-        "| a table | twin |",
+        "Prints:\n\n>>> lane\n1\n",
+        "| a table | lane |",
     ],
 )
 def test_code_and_plain_sentences_are_left_alone(text):
@@ -44,7 +44,7 @@ def test_code_and_plain_sentences_are_left_alone(text):
 
 
 def test_lines_keep_their_numbers():
-    text = "```sh\na\nb\n```\n\nA twin.\n"
+    text = "```sh\na\nb\n```\n\nA lane.\n"
     plain = check_prose.prose(text)
     [(position, _)] = check_prose.own_style(plain)
     assert plain.count("\n", 0, position) == 5

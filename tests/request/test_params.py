@@ -144,6 +144,8 @@ WRONG = {
     "misspelt key": {"structured_outputs": {"jsonn": {}}},
     "two constraints": {"structured_outputs": {"regex": "a", "choice": ["a"]}},
     "no choice": {"structured_outputs": {"choice": []}},
+    "empty grammar": {"structured_outputs": {"grammar": ""}},
+    "empty structural tag": {"structured_outputs": {"structural_tag": ""}},
     "negative count": {"repetition_detection": {"min_count": -1}},
     "nested vllm_xargs": {"vllm_xargs": {"a": {"b": 1}}},
 }

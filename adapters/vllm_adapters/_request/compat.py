@@ -224,6 +224,8 @@ def needs_version(endpoint: str, body: Mapping[str, Any]) -> bool:
     form = body.get("response_format")
     if isinstance(form, Mapping) and form.get("type") == "structural_tag":
         return True
+    if body.get(STRICT_COMPLETION) and body.get("stream"):  # how streams end depends on it
+        return True
     return bool(_reasoning_messages(body))
 
 

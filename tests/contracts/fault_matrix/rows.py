@@ -43,6 +43,11 @@ def tool_call_streams(op: Operation) -> bool:
     return op.streamed and op.task == "call"
 
 
+def _with_fallback(op: Operation) -> int:
+    """Return the requests where a route is missing: of a gateway without ``/tokenize``, the model counts the tokens."""
+    return 2 if op.task == "count" else 1
+
+
 def attempts(op: Operation) -> int:
     """Return the number of requests: a stream that has begun is not retried."""
     return 1 if op.streamed else 2
@@ -443,9 +448,9 @@ STATUSES = (
     Fault("400, context overflow, 0.8", status(400, OVERFLOW, shape="flat"), (e.ContextLengthExceeded,)),
     Fault("401, string", status(401, "Unauthorized", shape="string"), (e.AuthenticationFailed,)),
     Fault("403", status(403), (e.PermissionDenied,)),
-    Fault("404, unknown route", status(404, "Not Found", shape="detail"), (e.WrongAddress,)),
+    Fault("404, unknown route", status(404, "Not Found", shape="detail"), (e.WrongAddress,), requests=_with_fallback),
     Fault("404, unknown model", status(404, "The model `m` does not exist.", param="model"), (e.ModelNotServed,)),
-    Fault("405", status(405, "Method Not Allowed", shape="detail"), (e.WrongAddress,)),
+    Fault("405", status(405, "Method Not Allowed", shape="detail"), (e.WrongAddress,), requests=_with_fallback),
     Fault("422", status(422, "unprocessable"), (e.InvalidRequest,)),
     Fault("429, Retry-After 600", status(429, retry_after=600), (e.RateLimited,)),
     Fault(
