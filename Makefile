@@ -134,59 +134,40 @@ coverage: $(VENV)/.installed ## Branch coverage of the package by the recorded t
 	$(RUN) -m pytest -n $(JOBS) -q --cov=vllm_adapters --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(DOCS) build/site
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(OBSERVE) $(DOCS) build/site
 
 $(VENV)/.installed: pyproject.toml
-	$(call fresh,$(VENV))
-	@echo "Installing the package and its tools into $(VENV) (a few minutes, once) ..."
-	@$(VENV)/bin/python $(PIP) '.[all,dev]'
-	@touch $@
+	$(call install,$(VENV),the package and its tools,'.[all$(comma)dev]')
 
 $(OPENAI3)/.installed: pyproject.toml
-	$(call fresh,$(OPENAI3))
-	@echo "Installing the package on openai 3 into $(OPENAI3) (a few minutes, once) ..."
-	@$(OPENAI3)/bin/python $(PIP) '.[langchain,dev]' 'openai>=3'
-	@touch $@
+	$(call install,$(OPENAI3),the package on openai 3,'.[langchain$(comma)dev]' 'openai>=3')
 
 $(UPSTREAM)/.installed: pyproject.toml scripts/upstream/requirements.txt
-	$(call fresh,$(UPSTREAM))
-	@echo "Installing the packages whose tests run into $(UPSTREAM) (a few minutes, once) ..."
-	@$(UPSTREAM)/bin/python $(PIP) '.[langchain,haystack,dev-tools]' -r scripts/upstream/requirements.txt
-	@touch $@
+	$(call install,$(UPSTREAM),the packages whose tests run,'.[langchain$(comma)haystack$(comma)dev-tools]' -r $(lastword $^))
 
 $(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt
-	$(call fresh,$(CLIENTS))
-	@echo "Installing other people's libraries into $(CLIENTS) (a few minutes, once) ..."
-	@$(CLIENTS)/bin/python $(PIP) '.[langchain,dev-tools]' -r tests/clients/requirements.txt
-	@touch $@
+	$(call install,$(CLIENTS),other people's libraries,'.[langchain$(comma)dev-tools]' -r $(lastword $^))
 
 $(GATEWAYS)/.installed: pyproject.toml scripts/gateways/requirements.txt
-	$(call fresh,$(GATEWAYS))
-	@echo "Installing the gateways into $(GATEWAYS) (a few minutes, once) ..."
-	@$(GATEWAYS)/bin/python $(PIP) '.[metrics,testing]' -r scripts/gateways/requirements.txt
-	@touch $@
+	$(call install,$(GATEWAYS),the gateways,'.[metrics$(comma)testing]' -r $(lastword $^))
 
 $(DOCS)/.installed: pyproject.toml
-	$(call fresh,$(DOCS))
-	@echo "Installing the tools of the documentation site into $(DOCS) (a minute, once) ..."
-	@$(DOCS)/bin/python $(PIP) '.[docs]'
-	@touch $@
+	$(call install,$(DOCS),the tools of the documentation site,'.[docs]')
 
 $(OBSERVE)/.installed: pyproject.toml tests/contracts/observe_matrix/requirements.txt
-	$(call fresh,$(OBSERVE))
-	@echo "Installing instrumentations into $(OBSERVE) (a few minutes, once) ..."
-	@$(OBSERVE)/bin/python $(PIP) '.[all,testing]' -r tests/contracts/observe_matrix/requirements.txt
-	@touch $@
+	$(call install,$(OBSERVE),instrumentations,'.[all$(comma)testing]' -r $(lastword $^))
 
 .venv-%/.installed: pyproject.toml
-	$(call fresh,.venv-$*)
-	@echo "Installing the package with $* alone into .venv-$* (a few minutes, once) ..."
-	@.venv-$*/bin/python $(PIP) '.[$*,dev-tools]' $(if $(filter haystack,$*),'openai>=3')
-	@touch $@
+	$(call install,.venv-$*,the package with $* alone,'.[$*$(comma)dev-tools]' $(if $(filter haystack,$*),'openai>=3'))
 
 .PRECIOUS: .venv-%/.installed
 
-define fresh
+comma := ,
+
+define install # a virtual environment: its folder, what it is for, and what pip installs
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with the venv module found (on Debian and Ubuntu: apt install python3-venv); or say make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(1)/bin/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(1)
+	@echo "Installing $(2) into $(1) (a few minutes, once) ..."
+	@$(1)/bin/python $(PIP) $(3)
+	@touch $(1)/.installed
 endef

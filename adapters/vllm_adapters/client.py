@@ -19,16 +19,11 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 from openai._response import APIResponse, AsyncAPIResponse
 
-from vllm_adapters._client.base import (
-    OPENTELEMETRY,
-    BaseVLLMClient,
-    ClientState,
-    checked_stream_class,
-    is_event_stream,
-)
+from vllm_adapters._client.base import OPENTELEMETRY, BaseVLLMClient, ClientState
+from vllm_adapters._client.checks import checked_stream_class, is_event_stream, not_a_stream, response_errors
 from vllm_adapters._client.discovery import LookUp, R, arun_plan, run_plan
-from vllm_adapters._client.logs import set_up as set_up_logs
 from vllm_adapters._compat import http
+from vllm_adapters._response import logs
 from vllm_adapters._response.stream import AsyncCheckedStream, CheckedStream
 from vllm_adapters._transport.credentials import key_errors
 from vllm_adapters._transport.http import CALL, DEADLINE, AsyncHTTP, SyncHTTP
@@ -40,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncVLLMClient", "VLLMClient"]
 
-set_up_logs()
+logs.set_up()
 
 
 def _get(url: str) -> FinalRequestOptions:
@@ -194,13 +189,13 @@ class VLLMClient(BaseVLLMClient, OpenAI):
 
     def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
         if stream and not is_event_stream(response):
-            with self.response_errors(response):
+            with response_errors(self.vllm, response):
                 response.read()
-            raise self._not_a_stream(response)
+            raise not_a_stream(self.vllm, response)
         if stream:  # here, after all instrumentation: what others make of the class cannot take the checks away
             how["stream_cls"] = checked_stream_class(how["stream_cls"], CheckedStream, Stream)
         checked = self._before_processing(options, response, stream, how["cast_to"])
-        with self.response_errors(response):
+        with response_errors(self.vllm, response):
             parsed = super()._process_response(options=options, response=response, stream=stream, **how)
             if checked and isinstance(parsed, LegacyAPIResponse | APIResponse):
                 parsed.parse()  # the SDK keeps it, so the caller's own parse() costs nothing
@@ -305,13 +300,13 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
 
     async def _process_response(self, *, options: FinalRequestOptions, response: Any, stream: bool, **how: Any) -> Any:
         if stream and not is_event_stream(response):
-            with self.response_errors(response):
+            with response_errors(self.vllm, response):
                 await response.aread()
-            raise self._not_a_stream(response)
+            raise not_a_stream(self.vllm, response)
         if stream:  # here, after all instrumentation: what others make of the class cannot take the checks away
             how["stream_cls"] = checked_stream_class(how["stream_cls"], AsyncCheckedStream, AsyncStream)
         checked = self._before_processing(options, response, stream, how["cast_to"])
-        with self.response_errors(response):
+        with response_errors(self.vllm, response):
             parsed = await super()._process_response(options=options, response=response, stream=stream, **how)
             if checked and isinstance(parsed, LegacyAPIResponse):
                 parsed.parse()  # the SDK keeps it, so the caller's own parse() costs nothing

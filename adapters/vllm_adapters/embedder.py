@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vllm_adapters._client.discovery import Plan, arun_plan, run_plan
 from vllm_adapters._client.endpoint import EndpointCall
+from vllm_adapters._request.counts import check_count
 from vllm_adapters._request.texts import list_of, text_or_ids
 from vllm_adapters.errors import (
     AuthenticationFailed,
@@ -83,11 +84,7 @@ class Embedder:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_concurrency"):
-            number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"`{name}` must be an int, not {type(number).__name__}.")
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, not {number}.")
+            check_count(name, getattr(self, name))
 
     def embed(self, texts: Sequence[str], *, keep_going: bool = False, progress: str | None = None) -> Embedded:
         """Embed ``texts``.

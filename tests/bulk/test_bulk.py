@@ -1,6 +1,7 @@
 """Any number of prompts: each is answered once, in order or as they come, whatever the server does meanwhile."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -476,6 +477,7 @@ def test_job_that_is_killed_answers_each_item_once(fault_server, tmp_path):
 
 def test_memory_is_constant(fault_server):
     def peak(count):
+        gc.collect()
         tracemalloc.start()
         for result in bulk_of(fault_server, max_concurrency=4).run(f"prompt {n}" for n in range(count)):
             if not result.index % 20:
@@ -485,7 +487,8 @@ def test_memory_is_constant(fault_server):
         return found
 
     peak(40)
-    assert peak(320) < 1.5 * peak(80)
+    # The least of a few: the server is in this process, and other threads may allocate meanwhile.
+    assert min(peak(320) for _ in range(3)) < 1.5 * min(peak(80) for _ in range(3))
 
 
 # Arguments

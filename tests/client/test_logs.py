@@ -119,7 +119,7 @@ def test_environment_prints_lines(fault_server, name):
     environment = {**{key: value for key, value in os.environ.items() if not key.endswith("_LOG")}, name: "debug"}
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
     assert run.returncode == 0, run.stderr
-    [sent, received] = [line for line in run.stderr.splitlines() if "vllm_adapters._client.logs" in line]
+    [sent, received] = [line for line in run.stderr.splitlines() if "vllm_adapters._response.logs" in line]
     assert "POST http://127.0.0.1" in sent
     assert "HTTP 200" in received
     assert ("openai._base_client" in run.stderr) == (name == "OPENAI_LOG")

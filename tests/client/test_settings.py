@@ -201,12 +201,12 @@ def test_assigned_timeout_and_retries_are_used(make_fault_server):
 
 @pytest.mark.parametrize("retries", [None, 1.5, True, "2"])
 def test_max_retries_of_another_type_raise(retries):
-    with pytest.raises(TypeError, match="`max_retries` must be an integer"):
+    with pytest.raises(TypeError, match="`max_retries` must be an int"):
         VLLMClient(max_retries=retries)
 
 
 def test_negative_max_retries_raise():
-    with pytest.raises(ValueError, match="`max_retries` must be 0 or a positive integer"):
+    with pytest.raises(ValueError, match="`max_retries` must be at least 0"):
         VLLMClient(max_retries=-1)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from vllm_adapters._response import stream
 from vllm_adapters._response.stream import ChunkReader
-from vllm_adapters._response.text_chunks import TextChunk, TextTemplate, copy_model
+from vllm_adapters._response.text_chunks import LastText, TextChunk, TextTemplate, copy_model
 from vllm_adapters.testing import faults
 
 CHAT = "/v1/chat/completions"
@@ -229,3 +229,13 @@ def test_copy_of_a_model_has_its_own_extra_fields():
     second.more = 2
     assert (first.text, first.more) == ("a", 1)
     assert second == Open(text="b", more=2)
+
+
+def test_last_text_is_that_of_the_chunk_before_only():
+    last = LastText()
+    one, two = read([event_of(FIRST), event_of({"content": "a"}), event_of({"content": "b"})])[0][1:]
+    assert last.like(one) is None
+    assert last.keep(one, "made of a") == "made of a"
+    assert last.like(two) == "made of a"
+    last.keep({"choices": []}, "made of another")
+    assert last.like(two) is None

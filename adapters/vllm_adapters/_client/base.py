@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import quote
 
 import openai
@@ -21,23 +19,23 @@ from openai import NOT_GIVEN
 from openai._base_client import HTTPX_DEFAULT_TIMEOUT
 from openai._constants import RAW_RESPONSE_HEADER
 from openai._models import FinalRequestOptions
-from openai._streaming import extract_stream_chunk_type
 from openai._types import NotGiven
-from openai.types import Completion, CreateEmbeddingResponse
+from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from packaging.version import Version
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from vllm_adapters._client import logs
+from vllm_adapters._client import checks
 from vllm_adapters._client.discovery import LookUp, ServerInfo
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability, compat, responses, system_messages
 from vllm_adapters._request.constraints import reject_harmful
+from vllm_adapters._request.counts import check_count
 from vllm_adapters._request.encode import encoding_error
-from vllm_adapters._response import error_mapping
+from vllm_adapters._response import error_mapping, logs
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.structured import FORM_NAMES, unenforced_constraint
-from vllm_adapters._response.validate import decodes_as_float32, validate_response, validate_types, validate_vectors
+from vllm_adapters._response.validate import decodes_as_float32, validate_types
 from vllm_adapters._transport.credentials import (
     PLACEHOLDER_KEY,
     APIKey,
@@ -53,7 +51,7 @@ from vllm_adapters._transport.credentials import (
 from vllm_adapters._transport.http import CALL, DEADLINE, AsyncHTTP, Deadline, HTTPClients, ReplyStream, SyncHTTP
 from vllm_adapters._transport.pool import make_http_clients
 from vllm_adapters._version import __version__
-from vllm_adapters.errors import InvalidResponse, VLLMError
+from vllm_adapters.errors import VLLMError
 from vllm_adapters.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -106,7 +104,7 @@ class ClientState:
         if options is None:
             return RequestContext(self.address)
         body = options.json_data if isinstance(options.json_data, Mapping) else {}
-        return RequestContext(self.address, _path_of(options.url), body.get("model") or self.info.model)
+        return RequestContext(self.address, availability.path_of(options.url), body.get("model") or self.info.model)
 
 
 class BaseVLLMClient:
@@ -145,10 +143,7 @@ class BaseVLLMClient:
         address = normalize_base_url(base_url)
         if http_client is not None and http_options:
             raise ValueError("`http_client` and `http_options` exclude each other. Pass one of them.")
-        if isinstance(max_retries, bool) or not isinstance(max_retries, int):
-            raise TypeError(f"`max_retries` must be an integer, not {max_retries!r}. 0 disables retries.")
-        if max_retries < 0:
-            raise ValueError(f"`max_retries` must be 0 or a positive integer, not {max_retries}.")
+        check_count("max_retries", max_retries, least=0)
         timeouts = _given_timeouts(timeout, http_client, http_options)
         self._timeout = timeouts.transport()
         self.vllm = self._state_class(
@@ -380,7 +375,7 @@ class BaseVLLMClient:
             ``None`` for requests that are not translated.
         """
         endpoint, body = availability.endpoint_of(options.url), options.json_data
-        if endpoint is None and _is_responses(options.url) and isinstance(body, Mapping):
+        if endpoint is None and availability.is_responses(options.url) and isinstance(body, Mapping):
             self._prepare_responses(body, options)
         if endpoint is None or not isinstance(body, Mapping | None) or options.method.lower() != "post":
             return None
@@ -501,7 +496,9 @@ class BaseVLLMClient:
         if (call := CALL.get()) is not None:
             call.retry(_failure_name(), wait)
         if logs.log.isEnabledFor(logging.INFO):
-            logs.log_retry(f"{options.method.upper()} {self.vllm.root}{_path_of(options.url)}", _failure_name(), wait)
+            logs.log_retry(
+                f"{options.method.upper()} {self.vllm.root}{availability.path_of(options.url)}", _failure_name(), wait
+            )
         return wait
 
     # Responses
@@ -516,15 +513,7 @@ class BaseVLLMClient:
         return parent._process_response_data(data=data, cast_to=cast_to, response=response)
 
     def _make_status_error(self, err_msg: str, *, body: object, response: Any) -> Any:
-        return error_mapping.from_status(response.status_code, body, self._sent_context(response), response)
-
-    def _sent_context(self, response: http.Response) -> RequestContext:
-        """Return the request of ``response``, for errors."""
-        try:
-            model = json.loads(response.request.content).get("model")
-        except (ValueError, AttributeError, http.StreamError):
-            model = None  # a GET, or an uploaded file
-        return RequestContext(self.vllm.address, response.request.url.path, model)
+        return error_mapping.from_status(response.status_code, body, checks.sent_context(self.vllm, response), response)
 
     def _map_error(
         self, failure: openai.OpenAIError | http.RequestError, options: FinalRequestOptions
@@ -540,29 +529,8 @@ class BaseVLLMClient:
             _redact_url(request)
         context = self.vllm.context(options)
         if logs.log.isEnabledFor(logging.DEBUG):
-            logs.log_failure(self.vllm.root + _path_of(options.url), error)
+            logs.log_failure(self.vllm.root + availability.path_of(options.url), error)
         return error.add_context(address=context.address, model=context.model)
-
-    @contextmanager
-    def response_errors(self, response: http.Response) -> Iterator[None]:
-        """Map errors while a response is read: malformed ones, those of the transport, and add the response."""
-        try:
-            yield
-        except VLLMError as error:
-            context = self._sent_context(response)
-            error.add_context(address=context.address, model=context.model, response=response)
-            raise
-        except http.RequestError as error:
-            context = self._sent_context(response)
-            raise error_mapping.from_transport(error, response.request).add_context(
-                address=context.address, model=context.model
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise self._malformed(f"The response cannot be parsed ({error})", response) from None
-
-    def _malformed(self, reason: str, response: http.Response) -> InvalidResponse:
-        context = self._sent_context(response)
-        return InvalidResponse(reason, address=context.address, model=context.model, response=response)
 
     def _before_processing(
         self, options: FinalRequestOptions, response: http.Response, stream: bool, cast_to: Any
@@ -579,55 +547,14 @@ class BaseVLLMClient:
             if (call := CALL.get()) is not None:
                 call.await_stream(response)
             if response.request.headers.get(RAW_RESPONSE_HEADER) == "stream":  # for a caller who reads bytes
-                response.stream = ReplyStream(response.stream, map_errors=lambda: self.response_errors(response))
+                response.stream = ReplyStream(
+                    response.stream, map_errors=lambda: checks.response_errors(self.vllm, response)
+                )
             return False
-        checked = _is_checked(options.url, cast_to)
+        checked = checks.is_checked(options.url, cast_to)
         if checked:
-            options.post_parser = self._checked_parser(options, response)
+            options.post_parser = checks.checked_parser(self.vllm, options, response)
         return checked
-
-    def _checked_parser(self, options: FinalRequestOptions, response: http.Response) -> Callable[[Any], Any]:
-        """Return the SDK's parser of a response that was not streamed, behind our checks."""
-        body, parser, call = options.json_data, options.post_parser, CALL.get()
-        endpoint = availability.endpoint_of(options.url) or ("responses" if _is_responses(options.url) else None)
-
-        def parse(parsed: Any) -> Any:
-            fields = parsed if isinstance(parsed, Mapping) else vars(parsed) if isinstance(parsed, BaseModel) else {}
-            self.vllm.info.update(fields.get("system_fingerprint"))
-            if call is not None:
-                call.received(parsed, response)
-            extra = fields if isinstance(parsed, Mapping) else getattr(parsed, "model_extra", None) or {}
-            error = extra.get("error")
-            if endpoint == "responses" and not error:  # a field of the SDK's class
-                error = fields.get("error")
-                error = error.to_dict() if isinstance(error, openai.BaseModel) else error
-            if error:
-                raise error_mapping.from_event({"error": error}, self._sent_context(response), response)
-            validate_response(parsed, body, endpoint=endpoint, content=response.content)
-            if not callable(parser):
-                return parsed
-            if isinstance(parsed, ChatCompletion):
-                from vllm_adapters._client.sdk_helpers import parse_errors  # with all of the SDK's resources
-
-                with parse_errors(lambda: parsed):
-                    return parser(parsed)
-            converted = parser(parsed)
-            if isinstance(converted, CreateEmbeddingResponse):
-                dimensions = body.get("dimensions") if isinstance(body, Mapping) else None
-                validate_vectors([item.embedding for item in converted.data], dimensions)  # decoded from base64
-            return converted
-
-        return parse
-
-    def _not_a_stream(self, response: http.Response) -> VLLMError:
-        """Return the error for a 200 that should have been an event stream; its body has been read."""
-        try:
-            body = response.json()
-        except (ValueError, RecursionError):
-            body = None
-        if isinstance(body, Mapping) and body.get("error"):
-            return error_mapping.from_event(body, self._sent_context(response), response)
-        return self._malformed("The response is not an event stream", response)
 
 
 def _failure_name() -> str:
@@ -635,47 +562,6 @@ def _failure_name() -> str:
     failure = sys.exc_info()[1]
     response = getattr(failure, "response", None)
     return type(failure).__name__ if response is None else str(response.status_code)
-
-
-@lru_cache(maxsize=256)
-def _path_of(url: str) -> str:
-    """Return the path of a request to ``url``, which the SDK gives whole or relative to the server's ``/v1``."""
-    found = http.URL(url)
-    return "/v1/" + found.path.lstrip("/") if found.is_relative_url else found.path
-
-
-def _is_responses(url: str) -> bool:
-    return _path_of(url).endswith("/responses")
-
-
-def is_event_stream(response: http.Response) -> bool:
-    """Return whether a response is what a streamed request should get."""
-    return "text/event-stream" in response.headers.get("content-type", "").lower()
-
-
-def _is_checked(url: str, cast_to: Any) -> bool:
-    """Return whether a response is checked: not texts, files, and what users request by ``post``."""
-    return cast_to is not str and bool(
-        availability.endpoint_of(url) or (isinstance(cast_to, type) and issubclass(cast_to, BaseModel))
-    )
-
-
-def checked_stream_class(stream_cls: Any, checked: Any, base: Any) -> Any:
-    """Return our stream class for the type of chunk that the SDK's resource requested.
-
-    Args:
-        stream_cls: The class that was requested, such as ``Stream[ChatCompletionChunk]``. Logfire and others pass a
-            subclass of their own, which then iterates over our stream.
-        checked: ``CheckedStream`` or its async version.
-        base: The SDK's stream class.
-    """
-    if get_origin(stream_cls) is base:
-        return checked[get_args(stream_cls)[0]]
-    if stream_cls is None or issubclass(get_origin(stream_cls) or stream_cls, checked):
-        return stream_cls
-    # The SDK finds the type of chunk in the base that is its own class.
-    members = {"__orig_bases__": (base[extract_stream_chunk_type(stream_cls)],), "__module__": stream_cls.__module__}
-    return type(stream_cls.__name__, (stream_cls, checked), members)
 
 
 def _redact_url(request: http.Request) -> None:

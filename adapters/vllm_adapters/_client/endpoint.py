@@ -15,6 +15,7 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 
 from vllm_adapters._client.base import BaseVLLMClient
+from vllm_adapters._client.checks import response_errors
 from vllm_adapters._response.validate import sort_by_index, validate_types
 from vllm_adapters.errors import InvalidResponse, VLLMError
 from vllm_adapters.types import Classified, ModelCard, Ranked, Tokens
@@ -135,7 +136,7 @@ class EndpointCall(Generic[R]):
         )
 
     def _parsed(self, client: BaseVLLMClient, raw: LegacyAPIResponse[Any]) -> R:
-        with client.response_errors(raw.http_response):
+        with response_errors(client.vllm, raw.http_response):
             response = raw.parse()
             if self.cast_to is not str and not isinstance(response, Mapping):
                 raise InvalidResponse("The response is not a JSON object")

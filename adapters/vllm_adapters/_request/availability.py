@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -120,6 +120,18 @@ def endpoint_of(path: str) -> str | None:
     parts = [part for part in urlsplit(path).path.split("/") if part]
     tails = ("/" + "/".join(parts[start:]) for start in range(len(parts)))
     return next((endpoint for tail in tails if (endpoint := _by_path().get(tail))), None)
+
+
+@lru_cache(maxsize=256)
+def path_of(url: str) -> str:
+    """Return the path of a request to ``url``, which the SDK gives whole or relative to the server's ``/v1``."""
+    parts = urlsplit(url)
+    return parts.path if parts.netloc else "/v1/" + parts.path.lstrip("/")
+
+
+def is_responses(url: str) -> bool:
+    """Return whether a request to ``url`` is for the Responses API."""
+    return path_of(url).endswith("/responses")
 
 
 @cache

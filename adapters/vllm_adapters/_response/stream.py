@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import openai
@@ -17,16 +18,14 @@ from pydantic_core import ValidationError, from_json
 
 from vllm_adapters._compat import http
 from vllm_adapters._request.compat import StrictStreamOptions
-from vllm_adapters._response import error_mapping
+from vllm_adapters._response import error_mapping, logs
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.requirements import Requirements
 from vllm_adapters._response.sse import EventSplitter
-from vllm_adapters._response.text_chunks import TextChunk, TextTemplate, copy_model
+from vllm_adapters._response.text_chunks import LastText, TextChunk, TextTemplate, copy_model
 from vllm_adapters._response.tool_calls import ToolCallDeltas
 from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed, validate_output
 from vllm_adapters.errors import IncompleteStream, InvalidResponse, ServerTimeout, VLLMError
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -41,8 +40,6 @@ _ENVELOPE = ("id", "object", "created", "model")
 _REASONING = ("reasoning", "reasoning_content")
 RECORDER = "vllm_adapters.call"
 """The extension of a response that records its stream, if anything does: a ``_client.telemetry.Call``."""
-SENT_AT = "vllm_adapters.sent_at"
-"""The extension of a request with the time at which it was sent, if requests are logged."""
 
 
 class ChunkReader:
@@ -134,7 +131,7 @@ class ChunkReader:
     def _read(self, data: bytes, chunks: list[dict[str, Any]]) -> None:
         if self._template is not None and (text_chunk := self._template.match(data)) is not None:
             self._usage = None
-            if text_chunk.template.kind == "reasoning":
+            if text_chunk.template.is_reasoning:
                 self._reasoning.append(text_chunk.text)
             else:
                 self._texts.setdefault(text_chunk.template.index, []).append(text_chunk.text)
@@ -434,17 +431,12 @@ def _converter(client: Any, cast_to: Any, response: http.Response) -> Callable[[
     if cast_to is object:
         return None
     process = client._process_response_data
-    template: TextTemplate | None = None
-    first: Any = None
+    last: LastText[Any] = LastText()
 
     def convert(chunk: dict[str, Any]) -> Any:
-        nonlocal template, first
-        if type(chunk) is not TextChunk:
-            return process(data=chunk, cast_to=cast_to, response=response)
-        if chunk.template is template:
-            return _with_text(first, template.kind, chunk.text)
-        template, first = chunk.template, process(data=chunk, cast_to=cast_to, response=response)
-        return first
+        if type(chunk) is TextChunk and (made := last.like(chunk)) is not None:
+            return _with_text(made, chunk.template.kind, chunk.text)
+        return last.keep(chunk, process(data=chunk, cast_to=cast_to, response=response))
 
     return convert
 
@@ -484,21 +476,24 @@ def _mapped(failure: Exception, reader: ChunkReader, client: Any, options: Any, 
     return error
 
 
-def describe(request: http.Request, response: http.Response | None = None) -> str:
-    """Return a request for a log line: method, address without its query, the time since it was sent, and its id."""
-    text = f"{request.method} {request.url.copy_with(query=None)}"
-    if (sent_at := request.extensions.get(SENT_AT)) is not None:
-        text += f" after {time.monotonic() - sent_at:.3f} s"
-    if response is not None and (request_id := response.headers.get("x-request-id")):
-        text += f" (request id {request_id})"
-    return text
-
-
-def _log_end(response: http.Response, ended: BaseException | None) -> None:
-    outcome = "complete" if ended is None else type(ended).__name__
-    if isinstance(ended, GeneratorExit):
-        outcome = "left by the caller"
-    log.debug("%s: %d bytes, %s", describe(response.request, response), response.num_bytes_downloaded, outcome)
+@contextmanager
+def _reading(reader: ChunkReader, response: http.Response, client: Any, options: Any) -> Iterator[Callable[..., Any]]:
+    """Map errors while a stream is read, and record how it ends; the context is what reads its pieces."""
+    recorder = response.extensions.get(RECORDER)
+    ended: BaseException | None = None
+    try:
+        yield reader.feed if recorder is None else recorder.watch(reader)
+    except (VLLMError, *_TRANSPORT_ERRORS) as failure:
+        ended = error = _mapped(failure, reader, client, options, response)
+        raise error from (failure.__cause__ if error is failure else failure)
+    except BaseException as stopped:
+        ended = stopped
+        raise
+    finally:
+        if recorder is not None:
+            recorder.end_stream(reader, ended)
+        if logs.log.isEnabledFor(logging.DEBUG):
+            logs.log_end(response, ended)
 
 
 # The generators refer to no stream, so that a stream that is dropped ends them, and closes the connection, at once.
@@ -508,32 +503,20 @@ def _chunks(response: http.Response, client: Any, options: Any, cast_to: Any) ->
     """Yield the chunks to the end of the reply."""
     convert = _converter(client, cast_to, response)
     reader = _reader(client, options, sdk=convert is not None)
-    recorder = response.extensions.get(RECORDER)
-    feed = reader.feed if recorder is None else recorder.watch(reader)
-    ended: BaseException | None = None
     try:
-        for piece in response.iter_bytes():
-            for chunk in feed(piece):
+        with _reading(reader, response, client, options) as feed:
+            for piece in response.iter_bytes():
+                for chunk in feed(piece):
+                    yield chunk if convert is None else convert(chunk)
+                if reader.error is not None:
+                    raise reader.error
+                if reader.done:
+                    break
+                reader.waiting_since = time.monotonic()
+            for chunk in reader.finish():
                 yield chunk if convert is None else convert(chunk)
-            if reader.error is not None:
-                raise reader.error
-            if reader.done:
-                break
-            reader.waiting_since = time.monotonic()
-        for chunk in reader.finish():
-            yield chunk if convert is None else convert(chunk)
-        reader.check_complete()
-    except (VLLMError, *_TRANSPORT_ERRORS) as failure:
-        ended = error = _mapped(failure, reader, client, options, response)
-        raise error from (failure.__cause__ if error is failure else failure)
-    except BaseException as stopped:
-        ended = stopped
-        raise
+            reader.check_complete()
     finally:
-        if recorder is not None:
-            recorder.end_stream(reader, ended)
-        if log.isEnabledFor(logging.DEBUG):
-            _log_end(response, ended)
         response.close()
 
 
@@ -541,32 +524,20 @@ async def _achunks(response: http.Response, client: Any, options: Any, cast_to: 
     """Async version of ``_chunks``."""
     convert = _converter(client, cast_to, response)
     reader = _reader(client, options, sdk=convert is not None)
-    recorder = response.extensions.get(RECORDER)
-    feed = reader.feed if recorder is None else recorder.watch(reader)
-    ended: BaseException | None = None
     try:
-        async for piece in response.aiter_bytes():
-            for chunk in feed(piece):
+        with _reading(reader, response, client, options) as feed:
+            async for piece in response.aiter_bytes():
+                for chunk in feed(piece):
+                    yield chunk if convert is None else convert(chunk)
+                if reader.error is not None:
+                    raise reader.error
+                if reader.done:
+                    break
+                reader.waiting_since = time.monotonic()
+            for chunk in reader.finish():
                 yield chunk if convert is None else convert(chunk)
-            if reader.error is not None:
-                raise reader.error
-            if reader.done:
-                break
-            reader.waiting_since = time.monotonic()
-        for chunk in reader.finish():
-            yield chunk if convert is None else convert(chunk)
-        reader.check_complete()
-    except (VLLMError, *_TRANSPORT_ERRORS) as failure:
-        ended = error = _mapped(failure, reader, client, options, response)
-        raise error from (failure.__cause__ if error is failure else failure)
-    except BaseException as stopped:
-        ended = stopped
-        raise
+            reader.check_complete()
     finally:
-        if recorder is not None:
-            recorder.end_stream(reader, ended)
-        if log.isEnabledFor(logging.DEBUG):
-            _log_end(response, ended)
         await response.aclose()
 
 

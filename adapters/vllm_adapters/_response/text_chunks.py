@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 _LITERALS = {
     kind: re.compile(rb'"%b":\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")' % kind.encode())
@@ -56,6 +57,7 @@ class TextTemplate:
     def __init__(self, chunk: Mapping[str, Any], kind: str, before: bytes, after: bytes) -> None:
         [choice] = chunk["choices"]
         self.kind = kind
+        self.is_reasoning = kind == "reasoning"
         self.index: int = choice["index"]
         self._chunk, self._choice, self._delta = chunk, choice, choice.get("delta")
         self._before, self._after = before, after
@@ -102,6 +104,23 @@ class TextTemplate:
         chunk["choices"] = [choice]
         chunk.template, chunk.text = self, text
         return chunk
+
+
+class LastText(Generic[T]):
+    """What was made of the last chunk, if that was a text: what is made of those like it can be a copy."""
+
+    def __init__(self) -> None:
+        self._template: TextTemplate | None = None
+        self._made: T | None = None
+
+    def like(self, chunk: TextChunk) -> T | None:
+        """Return what was made of the last chunk, if ``chunk`` differs from that in its text alone."""
+        return self._made if chunk.template is self._template else None
+
+    def keep(self, chunk: Mapping[str, Any], made: T) -> T:
+        """Keep, and return, what was made of a chunk."""
+        self._template, self._made = (chunk.template, made) if type(chunk) is TextChunk else (None, None)
+        return made
 
 
 def is_text(chunk: Mapping[str, Any], choice: Mapping[str, Any]) -> bool:

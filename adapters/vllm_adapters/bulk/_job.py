@@ -142,17 +142,27 @@ class Job:
         self._next = 0
         self._ready: deque[BulkResult] = deque()
         self.progress = BulkProgress(total=total, concurrency=int(self._limit))
+        self._steps = self._course()
         if file is not None and total is not None:
             file.check_size(total)
 
-    def steps(self) -> Steps:
-        """Yield the steps of the whole job.
+    def take(self, answer: Any) -> Pull | Send | Wait | BulkResult | None:
+        """Answer the last step, and return the next; ``None`` at the end of the job.
+
+        Args:
+            answer: What the step asked for; ``None`` for the first, a result and a ``Send``.
 
         Raises:
             VLLMError: The job cannot go on.
             TypeError: An item is of another type.
             ValueError: The file is of another job.
         """
+        try:
+            return self._steps.send(answer)
+        except StopIteration:
+            return None
+
+    def _course(self) -> Steps:
         while True:
             while self._ready:
                 yield self._ready.popleft()

@@ -27,6 +27,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
 from vllm_adapters._request.body import SEND_OPTIONS, request_body
+from vllm_adapters._request.counts import check_count
 from vllm_adapters.bulk._file import ResultFile, digest
 from vllm_adapters.bulk._job import NO_MORE, Job, Outcome, Pull, Send, Task
 from vllm_adapters.bulk.types import BulkProgress, BulkResult
@@ -83,11 +84,7 @@ class BulkChat:
 
     def __post_init__(self) -> None:
         for name in ("max_concurrency", "max_attempts"):
-            number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"`{name}` must be an int, not {type(number).__name__}.")
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, not {number}.")
+            check_count(name, getattr(self, name))
         if isinstance(self.patience, bool) or not isinstance(self.patience, int | float):
             raise TypeError(f"`patience` must be a number, not {type(self.patience).__name__}. Pass seconds.")
         for name in ("messages", "stream"):
@@ -130,13 +127,8 @@ class BulkChat:
         with _EventLoopThread(self.server) as loop:
             model = loop.model() if file is not None else ""
             with self._job(items, file, model, in_order, progress) as job:
-                steps = job.steps()
                 answer: Any = None
-                while True:
-                    try:
-                        step = steps.send(answer)
-                    except StopIteration:
-                        return
+                while (step := job.take(answer)) is not None:
                     answer = None
                     if isinstance(step, BulkResult):
                         yield step
@@ -171,13 +163,8 @@ class BulkChat:
         model = await requests.model() if file is not None else ""
         try:
             with self._job(items, file, model, in_order, progress) as job:
-                steps = job.steps()
                 answer: Any = None
-                while True:
-                    try:
-                        step = steps.send(answer)
-                    except StopIteration:
-                        return
+                while (step := job.take(answer)) is not None:
                     answer = None
                     if isinstance(step, BulkResult):
                         yield step

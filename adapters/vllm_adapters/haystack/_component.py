@@ -17,6 +17,7 @@ from haystack.utils.auth import TokenSecret
 
 from vllm_adapters._request import compat
 from vllm_adapters._request.compat import ALLOW_UNKNOWN
+from vllm_adapters._request.counts import check_count
 from vllm_adapters._transport.credentials import PLACEHOLDER_KEY, RedactedStr, normalize_base_url
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.errors import InvalidRequest
@@ -367,11 +368,7 @@ def _saved_timeout(value: Any) -> Any:
 
 
 def _check_max_retries(value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise TypeError(f"`max_retries` must be an int, not {type(value).__name__}.")
-    if value is not None and value < 0:
-        raise ValueError(f"`max_retries` must be at least 0, not {value}.")
-    return value
+    return None if value is None else check_count("max_retries", value, least=0)
 
 
 def _check_http_client_kwargs(value: Any) -> dict[str, Any] | None:

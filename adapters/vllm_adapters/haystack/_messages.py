@@ -22,7 +22,7 @@ from haystack.tools.tool import Tool
 
 from vllm_adapters import types
 from vllm_adapters._response.message import StreamedMessage
-from vllm_adapters._response.text_chunks import TextChunk, TextTemplate
+from vllm_adapters._response.text_chunks import LastText, TextChunk
 from vllm_adapters._response.tool_calls import parse_tool_calls
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS
 from vllm_adapters.errors import InvalidRequest
@@ -219,16 +219,14 @@ class StreamedReply:
         self._block: tuple[str, int] | None = None
         self._blocks: dict[tuple[str, int], int] = {}
         self._started_blocks = 0
-        self._text_chunk: tuple[TextTemplate, StreamingChunk] | None = None
+        self._last: LastText[StreamingChunk] = LastText()
 
     def add(self, chunk: Mapping[str, Any]) -> StreamingChunk:
         """Add a chunk, and return it as Haystack's; the client's stream has one kind of delta per chunk."""
-        if type(chunk) is TextChunk and self._text_chunk is not None and chunk.template is self._text_chunk[0]:
-            self._message.add_text(chunk.text, reasoning=chunk.template.kind == "reasoning")
-            return _with_text(self._text_chunk[1], chunk)
-        converted = self._convert(chunk)
-        self._text_chunk = (chunk.template, converted) if type(chunk) is TextChunk else None
-        return converted
+        if type(chunk) is TextChunk and (last := self._last.like(chunk)) is not None:
+            self._message.add_text(chunk.text, reasoning=chunk.template.is_reasoning)
+            return _with_text(last, chunk)
+        return self._last.keep(chunk, self._convert(chunk))
 
     def _convert(self, chunk: Mapping[str, Any]) -> StreamingChunk:
         delta = self._message.add(chunk)
@@ -286,7 +284,7 @@ class StreamedReply:
 def _with_text(first: StreamingChunk, chunk: TextChunk) -> StreamingChunk:
     """Return a copy of the chunk made of ``chunk``'s predecessor, which differs in its text alone."""
     copied = object.__new__(StreamingChunk)  # Haystack's constructor costs more than all else for a chunk
-    is_reasoning = chunk.template.kind == "reasoning"
+    is_reasoning = chunk.template.is_reasoning
     copied.__dict__.update(
         first.__dict__,
         content="" if is_reasoning else chunk.text,

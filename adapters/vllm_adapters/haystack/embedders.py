@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from haystack import Document, component
 from haystack.utils import Secret
 
+from vllm_adapters._request.counts import check_count
 from vllm_adapters.embedder import Embedder
 from vllm_adapters.errors import ContextLengthExceeded
 from vllm_adapters.haystack._component import API_KEY, VLLMComponent, check_documents, check_fields, texts_with_meta
@@ -257,10 +258,7 @@ class VLLMDocumentEmbedder(_EmbedderComponent):
             extra_parameters=extra_parameters,
         )
         for name, size in (("batch_size", batch_size), ("max_concurrency", max_concurrency)):
-            if isinstance(size, bool) or not isinstance(size, int):
-                raise TypeError(f"`{name}` must be an int, not {type(size).__name__}.")
-            if size < 1:
-                raise ValueError(f"`{name}` must be at least 1, not {size}.")
+            check_count(name, size)
         self.batch_size = batch_size
         self.progress_bar = progress_bar
         self.meta_fields_to_embed = check_fields("meta_fields_to_embed", meta_fields_to_embed)

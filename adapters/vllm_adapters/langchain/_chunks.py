@@ -38,7 +38,7 @@ def copy_text_chunk(text_chunk: ChatGenerationChunk, chunk: TextChunk) -> ChatGe
     changes: dict[str, Any] = {
         name: value.copy() for name, value in vars(message).items() if isinstance(value, dict | list)
     }
-    is_reasoning = chunk.template.kind == "reasoning"
+    is_reasoning = chunk.template.is_reasoning
     if is_reasoning:
         changes["additional_kwargs"]["reasoning_content"] = chunk.text
     text = changes["content"] = "" if is_reasoning else chunk.text

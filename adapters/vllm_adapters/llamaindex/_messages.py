@@ -26,7 +26,7 @@ from llama_index.core.llms.llm import ToolSelection
 
 from vllm_adapters._response.message import StreamedMessage
 from vllm_adapters._response.structured import truncation_error
-from vllm_adapters._response.text_chunks import TextChunk, TextTemplate, copy_model
+from vllm_adapters._response.text_chunks import LastText, TextChunk, copy_model
 from vllm_adapters._response.tool_calls import parse_tool_call, parse_tool_calls
 from vllm_adapters.errors import InvalidRequest, InvalidResponse
 from vllm_adapters.types import ToolCall
@@ -190,7 +190,7 @@ class Reply(ABC, Generic[R]):
         self._logprobs: list[list[LogProb]] | None = None
         self._tool_calls: list[ToolCall] = []
         self._invalid_tool_calls: list[ToolCall] = []
-        self._text_response: tuple[TextTemplate, R] | None = None
+        self._last: LastText[R] = LastText()
 
     def complete(self, reply: Mapping[str, Any]) -> R:
         """Return the response for a reply that was not streamed."""
@@ -206,10 +206,9 @@ class Reply(ABC, Generic[R]):
 
     def add(self, chunk: Mapping[str, Any]) -> R:
         """Add one chunk of a stream, and return the response for the reply so far."""
-        if type(chunk) is TextChunk and self._text_response is not None and chunk.template is self._text_response[0]:
-            is_reasoning = chunk.template.kind == "reasoning"
-            self._message.add_text(chunk.text, reasoning=is_reasoning)
-            return self._with_text(self._text_response[1], chunk, is_reasoning)
+        if type(chunk) is TextChunk and (last := self._last.like(chunk)) is not None:
+            self._message.add_text(chunk.text, reasoning=chunk.template.is_reasoning)
+            return self._with_text(last, chunk)
         delta = self._message.add(chunk)
         if chunk["choices"] and (logprobs := chunk["choices"][0].get("logprobs")):
             self._logprobs = [*(self._logprobs or ()), *_logprobs(logprobs)]
@@ -220,12 +219,10 @@ class Reply(ABC, Generic[R]):
         if thinking := delta.get("reasoning"):
             details["thinking_delta"] = thinking
         text = delta.get("content") or delta.get("text") or delta.get("refusal") or ""
-        response = self._respond(RawReply(chunk), text, details)
-        self._text_response = (chunk.template, response) if type(chunk) is TextChunk else None
-        return response
+        return self._last.keep(chunk, self._respond(RawReply(chunk), text, details))
 
     @abstractmethod
-    def _with_text(self, response: R, chunk: TextChunk, is_reasoning: bool) -> R:
+    def _with_text(self, response: R, chunk: TextChunk) -> R:
         """Return a copy of an earlier response for a chunk that differs from its chunk in the text alone."""
 
     @abstractmethod
@@ -245,7 +242,7 @@ class Reply(ABC, Generic[R]):
     def _details(self) -> dict[str, Any]:
         """Return what the reply has beside its message."""
         message = self._message
-        details = _copy_lists(message.fields)
+        details = _copy_lists(message.fields) if message.fields else {}
         if message.finish_reason:
             details["finish_reason"] = message.finish_reason
         if message.refusal:
@@ -284,10 +281,11 @@ class ChatReply(Reply[ChatResponse]):
         response.logprobs = self._logprobs  # the constructor would validate all of them at every chunk
         return response
 
-    def _with_text(self, response: ChatResponse, chunk: TextChunk, is_reasoning: bool) -> ChatResponse:
-        message, details = response.message, _copy_lists(response.additional_kwargs)
+    def _with_text(self, response: ChatResponse, chunk: TextChunk) -> ChatResponse:
+        message, details = response.message, response.additional_kwargs
+        details = _copy_lists(details) if details else {}
         blocks = [*message.blocks]
-        if is_reasoning:
+        if chunk.template.is_reasoning:
             details["thinking_delta"] = chunk.text
             blocks[0] = copy_model(blocks[0], {"content": self._message.reasoning})
         else:
@@ -295,7 +293,7 @@ class ChatReply(Reply[ChatResponse]):
             blocks[place] = copy_model(blocks[place], {"text": self._message.text})
         changes = {
             "message": copy_model(message, {"blocks": blocks, "additional_kwargs": message.additional_kwargs.copy()}),
-            "delta": "" if is_reasoning else chunk.text,
+            "delta": "" if chunk.template.is_reasoning else chunk.text,
             "raw": RawReply(chunk),
             "additional_kwargs": details,
         }
@@ -315,13 +313,13 @@ class CompletionReply(Reply[CompletionResponse]):
         response.logprobs = self._logprobs
         return response
 
-    def _with_text(self, response: CompletionResponse, chunk: TextChunk, is_reasoning: bool) -> CompletionResponse:
+    def _with_text(self, response: CompletionResponse, chunk: TextChunk) -> CompletionResponse:
         details = _copy_lists(response.additional_kwargs)
-        if is_reasoning:
+        if chunk.template.is_reasoning:
             details |= {"thinking": self._message.reasoning, "thinking_delta": chunk.text}
         changes = {
             "text": self._message.text,
-            "delta": "" if is_reasoning else chunk.text,
+            "delta": "" if chunk.template.is_reasoning else chunk.text,
             "raw": RawReply(chunk),
             "additional_kwargs": details,
         }
@@ -330,8 +328,6 @@ class CompletionReply(Reply[CompletionResponse]):
 
 def _copy_lists(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy that does not change when lists of ``fields`` are extended."""
-    if not fields:
-        return {}
     return {name: value.copy() if isinstance(value, list) else value for name, value in fields.items()}
 
 
