@@ -157,7 +157,7 @@ $(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt
 	$(call install,$(CLIENTS),other people's libraries,'.[langchain$(comma)dev-tools]' -r $(lastword $^))
 
 $(GATEWAYS)/.installed: pyproject.toml scripts/gateways/requirements.txt
-	$(call install,$(GATEWAYS),the gateways,'.[metrics$(comma)testing]' -r $(lastword $^))
+	$(call install,$(GATEWAYS),the gateways,'.[langchain$(comma)llamaindex$(comma)haystack$(comma)metrics$(comma)testing]' -r $(lastword $^))
 
 $(DOCS)/.installed: pyproject.toml
 	$(call install,$(DOCS),the tools of the documentation site,'.[docs]')
