@@ -154,12 +154,13 @@ def _event(line: str) -> Any:
 
 
 _SESSIONS: list[Any] = []
+_CLIENTS: list[Any] = []
 
 
 async def close() -> None:
     """Close what must be closed in its event loop."""
-    for session in _SESSIONS:
-        await session.close()
+    for each in (*_SESSIONS, *_CLIENTS):
+        await each.close()
 
 
 class RawAiohttp(RawHTTPX):
@@ -225,6 +226,19 @@ class Client(SDK):
     name = "VLLMClient"
     sync_class = VLLMClient
     async_class = AsyncVLLMClient
+
+
+class ClientOnAiohttp(Client):
+    """This package's async client with aiohttp's connections."""
+
+    name = "VLLMClient on aiohttp"
+
+    def set_up(self) -> None:
+        from httpx_aiohttp import AiohttpTransport
+
+        super().set_up()
+        self.aclient = AsyncVLLMClient(self.url, http_options={"transport": AiohttpTransport()})
+        _CLIENTS.append(self.aclient)
 
 
 class ChatOpenAI(Contender):
@@ -382,16 +396,16 @@ class HaystackVLLM(OpenAIChatGenerator):
 
 
 ALL = (
-    *(RawHTTPX, RawAiohttp, SDK, Client),
+    *(RawHTTPX, RawAiohttp, SDK, Client, ClientOnAiohttp),
     *(ChatOpenAI, ChatVLLM, OpenAILike, LlamaIndexVLLM, OpenAIChatGenerator, VLLMHaystack, HaystackVLLM),
 )
 
 
 def make(url: str, model: str, loop: asyncio.AbstractEventLoop, names: Iterable[str] = ()) -> dict[str, Contender]:
-    """Return the contenders whose libraries are installed, by name."""
+    """Return the contenders whose libraries are installed, by name; of all, those that do everything."""
     wanted, found = set(names), {}
     for kind in ALL:
-        if wanted and kind.name not in wanted:
+        if kind.name not in wanted if wanted else kind is ClientOnAiohttp:
             continue
         try:
             found[kind.name] = kind(url, model, loop)

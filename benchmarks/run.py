@@ -192,7 +192,7 @@ class ConcurrentCalls:
 
 def concurrent(url: str, loop: asyncio.AbstractEventLoop, sizes: list[int]) -> Iterator[Case]:
     """Many calls at once."""
-    names = ("raw aiohttp", "openai", "VLLMClient", "ChatOpenAI", "ChatVLLM")
+    names = ("raw aiohttp", "openai", "VLLMClient", "VLLMClient on aiohttp", "ChatOpenAI", "ChatVLLM")
     targets = {"VLLMClient": [Target(0.5, "openai")], "ChatVLLM": [Target(0.5, "openai")]}
     for size in sizes:
         who = contenders.make(url, "slow", loop, names)
