@@ -92,24 +92,34 @@ def run_recipe(
 
 
 @pytest.fixture
-def check_output(request: pytest.FixtureRequest, recipe: Path) -> Callable[[list[str]], None]:
-    """A function that compares the lines of the recipe with ``printed.toml``; blank lines do not count.
+def same_as_shown(request: pytest.FixtureRequest, recipe: Path) -> Callable[[list[str]], None]:
+    """A function that compares the lines of the recipe with the documentation's; ``--record`` writes them."""
 
-    They are what the recording printed, too: ``--record`` writes them to ``outputs.json``.
-    """
-
-    def check(lines: list[str]) -> None:
+    def compare(lines: list[str]) -> None:
         printed = [line.rstrip() for line in lines]
-        expected = OUTPUTS.get(recipe.stem) or OUTPUTS[recipe.stem.partition("_in_")[0]]
-        lines = [line for line in lines if line.strip()]
-        assert len(lines) == len(expected), lines
-        for line, pattern in zip(lines, expected, strict=True):
-            assert re.fullmatch(pattern, line.strip()), f"{line!r} does not match {pattern!r}"
         outputs = json.loads(PRINTED.read_text(encoding="utf-8"))
         if request.config.getoption("--record"):
             outputs = dict(sorted({**outputs, recipe.stem: printed}.items()))
             PRINTED.write_text(json.dumps(outputs, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         elif not request.config.getoption("--live"):
             assert outputs[recipe.stem] == printed, "Record the test: the documentation shows another output."
+
+    return compare
+
+
+@pytest.fixture
+def check_output(recipe: Path, same_as_shown: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    """A function that compares the lines of the recipe with ``printed.toml``; blank lines do not count.
+
+    They are what the recording printed, too.
+    """
+
+    def check(printed: list[str]) -> None:
+        expected = OUTPUTS.get(recipe.stem) or OUTPUTS[recipe.stem.partition("_in_")[0]]
+        lines = [line for line in printed if line.strip()]
+        assert len(lines) == len(expected), lines
+        for line, pattern in zip(lines, expected, strict=True):
+            assert re.fullmatch(pattern, line.strip()), f"{line!r} does not match {pattern!r}"
+        same_as_shown(printed)
 
     return check

@@ -104,10 +104,13 @@ def test_limit_the_time_of_long_requests_keeps_the_text_so_far(run_recipe, fault
 
 @pytest.mark.recipe("ask_in_batch_and_resume")
 @pytest.mark.vllm("tiny")
-def test_ask_in_batch_and_resume(run_recipe, sent, tmp_path):
-    file = tmp_path / "answers.jsonl"
+def test_ask_in_batch_and_resume(run_recipe, same_as_shown, sent, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path("answers.jsonl")
     file.write_text('{"id": "capital-Japan", "answer": "Tokyo."}\n{"id": "capital-Fra', encoding="utf-8")
-    assert run_recipe(file) == [f"1 answered before, 4 now, 0 left, in {file}"]
+    lines = run_recipe(file)
+    assert lines == [f"1 answered before, 4 now, 0 left, in {file}"]
+    same_as_shown(lines)
     answers = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[2:]]
     assert {"id": "capital-Italy", "answer": "The capital of Italy is Rome."} in answers
     assert len(sent.to(CHAT)) == 4
@@ -127,13 +130,14 @@ def test_ask_in_batch_and_resume_leaves_errors_for_the_next_run(run_recipe, faul
 
 @pytest.mark.recipe("keep_within_the_context")
 @pytest.mark.vllm("tiny")
-def test_keep_within_the_context(run_recipe, sent):
+def test_keep_within_the_context(run_recipe, same_as_shown, sent):
     lines = run_recipe(CONTEXT="110")
     assert [line.partition("[")[2] for line in lines] == [
         "20 of 110 tokens, 0 messages left out]",
         "46 of 110 tokens, 0 messages left out]",
         "42 of 110 tokens, 2 messages left out]",
     ]
+    same_as_shown(lines)
     contents = [message["content"] for message in sent.bodies(CHAT)[-1]["messages"]]
     assert contents == ["Be brief.", "What is my name?", "Your name is Ada.", "Count to three"]
 
@@ -254,13 +258,14 @@ def test_ask_about_an_image(run_recipe, check_output, sent, pictures, tmp_path, 
 @pytest.mark.recipe("keep_within_the_context_in_{framework}")
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.vllm("tiny")
-def test_keep_within_the_context_in(run_recipe, sent, framework):
+def test_keep_within_the_context_in(run_recipe, same_as_shown, sent, framework):
     lines = run_recipe(CONTEXT="110")
     assert [line.partition("[")[2] for line in lines] == [
         "20 of 110 tokens, 0 messages left out]",
         "46 of 110 tokens, 0 messages left out]",
         "42 of 110 tokens, 2 messages left out]",
     ]
+    same_as_shown(lines)
     contents = [message["content"] for message in sent.bodies(CHAT)[-1]["messages"]]
     assert contents == ["Be brief.", "What is my name?", "Your name is Ada.", "Count to three"]
 

@@ -22,7 +22,7 @@ from vllm_adapters._response import error_mapping, logs
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.requirements import Requirements
 from vllm_adapters._response.sse import EventSplitter
-from vllm_adapters._response.text_chunks import LastText, TextChunk, TextTemplate, copy_model
+from vllm_adapters._response.text_chunks import LastText, SimpleChunk, TextChunk, TextTemplate, copy_model
 from vllm_adapters._response.tool_calls import ToolCallDeltas
 from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed, validate_output
 from vllm_adapters.errors import IncompleteStream, InvalidResponse, ServerTimeout, VLLMError
@@ -135,13 +135,13 @@ class ChunkReader:
             raise error_mapping.from_transport(timeout)
 
     def _read(self, data: bytes, chunks: list[dict[str, Any]]) -> None:
-        if self._template is not None and (text_chunk := self._template.match(data)) is not None:
+        if self._template is not None and (simple := self._template.match(data)) is not None:
             self._usage = None
-            if text_chunk.template.is_reasoning:
-                self._reasoning.append(text_chunk.text)
-            else:
-                self._texts.setdefault(text_chunk.template.index, []).append(text_chunk.text)
-            chunks.append(text_chunk)
+            if self._template.is_reasoning:
+                self._reasoning.append(simple.text)
+            elif type(simple) is TextChunk:
+                self._texts.setdefault(self._template.index, []).append(simple.text)
+            chunks.append(simple)
             return
         try:
             event = from_json(data)  # a third of the cost of json's, and it rejects lone surrogates
@@ -185,7 +185,7 @@ class ChunkReader:
         if self._transcribes:
             split = [_transcript_event(chunk) for chunk in split]
         if self._templates_left and len(split) == 1:
-            split = [self._as_text(data, split[0])]
+            split = [self._as_simple(data, split[0])]
         if not self._unjudged:
             chunks += split
             return
@@ -193,14 +193,14 @@ class ChunkReader:
         if self._usage is not None and len(self._finished) >= self._expected:
             chunks += self.finish()
 
-    def _as_text(self, data: bytes, chunk: dict[str, Any]) -> dict[str, Any]:
-        """Return a chunk as a ``TextChunk``, and keep its template for those that follow, if it is one."""
+    def _as_simple(self, data: bytes, chunk: dict[str, Any]) -> dict[str, Any]:
+        """Return a chunk as a ``SimpleChunk``, and keep its template for those that follow, if it is one."""
         template = TextTemplate.of(data, chunk)
-        if template is None or (text_chunk := template.match(data)) is None:
+        if template is None or (simple := template.match(data)) is None:
             return chunk
         self._template = template
         self._templates_left -= 1
-        return text_chunk
+        return simple
 
     def _sort_reasoning(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the chunks that are ready, with reasoning as content where the server streams answers so."""
@@ -480,7 +480,7 @@ def _converter(client: Any, cast_to: Any, response: http.Response) -> Callable[[
     last: LastText[Any] = LastText()
 
     def convert(chunk: dict[str, Any]) -> Any:
-        if type(chunk) is TextChunk and (made := last.like(chunk)) is not None:
+        if isinstance(chunk, SimpleChunk) and (made := last.like(chunk)) is not None:
             return _with_text(made, chunk.template.kind, chunk.text)
         return last.keep(chunk, process(data=chunk, cast_to=cast_to, response=response))
 
@@ -492,6 +492,10 @@ def _with_text(chunk: Any, kind: str, text: str) -> Any:
     [choice] = chunk.choices
     if kind == "text":
         choice = copy_model(choice, {"text": text})
+    elif kind == "arguments":
+        [call] = choice.delta.tool_calls
+        call = copy_model(call, {"function": copy_model(call.function, {"arguments": text})})
+        choice = copy_model(choice, {"delta": copy_model(choice.delta, {"tool_calls": [call]})})
     else:
         delta = copy_model(choice.delta, {"content": text} if kind == "content" else {})
         if kind == "reasoning":
