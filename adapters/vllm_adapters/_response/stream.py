@@ -32,8 +32,12 @@ T = TypeVar("T")
 _DONE = b"[DONE]"
 _SENDS_FINGERPRINT = Version("0.23.0")
 """From here on, the chunk with the usage has a ``system_fingerprint``; one that a gateway made up has none."""
-_ENDS = {"response.completed", "response.incomplete", "response.failed", "message_stop"}
-"""Last events of ``/v1/responses`` and of ``/v1/messages``."""
+_ENDS = {"response.completed", "response.incomplete", "message_stop", "transcript.text.done"}
+"""Last events of ``/v1/responses``, of ``/v1/messages``, and of transcriptions as OpenAI streams them."""
+_FAILURES = {"response.failed", "error"}
+"""Events of ``/v1/responses`` that say why a response failed."""
+_TRANSCRIPTS = ("transcriptions", "translations")
+"""Endpoints whose streams have a finish reason for each half minute of audio, and no other end than ``[DONE]``."""
 _MAX_TEMPLATES = 8
 """Templates of a stream: one for its reasoning and one for its text, unless other fields change as well."""
 _ENVELOPE = ("id", "object", "created", "model")
@@ -93,7 +97,9 @@ class ChunkReader:
         self.finish_reasons: dict[int, str] = {}
         self._template: TextTemplate | None = None
         sorts_reasoning = self._convert_reasoning or self._hold_reasoning
-        self._templates_left = 0 if sorts_reasoning or self._expected > 1 else _MAX_TEMPLATES
+        self._transcribes = endpoint in _TRANSCRIPTS
+        plain = not sorts_reasoning and not self._transcribes and self._expected <= 1
+        self._templates_left = _MAX_TEMPLATES if plain else 0
         self.done = False
         """Whether ``[DONE]`` has arrived."""
         self.error: VLLMError | None = None
@@ -147,11 +153,14 @@ class ChunkReader:
             self.first_at = time.monotonic()
         self.last_event = event
         if "choices" not in event and self._endpoint not in ("chat", "completions"):
-            if event.get("type") in _ENDS:
+            kind = event.get("type")
+            if kind in _FAILURES:
+                raise error_mapping.from_event(_failure_of(event))
+            if kind in _ENDS:
                 self._ended = True
                 if isinstance(response := event.get("response"), dict) and response.get("output"):
                     validate_output(response, self._body)
-            elif event.get("type") == "content_block_delta" and isinstance(text := event["delta"].get("text"), str):
+            elif isinstance(text := _text_of_event(event), str):
                 self._texts.setdefault(0, []).append(text)
             chunks.append(event)
             return
@@ -173,6 +182,8 @@ class ChunkReader:
         for chunk in split:
             for choice in chunk["choices"]:
                 self._add(choice)
+        if self._transcribes:
+            split = [_transcript_event(chunk) for chunk in split]
         if self._templates_left and len(split) == 1:
             split = [self._as_simple(data, split[0])]
         if not self._unjudged:
@@ -226,6 +237,9 @@ class ChunkReader:
         self._unjudged, self._held_back = [], []
         for index, choice in unjudged:
             self._judge(index, choice)
+        if self._transcribes and self.done and not self._ended:
+            self._ended = True
+            chunks.append(_transcript_end(self.partial, self._usage))
         return chunks
 
     def check_complete(self) -> None:
@@ -234,6 +248,8 @@ class ChunkReader:
         Raises:
             IncompleteStream: The stream ended early.
         """
+        if self._transcribes and not self.done and not self._ended:
+            raise self.interrupted(None)
         if self._ended or (not self._open and len(self._finished) >= self._expected):
             if isinstance(self._body.get("stream_options"), StrictStreamOptions):
                 self._check_end_is_the_servers()
@@ -352,6 +368,36 @@ class ChunkReader:
             calls=calls,
             refusal=self._refusals.get(index),
         )
+
+
+def _text_of_event(event: Mapping[str, Any]) -> Any:
+    """Return the text that an event of ``/v1/responses`` or ``/v1/messages`` adds, if it adds one."""
+    kind, delta = event.get("type"), event.get("delta")
+    if kind == "response.output_text.delta":
+        return delta
+    return delta.get("text") if kind == "content_block_delta" and isinstance(delta, Mapping) else None
+
+
+def _failure_of(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the error of an event that says why a response failed, in the shape of vLLM's other errors."""
+    response = event.get("response")
+    error = (response.get("error") if isinstance(response, Mapping) else None) or event
+    return {"error": {"message": error.get("message") or "The response failed", "code": error.get("code")}}
+
+
+def _transcript_event(chunk: dict[str, Any]) -> dict[str, Any]:
+    """Return a chunk of a transcript with the fields of the SDK's events beside vLLM's own."""
+    texts = [(choice.get("delta") or {}).get("content") or "" for choice in chunk["choices"]]
+    return {**chunk, "type": "transcript.text.delta", "delta": "".join(texts)}
+
+
+def _transcript_end(text: str, usage: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the SDK's last event of a transcript, which vLLM does not send."""
+    event: dict[str, Any] = {"type": "transcript.text.done", "text": text}
+    if usage:
+        tokens = {"input_tokens": usage.get("prompt_tokens"), "output_tokens": usage.get("completion_tokens")}
+        event["usage"] = {**tokens, "total_tokens": usage.get("total_tokens"), "type": "tokens"}
+    return event
 
 
 def _rename_reasoning(delta: dict[str, Any]) -> None:

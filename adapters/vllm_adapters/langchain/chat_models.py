@@ -25,6 +25,7 @@ from vllm_adapters._response.text_chunks import SimpleChunk, TextChunk
 from vllm_adapters._response.tool_calls import parse_tool_calls
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters._version import __version__
+from vllm_adapters.errors import UnknownParameter
 from vllm_adapters.langchain._binding import BoundChatVLLM
 from vllm_adapters.langchain._chunks import (
     TEXT_CHUNK,
@@ -234,8 +235,13 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         reject_openai_settings(self)
         if self.n is not None and self.n > 1 and self.streaming:
             raise ValueError("`n` must be 1 when streaming. Remove streaming=True to request several choices.")
-        if self.use_responses_api or self.use_previous_response_id:
-            raise ValueError("ChatVLLM uses chat completions only. Call VLLMClient(...).responses for /v1/responses.")
+        if name := next((n for n in ("use_responses_api", "use_previous_response_id") if getattr(self, n)), None):
+            with langchain_errors():
+                raise UnknownParameter(
+                    f"`{name}` cannot be set: ChatVLLM uses chat completions, whose replies keep all that vLLM sends",
+                    hint="Use VLLMClient(...).responses, or pass our clients to ChatOpenAI(use_responses_api=True)",
+                    param=name,
+                )
         self.use_responses_api = False  # None would let LangChain decide by the model's name
         return self
 
