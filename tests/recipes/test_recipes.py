@@ -190,6 +190,50 @@ def test_run_an_agent(run_recipe, check_output, sent, framework):
     assert [message["role"] for message in second["messages"]][-3:] == ["user", "assistant", "tool"]
 
 
+@pytest.mark.recipe("use_mcp_tools_in_{framework}")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.vllm("tiny")
+@streamed_call_is_parsed.with_args(only="llamaindex")
+def test_use_mcp_tools(run_recipe, check_output, sent, framework):
+    check_output(run_recipe())
+    first, second = sent.bodies(CHAT)
+    (tool,) = first["tools"]
+    assert tool["function"]["name"] == "get_weather"
+    assert tool["function"]["strict"] is True
+    assert [message["role"] for message in second["messages"]][-3:] == ["user", "assistant", "tool"]
+
+
+@pytest.mark.recipe("search_hybrid_in_{framework}")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.vllm("tiny", "minilm")
+def test_search_hybrid(run_recipe, check_output, sent, vllm_urls, framework):
+    check_output(run_recipe(VLLM_EMBED_BASE_URL=vllm_urls["minilm"]))
+    embedded = [text for body in sent.bodies(EMBED) for text in body["input"]]
+    assert {"The price of Leo is 480.", "What is the price of Leo?"} < set(embedded)
+    assert len(sent.bodies(RERANK)[0]["documents"]) == 3
+    assert "The owner of Leo is Maria." in sent.bodies(CHAT)[0]["messages"][-1]["content"]
+
+
+@pytest.mark.recipe("approve_tool_calls_in_langchain")
+@pytest.mark.vllm("tiny")
+def test_approve_tool_calls(run_recipe, check_output, sent, tmp_path):
+    check_output(run_recipe(tmp_path / "agent.sqlite"))
+    asked, answered, later = sent.bodies(CHAT)
+    roles = [[message["role"] for message in body["messages"]] for body in (asked, answered, later)]
+    assert roles[0] == ["user"]
+    assert roles[1] == ["user", "assistant", "tool"]
+    assert roles[2] == ["user", "assistant", "tool", "assistant", "user"]
+
+
+@pytest.mark.recipe("run_a_deep_agent_in_langchain")
+@pytest.mark.vllm("tiny")
+def test_run_a_deep_agent(run_recipe, check_output, sent):
+    check_output(run_recipe())
+    offered = {tool["function"]["name"]: tool["function"].get("strict") for tool in sent.bodies(CHAT)[0]["tools"]}
+    assert {"get_weather", "read_file", "task"} <= offered.keys()
+    assert set(offered.values()) == {True}
+
+
 @pytest.mark.recipe("extract_objects_in_{framework}")
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.vllm("tiny")

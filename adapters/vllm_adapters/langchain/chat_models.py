@@ -21,10 +21,11 @@ from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
 from vllm_adapters._request.body import deep_merge, request_body, set_fields
 from vllm_adapters._request.system_messages import MERGE_SYSTEM_MESSAGES
-from vllm_adapters._response.text_chunks import TextChunk
+from vllm_adapters._response.text_chunks import SimpleChunk, TextChunk
 from vllm_adapters._response.tool_calls import parse_tool_calls
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters._version import __version__
+from vllm_adapters.errors import UnknownParameter
 from vllm_adapters.langchain._binding import BoundChatVLLM
 from vllm_adapters.langchain._chunks import (
     TEXT_CHUNK,
@@ -234,8 +235,13 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         reject_openai_settings(self)
         if self.n is not None and self.n > 1 and self.streaming:
             raise ValueError("`n` must be 1 when streaming. Remove streaming=True to request several choices.")
-        if self.use_responses_api or self.use_previous_response_id:
-            raise ValueError("ChatVLLM uses chat completions only. Call VLLMClient(...).responses for /v1/responses.")
+        if name := next((n for n in ("use_responses_api", "use_previous_response_id") if getattr(self, n)), None):
+            with langchain_errors():
+                raise UnknownParameter(
+                    f"`{name}` cannot be set: ChatVLLM uses chat completions, whose replies keep all that vLLM sends",
+                    hint="Use VLLMClient(...).responses, or pass our clients to ChatOpenAI(use_responses_api=True)",
+                    param=name,
+                )
         self.use_responses_api = False  # None would let LangChain decide by the model's name
         return self
 
@@ -564,11 +570,13 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
             state.texts.append(choice["delta"].get("content") or "")
         if type(chunk) is TextChunk and not info:
             return copy_text_chunk(_TEXT_CHUNKS.get(self.output_version) or self._make_text_chunk(), chunk)
+        if isinstance(chunk, SimpleChunk) and (copied := state.copy(chunk)) is not None:
+            return copied
         if choice and choice["delta"].get("role"):
             choice["delta"]["role"] = "assistant"  # `vllm serve --response-role` may name it otherwise
         state.prepare(chunk, choice)
         converted = super()._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, info)
-        return complete_chunk(cast(ChatGenerationChunk, converted), chunk, choice, state)
+        return state.last.keep(chunk, complete_chunk(cast(ChatGenerationChunk, converted), chunk, choice, state))
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
