@@ -54,7 +54,7 @@ def test_chat_server_with_all_flags(vllm_url, vllm_version, sent):
     if vllm_version < Version("0.30"):  # it does not enforce a constraint beside a reasoning parser
         assert verdicts(report, *CHAT, "tools-auto") == all_are(WORKS, *CHAT, "tools-auto")
         assert verdicts(report, *TOOLS[1:], "choice") == all_are(BROKEN, *TOOLS[1:], "choice")
-        assert report.missing_flags[-1] == report["choice"].flags[0] == ENFORCED
+        assert report.missing_flags == report["choice"].flags == (ENFORCED,)
         assert report.exit_code == 1
         return
     working = (*CHAT, "reasoning", *TOOLS, *STRUCTURED, "tokenize", "metrics", "prefix-cache", "schema")
@@ -163,6 +163,17 @@ def test_older_version_that_ignores_constraints(vllm_url):
         WORKS, *CHAT, "reasoning", "tools-auto", "schema"
     )
     assert report.exit_code == 1
+
+
+@pytest.mark.another_version
+@pytest.mark.vllm("tiny", version="0.14.1")
+def test_parser_that_is_set_already_is_not_advised(vllm_url):
+    report = examine(vllm_url)
+    assert report["reasoning"].text.startswith("thinking stays in the content: 'This is an easy question. </think>")
+    assert report["reasoning"].flags == ()
+    assert "Update vLLM, or cut the text at </think>" in report["reasoning"].advice
+    assert report.missing_flags == (ENFORCED,)
+    assert report["schema"].verdict is WORKS
 
 
 @pytest.mark.another_version
