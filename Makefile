@@ -14,7 +14,10 @@ DOCS := .venv-docs
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
 ON_ALONE := tests/contracts/test_fault_matrix.py tests/demo
-STATIC := tests/package tests/testing/test_cassettes.py
+# Haystack alone is on openai 3. LlamaIndex is on openai 2, as beside the others: what might need another framework.
+ON_ALONE_haystack := tests/haystack
+ON_ALONE_llamaindex := $(patsubst %,tests/llamaindex/test_%.py,agents chat embedding rag rerank streaming structured)
+STATIC := tests/package tests/testing/test_recorded.py
 RUN := $(VENV)/bin/python
 # Modules are compiled when they are imported: most of them never are.
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile --editable
@@ -23,7 +26,8 @@ HERE := not another_version and not fresh_environment
 SITE := scripts/site/mkdocs.yml
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs
 ARGS ?=
-JOBS ?= auto
+# Two processes per core: many tests wait for a time limit or for another process.
+JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream gateways \
@@ -42,7 +46,7 @@ demo: $(VENV)/.installed ## Show what works, against a real vLLM (VLLM_BASE_URL,
 	@$(VENV)/bin/vllm-adapters demo
 
 test: $(VENV)/.installed ## Run the tests offline, with recorded servers; ARGS="-k tools -x" goes to pytest
-	$(RUN) -m pytest -n $(JOBS) -q $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) -q $(STATIC:%=--ignore=%) $(ARGS)
 
 smoke: $(VENV)/.installed ## Run a few server tests of each framework against a real vLLM
 	$(RUN) -m pytest --live -q -m smoke $(ARGS)
@@ -73,7 +77,7 @@ test-openai3: $(OPENAI3)/.installed ## Run the tests that can differ on openai 3
 test-alone: $(ALONE:%=test-alone-%) ## Run the tests of LlamaIndex alone, and of Haystack alone on openai 3
 
 test-alone-%: .venv-%/.installed
-	.venv-$*/bin/python -m pytest -n $(JOBS) -q tests/$* $(ON_ALONE) $(ARGS)
+	.venv-$*/bin/python -m pytest -n $(JOBS) -q $(ON_ALONE_$*) $(ON_ALONE) $(ARGS)
 
 clients: $(CLIENTS)/.installed ## Run other people's libraries on our clients: instructor, Pydantic AI, Logfire, ...
 	$(CLIENTS)/bin/python -m pytest -q -W ignore tests/clients $(ARGS)
@@ -149,7 +153,7 @@ $(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt
 	$(call install,$(CLIENTS),other people's libraries,'.[langchain$(comma)dev-tools]' -r $(lastword $^))
 
 $(GATEWAYS)/.installed: pyproject.toml scripts/gateways/requirements.txt
-	$(call install,$(GATEWAYS),the gateways,'.[metrics$(comma)testing]' -r $(lastword $^))
+	$(call install,$(GATEWAYS),the gateways,'.[langchain$(comma)llamaindex$(comma)haystack$(comma)metrics$(comma)testing]' -r $(lastword $^))
 
 $(DOCS)/.installed: pyproject.toml
 	$(call install,$(DOCS),the tools of the documentation site,'.[docs]')

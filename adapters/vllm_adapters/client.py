@@ -32,6 +32,7 @@ from vllm_adapters.errors import VLLMError
 if TYPE_CHECKING:
     from openai.resources.beta import AsyncBeta, Beta
     from openai.resources.chat import AsyncChat, Chat
+    from openai.resources.responses import AsyncResponses, Responses
 
 __all__ = ["AsyncVLLMClient", "VLLMClient"]
 
@@ -114,6 +115,13 @@ class VLLMClient(BaseVLLMClient, OpenAI):
         from vllm_adapters._client.sdk_helpers import CheckedChat  # takes time, as the SDK's own resources do
 
         return CheckedChat(self)
+
+    @cached_property
+    def responses(self) -> Responses:
+        """The SDK's resource: ``responses.create``, ``.parse``, ``.stream``."""
+        from vllm_adapters._client.sdk_helpers import CheckedResponses
+
+        return CheckedResponses(self)
 
     @cached_property
     def beta(self) -> Beta:
@@ -223,6 +231,13 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
         from vllm_adapters._client.sdk_helpers import AsyncCheckedChat
 
         return AsyncCheckedChat(self)
+
+    @cached_property
+    def responses(self) -> AsyncResponses:
+        """The SDK's resource: ``responses.create``, ``.parse``, ``.stream``."""
+        from vllm_adapters._client.sdk_helpers import AsyncCheckedResponses
+
+        return AsyncCheckedResponses(self)
 
     @cached_property
     def beta(self) -> AsyncBeta:

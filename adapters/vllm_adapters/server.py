@@ -21,6 +21,7 @@ from vllm_adapters._client.endpoint import EndpointCall, async_method, sync_meth
 from vllm_adapters._compat import http
 from vllm_adapters._optional import require
 from vllm_adapters._request.compat import validate_params
+from vllm_adapters._request.media import Image, image_message
 from vllm_adapters._request.texts import json_object, list_of, text_or_ids, texts_of, token_id
 from vllm_adapters._transport.credentials import (
     PLACEHOLDER_KEY,
@@ -547,6 +548,16 @@ class VLLMServer:
             InvalidResponse: Not one vector per text, different dimensions, NaN or infinity.
         """
         inputs = [texts] if isinstance(texts, str) else list_of(texts, "texts", "str", text_or_ids)
+        body = self._vectors_body({"input": inputs}, dimensions, parameters)
+        if not inputs:
+            return EndpointCall.of_nothing(lambda: _no_vectors(dimensions))
+        return EndpointCall("/embeddings", endpoint.vectors_parser(len(inputs), dimensions), body)
+
+    embed, aembed = sync_method(_embed), async_method(_embed)
+
+    def _vectors_body(
+        self, fields: Mapping[str, Any], dimensions: int | None, parameters: Mapping[str, Any]
+    ) -> dict[str, Any]:
         for name in ("embed_dtype", "endianness", "encoding_format"):
             if parameters.get(name) is not None:
                 raise InvalidRequest(
@@ -555,15 +566,74 @@ class VLLMServer:
                     address=self.base_url,
                     param=name,
                 )
-        if not inputs:
-            return EndpointCall.of_nothing(lambda: _no_vectors(dimensions))
-        fields: dict[str, Any] = {"input": inputs, "encoding_format": "base64"}
-        if dimensions is not None:
-            fields["dimensions"] = dimensions
-        body = self._body("embeddings", fields, parameters)
-        return EndpointCall("/embeddings", endpoint.vectors_parser(len(inputs), dimensions), body)
+        shortened = {} if dimensions is None else {"dimensions": dimensions}
+        return self._body("embeddings", {**fields, "encoding_format": "base64", **shortened}, parameters)
 
-    embed, aembed = sync_method(_embed), async_method(_embed)
+    def _embed_messages(
+        self, /, messages: Messages, *, dimensions: int | None = None, **parameters: Any
+    ) -> EndpointCall[np.ndarray[Any, Any]]:
+        """Embed one conversation, as the model's chat template renders it: texts, images, or both.
+
+        Args:
+            messages: Chat messages as for chat completions, with parts such as ``image_url``.
+            dimensions: Dimensions of a Matryoshka model's shortened vector.
+            parameters: Such as ``add_generation_prompt``, ``continue_final_message``, ``mm_processor_kwargs``.
+
+        Returns:
+            float32 array of shape (dimensions,).
+
+        Raises:
+            InvalidRequest: The model has no chat template, or does not take such parts.
+        """
+        conversation = list_of(messages, "messages", "dict", json_object)
+        if not conversation:
+            raise InvalidRequest("`messages` is empty", address=self.base_url, param="messages")
+        body = self._vectors_body({"messages": conversation}, dimensions, parameters)
+        call = EndpointCall("/embeddings", endpoint.vectors_parser(1, dimensions), body)
+        return call.map(lambda block: block[0])
+
+    embed_messages, aembed_messages = sync_method(_embed_messages), async_method(_embed_messages)
+
+    def _embed_image(
+        self, /, image: Image, *, text: str | None = None, dimensions: int | None = None, **parameters: Any
+    ) -> EndpointCall[np.ndarray[Any, Any]]:
+        """Embed one image with a multimodal embedding model.
+
+        Args:
+            image: Its URL, its path, its content as bytes, or an open file.
+            text: A text to embed with it, such as an instruction that the model expects.
+            dimensions: As for ``embed_messages``.
+            parameters: As for ``embed_messages``.
+
+        Returns:
+            float32 array of shape (dimensions,).
+        """
+        return self._embed_messages([image_message(image, text)], dimensions=dimensions, **parameters)
+
+    embed_image, aembed_image = sync_method(_embed_image), async_method(_embed_image)
+
+    def _embed_tokens(
+        self, /, texts: str | Sequence[str], **parameters: Any
+    ) -> EndpointCall[list[np.ndarray[Any, Any]]]:
+        """Return one vector for each token of each text, for late interaction (ColBERT) and its vector stores.
+
+        Needs ``vllm serve MODEL --runner pooling --pooler-config '{"task": "token_embed"}'``. On such a server
+        ``rerank`` and ``score`` compare texts by late interaction, too.
+
+        Args:
+            texts: One text or many.
+            parameters: Such as ``truncate_prompt_tokens``.
+
+        Returns:
+            One float32 array per text, of shape (tokens, dimensions).
+        """
+        inputs = texts_of(texts, "texts")
+        if not inputs:
+            return EndpointCall.of_nothing(list)
+        body = self._body("pooling", {"input": inputs}, {"task": "token_embed", **parameters})
+        return EndpointCall(self.at_root("/pooling"), endpoint.token_vectors_parser(len(inputs)), body)
+
+    embed_tokens, aembed_tokens = sync_method(_embed_tokens), async_method(_embed_tokens)
 
     def _pooling(
         self, /, texts: str | Sequence[str], *, task: str | None = None, **parameters: Any

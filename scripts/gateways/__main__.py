@@ -2,6 +2,7 @@
 
     make gateways                        # starts two `tiny` and a `minilm`
     VLLM_REPLICAS="http://... http://..." VLLM_EMBED_BASE_URL=http://... make gateways   # servers that are running
+    make gateways ARGS="--only session"  # the checks whose name has this word
     make gateways ARGS="--save"          # and keep the table for the documentation (make readme)
 
 The exit code is 1 if a result is wrong, an error is not typed, or the table is not that of the documentation.
@@ -56,30 +57,37 @@ def main() -> int:
     """Run everything and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--save", action="store_true", help="keep the table for the documentation")
+    arguments.add_argument("--only", default="", metavar="WORD", help="run the checks whose name has this word")
     args = arguments.parse_args()
+    real, faults, dead = (
+        {name: check for name, check in checks_.items() if args.only in name}
+        for checks_ in (checks.REAL, checks.FAULTS, checks.DEAD)
+    )
     table: dict[str, dict[str, str]] = {}
     right = True
     with backends() as (replicas, embed):
-        os.environ["GATEWAYS_DIRECT"] = replicas[0]
+        os.environ["GATEWAYS_REPLICAS"] = " ".join(replicas)
         for begin in GATEWAYS:
             with (
                 tempfile.TemporaryDirectory() as folder,
                 FaultServer() as stub,
                 begin(replicas, embed, stub.root, Path(folder)) as gateway,
             ):
-                for name, check in (checks.REAL | checks.FAULTS).items():
+                for name, check in (real | faults).items():
                     table.setdefault(name, {})[gateway.name], fine = outcome(check, gateway, stub)
                     right &= fine
                 stub.stop()
-                for name, check in checks.DEAD.items():
+                for name, check in dead.items():
                     table.setdefault(name, {})[gateway.name], fine = outcome(check, gateway, stub)
                     right &= fine
             print(f"{gateway.name} is done", file=sys.stderr)
     print_table(table)
-    if args.save:
-        SAVED.write_text(json.dumps(table, indent=1) + "\n")
-        return int(not right)
     saved = json.loads(SAVED.read_text())
+    if args.save:
+        names = checks.REAL | checks.FAULTS | checks.DEAD
+        rows = {name: {**saved.get(name, {}), **table.get(name, {})} for name in names}
+        SAVED.write_text(json.dumps(rows, indent=1) + "\n")
+        return int(not right)
     for name, row in table.items():
         for gateway_name, cell in row.items():
             if saved.get(name, {}).get(gateway_name) != cell:
@@ -91,7 +99,7 @@ def main() -> int:
 def print_table(table: Mapping[str, Mapping[str, str]]) -> None:
     """Print the table."""
     for name, row in table.items():
-        print(f"{name:46}" + "".join(f"{gateway}: {cell:44}" for gateway, cell in row.items()))
+        print(f"{name:56}" + "".join(f"{gateway}: {cell:44}" for gateway, cell in row.items()))
 
 
 if __name__ == "__main__":

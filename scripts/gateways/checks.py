@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from gateways.sessions import in_haystack, in_langchain, in_llamaindex, keeps_sessions
 from gateways.start import KEY, Gateway
 from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
@@ -117,7 +118,7 @@ def mistake(gateway: Gateway, stub: FaultServer) -> str:
 
 def count_tokens(gateway: Gateway, stub: FaultServer) -> str:
     found = server(gateway.chat, "tiny")
-    direct = server(os.environ["GATEWAYS_DIRECT"], "tiny")
+    direct = server(os.environ["GATEWAYS_REPLICAS"].split()[0], "tiny")
     same = found.count_tokens(messages=QUESTION) == direct.count_tokens(messages=QUESTION)
     expect(same and found.count_tokens("Hello there") == direct.count_tokens("Hello there"))
     try:
@@ -238,6 +239,9 @@ REAL: dict[str, Check] = {
     "`score()`": score,
     "`metrics()`": metrics,
     "`session_id` arrives": session,
+    "same session, same replica, cached tokens: LangChain": keeps_sessions(in_langchain),
+    "same session, same replica, cached tokens: LlamaIndex": keeps_sessions(in_llamaindex),
+    "same session, same replica, cached tokens: Haystack": keeps_sessions(in_haystack),
 }
 FAULTS: dict[str, Check] = {
     "backend killed mid-stream": fault(CUT, stream=True),

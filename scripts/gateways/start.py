@@ -102,7 +102,7 @@ def litellm(replicas: Sequence[str], embed: str, faults: str, folder: Path) -> I
         for model, url, limit in deployments
     ]
     settings = {"num_retries": 0, "telemetry": False}
-    router = {"disable_cooldowns": True, "num_retries": 0}
+    router = {"disable_cooldowns": True, "num_retries": 0, "optional_pre_call_checks": ["session_affinity"]}
     config = {
         "model_list": models,
         "litellm_settings": settings,
@@ -131,7 +131,7 @@ def nginx(replicas: Sequence[str], embed: str, faults: str, folder: Path) -> Ite
             f"proxy_read_timeout {LIMIT}s; proxy_next_upstream off;" if name == "faults" else "proxy_read_timeout 600s;"
         )
         blocks += f"""
-        upstream {name} {{ {hosts} }}
+        upstream {name} {{ hash $session consistent; {hosts} }}
         server {{
             listen 127.0.0.1:{port};
             location / {{ proxy_pass http://{name}; proxy_http_version 1.1; proxy_set_header Connection "";
@@ -143,7 +143,9 @@ def nginx(replicas: Sequence[str], embed: str, faults: str, folder: Path) -> Ite
     file = folder / "nginx.conf"
     file.write_text(
         f"daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx-error.log; events {{}}\n"
-        f"http {{ access_log off; client_max_body_size 64m; client_body_buffer_size 1m; {temporary} {blocks} }}\n"
+        f"http {{ access_log off; client_max_body_size 64m; client_body_buffer_size 1m; {temporary}\n"
+        f'map $http_x_session_id $session {{ default $http_x_session_id; "" $request_id; }}\n'
+        f"{blocks} }}\n"
     )
     command = [binary, "-p", folder, "-e", folder / "nginx-error.log", "-c", file]
     urls = [f"http://127.0.0.1:{port}" for port in ports]

@@ -488,7 +488,7 @@ def test_memory_is_constant(fault_server):
 
     peak(40)
     # The least of a few: the server is in this process, and other threads may allocate meanwhile.
-    assert min(peak(320) for _ in range(3)) < 1.5 * min(peak(80) for _ in range(3))
+    assert min(peak(160) for _ in range(3)) < 1.5 * min(peak(40) for _ in range(3))
 
 
 # Arguments

@@ -76,6 +76,7 @@ def kind(request):
             "client.py",
         ),
         ("_build_request", {"options", "retries_taken"}, "_client/base.py"),
+        ("_prepare_url", {"url"}, "_client/base.py"),
         ("_make_status_error", {"err_msg", "body", "response"}, "_client/base.py"),
         ("_process_response_data", {"data", "cast_to", "response"}, "_client/base.py"),
         ("_should_retry", {"response"}, "_client/base.py"),

@@ -524,3 +524,14 @@ def test_query_arrives_through_a_transport_of_the_user(fault_server, settings, s
     assert set(sent) >= {f"{CHAT}?api-version=7&key=the-secret"}
     assert all(path.endswith("?api-version=7&key=the-secret") for path in sent)
     assert "the-secret" not in f"{caught.value.request.url} {caught.value.response.url} {caught.value!r}"
+
+
+def test_urls_are_parsed_once_each_and_only_some_are_kept(fault_server):
+    client = VLLMClient(fault_server.url)
+    for number in range(200):
+        path = f"/models/{number % 100}?a=b"
+        assert str(client._prepare_url(path)) == f"{fault_server.url}{path}"
+        assert str(client._prepare_url("http://elsewhere/x")) == "http://elsewhere/x"
+    assert len(client._urls) == 64
+    other = client.with_options(base_url="http://127.0.0.1:9")
+    assert str(other._prepare_url("/models/1?a=b")) == "http://127.0.0.1:9/v1/models/1?a=b"

@@ -109,8 +109,8 @@ PATHS = {
 """The paths of each framework: one that is lost fails here."""
 
 SYNC_ONLY = {"VLLMTokenCounter"}
-FAULT_COUNT = 116
-CELL_COUNTS = {"client": 2000, "LangChain": 1314, "LlamaIndex": 1560, "Haystack": 1294}
+FAULT_COUNT = 117
+CELL_COUNTS = {"client": 2008, "LangChain": 1322, "LlamaIndex": 1568, "Haystack": 1302}
 
 each_framework = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.title)
 

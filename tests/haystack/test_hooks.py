@@ -143,6 +143,7 @@ def test_components_are_checked():
         "generation_kwargs",
         "tools",
         "tools_strict",
+        "session_id",
     }
     assert set(llm.__haystack_output__._sockets_dict) == {"replies"}
     assert VLLMTokenCounter().__class__.__class__ is type, "it has no sockets"

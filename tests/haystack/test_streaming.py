@@ -119,8 +119,29 @@ def with_reasoning(chunks):
     return [chunks[0], *({**chunk, "id": chunks[0]["id"]} for chunk in reasoning), *chunks[1:]]
 
 
-@pytest.mark.parametrize("tool_calls", [(), [payloads.tool_call("f", "{}")]], ids=["text", "tool-call"])
-@pytest.mark.parametrize("convert", [list, with_reasoning], ids=["plain", "reasoning"])
+def in_pieces(chunks):
+    """Return the chunks of a reply with the arguments of its tool calls in pieces of three characters."""
+    found = []
+    for chunk in chunks:
+        delta = chunk["choices"][0]["delta"] if chunk["choices"] else {}
+        [call] = delta.get("tool_calls") or [{"function": {}}]
+        text = call["function"].get("arguments") or ""
+        for start in range(0, len(text), 3):
+            function = {"arguments": text[start : start + 3]}
+            part = {"delta": {"tool_calls": [{"index": call["index"], "function": function}]}}
+            found.append({**chunk, "choices": [{**chunk["choices"][0], **part}]})
+        found += [] if text else [chunk]
+    return found
+
+
+CALLS = [
+    payloads.tool_call("f", '{"city": "Rome", "days": [1, {"a": 2}]}'),
+    payloads.tool_call("g", '{"x": 17, "y": null}'),
+]
+
+
+@pytest.mark.parametrize("tool_calls", [(), CALLS], ids=["text", "tool-calls"])
+@pytest.mark.parametrize("convert", [list, with_reasoning, in_pieces], ids=["plain", "reasoning", "pieces"])
 def test_copied_chunks_equal_new_ones(stream, stub_llm, fault_server, convert, tool_calls):
     chunks = convert(payloads.chat_chunks("one two three four", usage=True, tool_calls=tool_calls))
     fault_server.reply(faults.sse(*chunks))

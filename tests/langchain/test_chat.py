@@ -195,9 +195,10 @@ def test_responses_api_is_never_used(make_fault_server, call, given, way):
 
 
 def test_responses_api_is_rejected():
-    for given in ({"use_responses_api": True}, {"use_responses_api": None, "model": "codex-mini"}):
-        with pytest.raises(ValueError, match="chat completions only"):
+    for given in ({"use_responses_api": True}, {"use_responses_api": True, "model": "codex-mini"}):
+        with pytest.raises(e.UnknownParameter, match=r"VLLMClient\(...\).responses") as caught:
             ChatVLLM(**given)
+        assert caught.value.param == "use_responses_api"
     assert ChatVLLM(use_responses_api=None).use_responses_api is False
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from unittest import mock
 
 import langchain_core.exceptions as lc
 import pytest
@@ -193,6 +194,40 @@ def test_copied_text_chunks_share_nothing():
     assert (first.text, second.text) == ("a", "b")
     assert second.message.additional_kwargs == {}
     assert second.message.id is None
+
+
+CITY, NESTED = '{"city": "Rome"}', '{"a": [{"b": "}"}, 1], "c": "{"}'
+
+
+@pytest.mark.parametrize("version", [None, "v1"])
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("arguments", [[CITY], [NESTED, CITY]], ids=["one", "two"])
+def test_copied_tool_call_chunks_equal_langchains_own(fault_server, arguments, size, version):
+    call = payloads.tool_call
+    chunks = []
+    for chunk in payloads.chat_chunks(None, tool_calls=[call("f", text) for text in arguments], usage=True):
+        [delta] = (chunk["choices"] or [{"delta": {}}])[0]["delta"].get("tool_calls") or [{"function": {}}]
+        text = delta["function"].get("arguments") or ""
+        for start in range(0, len(text), size):
+            part = {"index": delta["index"], "function": {"arguments": text[start : start + size]}}
+            chunks.append({**chunk, "choices": [{**chunk["choices"][0], "delta": {"tool_calls": [part]}}]})
+        chunks += [] if text else [chunk]
+    fault_server.reply(faults.sse(*chunks))
+    llm = ChatVLLM(model="tiny", base_url=fault_server.url, output_version=version)
+    copied = []
+    for chunk in llm.stream("Hi"):
+        assert "seen" not in chunk.additional_kwargs
+        copied.append(chunk.model_copy(deep=True))
+        chunk.additional_kwargs["seen"] = True
+    with mock.patch.object(TextTemplate, "of", return_value=None):
+        converted = list(llm.stream("Hi"))
+    for one, other in zip(copied, converted, strict=True):
+        one.id = other.id = None
+        assert one == other
+        assert one.model_dump() == other.model_dump()
+        assert one.model_fields_set == other.model_fields_set
+    calls = sum(copied[1:], copied[0]).tool_calls
+    assert [call["args"] for call in calls] == [json.loads(text) for text in arguments]
 
 
 def test_copied_reasoning_chunk():

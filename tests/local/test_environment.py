@@ -233,3 +233,17 @@ def test_import_is_light():
     program = "import sys, vllm_adapters.local; print({'openai', 'torch', 'rich'} & set(sys.modules) or 'none')"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "none"
+
+
+def test_packages_of_a_model_are_installed_once(tmp_path, cache, recorded_commands):
+    ours = environment.Environment(tmp_path / "env-0.32.0", "0.32.0")
+    site_packages = tmp_path / "env-0.32.0" / "lib" / "python3.11" / "site-packages"
+    site_packages.mkdir(parents=True)
+    environment.add_packages(ours, (), Progress(quiet=True))
+    assert recorded_commands == []
+    environment.add_packages(ours, ("soundfile>=0.13,<1",), Progress(quiet=True))
+    (command,) = recorded_commands
+    assert command[-1] == "soundfile>=0.13,<1"
+    (site_packages / "soundfile-0.14.0.dist-info").mkdir()
+    environment.add_packages(ours, ("soundfile>=0.13,<1",), Progress(quiet=True))
+    assert len(recorded_commands) == 1

@@ -20,7 +20,7 @@ def environment(cache):
 
 
 def test_models_are_keyed_by_name():
-    assert set(MODELS) == {"tiny", "eye", "smollm2", "minilm", "cross-encoder", "classifier"}
+    assert set(MODELS) == {"tiny", "eye", "smollm2", "minilm", "cross-encoder", "classifier", "ear"}
     assert all(name == model.name for name, model in MODELS.items())
 
 

@@ -33,7 +33,7 @@ def test_help_lists_the_models(capsys):
     with pytest.raises(SystemExit):
         parse("--help")
     output = capsys.readouterr().out
-    assert all(name in output for name in ("tiny", "eye", "smollm2", "minilm", "cross-encoder", "classifier"))
+    assert all(name in output for name in ("tiny", "eye", "smollm2", "minilm", "cross-encoder", "classifier", "ear"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -76,7 +76,7 @@ def print_row(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
 
 
 def servers(recipe: Path) -> pytest.MarkDecorator:
-    if recipe.stem.startswith("answer_from_documents"):
+    if recipe.stem.startswith(("answer_from_documents", "search_hybrid")):
         return pytest.mark.vllm("tiny", "minilm", recorded=False)
     if recipe.stem.startswith("ask_about_an_image"):
         return pytest.mark.vllm("eye", recorded=False)

@@ -110,10 +110,13 @@ def test_limit_the_time_of_long_requests_keeps_the_text_so_far(run_recipe, fault
 
 @pytest.mark.recipe("ask_in_batch_and_resume")
 @pytest.mark.vllm("tiny")
-def test_ask_in_batch_and_resume(run_recipe, sent, tmp_path):
-    file = tmp_path / "answers.jsonl"
+def test_ask_in_batch_and_resume(run_recipe, same_as_shown, sent, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path("answers.jsonl")
     file.write_text('{"id": "capital-Japan", "answer": "Tokyo."}\n{"id": "capital-Fra', encoding="utf-8")
-    assert run_recipe(file) == [f"1 answered before, 4 now, 0 left, in {file}"]
+    lines = run_recipe(file)
+    assert lines == [f"1 answered before, 4 now, 0 left, in {file}"]
+    same_as_shown(lines)
     answers = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[2:]]
     assert {"id": "capital-Italy", "answer": "The capital of Italy is Rome."} in answers
     assert len(sent.to(CHAT)) == 4
@@ -133,13 +136,14 @@ def test_ask_in_batch_and_resume_leaves_errors_for_the_next_run(run_recipe, faul
 
 @pytest.mark.recipe("keep_within_the_context")
 @pytest.mark.vllm("tiny")
-def test_keep_within_the_context(run_recipe, sent):
+def test_keep_within_the_context(run_recipe, same_as_shown, sent):
     lines = run_recipe(CONTEXT="110")
     assert [line.partition("[")[2] for line in lines] == [
         "20 of 110 tokens, 0 messages left out]",
         "46 of 110 tokens, 0 messages left out]",
         "42 of 110 tokens, 2 messages left out]",
     ]
+    same_as_shown(lines)
     contents = [message["content"] for message in sent.bodies(CHAT)[-1]["messages"]]
     assert contents == ["Be brief.", "What is my name?", "Your name is Ada.", "Count to three"]
 
@@ -189,6 +193,50 @@ def test_run_an_agent(run_recipe, check_output, sent, framework):
     assert [message["role"] for message in second["messages"]][-3:] == ["user", "assistant", "tool"]
 
 
+@pytest.mark.recipe("use_mcp_tools_in_{framework}")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.vllm("tiny")
+@streamed_call_is_parsed.with_args(only="llamaindex")
+def test_use_mcp_tools(run_recipe, check_output, sent, framework):
+    check_output(run_recipe())
+    first, second = sent.bodies(CHAT)
+    (tool,) = first["tools"]
+    assert tool["function"]["name"] == "get_weather"
+    assert tool["function"]["strict"] is True
+    assert [message["role"] for message in second["messages"]][-3:] == ["user", "assistant", "tool"]
+
+
+@pytest.mark.recipe("search_hybrid_in_{framework}")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.vllm("tiny", "minilm")
+def test_search_hybrid(run_recipe, check_output, sent, vllm_urls, framework):
+    check_output(run_recipe(VLLM_EMBED_BASE_URL=vllm_urls["minilm"]))
+    embedded = [text for body in sent.bodies(EMBED) for text in body["input"]]
+    assert {"The price of Leo is 480.", "What is the price of Leo?"} < set(embedded)
+    assert len(sent.bodies(RERANK)[0]["documents"]) == 3
+    assert "The owner of Leo is Maria." in sent.bodies(CHAT)[0]["messages"][-1]["content"]
+
+
+@pytest.mark.recipe("approve_tool_calls_in_langchain")
+@pytest.mark.vllm("tiny")
+def test_approve_tool_calls(run_recipe, check_output, sent, tmp_path):
+    check_output(run_recipe(tmp_path / "agent.sqlite"))
+    asked, answered, later = sent.bodies(CHAT)
+    roles = [[message["role"] for message in body["messages"]] for body in (asked, answered, later)]
+    assert roles[0] == ["user"]
+    assert roles[1] == ["user", "assistant", "tool"]
+    assert roles[2] == ["user", "assistant", "tool", "assistant", "user"]
+
+
+@pytest.mark.recipe("run_a_deep_agent_in_langchain")
+@pytest.mark.vllm("tiny")
+def test_run_a_deep_agent(run_recipe, check_output, sent):
+    check_output(run_recipe())
+    offered = {tool["function"]["name"]: tool["function"].get("strict") for tool in sent.bodies(CHAT)[0]["tools"]}
+    assert {"get_weather", "read_file", "task"} <= offered.keys()
+    assert set(offered.values()) == {True}
+
+
 @pytest.mark.recipe("extract_objects_in_{framework}")
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.vllm("tiny")
@@ -216,13 +264,14 @@ def test_ask_about_an_image(run_recipe, check_output, sent, pictures, tmp_path, 
 @pytest.mark.recipe("keep_within_the_context_in_{framework}")
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.vllm("tiny")
-def test_keep_within_the_context_in(run_recipe, sent, framework):
+def test_keep_within_the_context_in(run_recipe, same_as_shown, sent, framework):
     lines = run_recipe(CONTEXT="110")
     assert [line.partition("[")[2] for line in lines] == [
         "20 of 110 tokens, 0 messages left out]",
         "46 of 110 tokens, 0 messages left out]",
         "42 of 110 tokens, 2 messages left out]",
     ]
+    same_as_shown(lines)
     contents = [message["content"] for message in sent.bodies(CHAT)[-1]["messages"]]
     assert contents == ["Be brief.", "What is my name?", "Your name is Ada.", "Count to three"]
 

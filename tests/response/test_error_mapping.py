@@ -8,6 +8,7 @@ import pytest
 
 from vllm_adapters import errors as e
 from vllm_adapters._compat import http
+from vllm_adapters._response import error_mapping
 from vllm_adapters.testing import faults, payloads
 
 CHAT = "/v1/chat/completions"
@@ -186,3 +187,14 @@ def test_errors_have_no_credentials(ask, fault_server):
         ask(fault_server.url, client={"api_key": "sk-canary", "default_headers": {"X-Token": "sk-canary"}})
     error = caught.value
     assert "sk-canary" not in f"{error!r} {error.request.headers} {error.response.request.headers} {vars(error)}"
+
+
+# httpx-aiohttp names every connection that failed a ConnectTimeout.
+@pytest.mark.parametrize(
+    ("cause", "error"),
+    [(None, e.ServerTimeout), (TimeoutError(), e.ServerTimeout), (ConnectionRefusedError(), e.ServerUnreachable)],
+)
+def test_connection_that_failed_is_a_timeout_only_if_time_ran_out(cause, error):
+    failure = http.ConnectTimeout("no connection")
+    failure.__cause__ = cause
+    assert type(error_mapping.from_transport(failure)) is error

@@ -163,13 +163,29 @@ def test_truncated_tool_call_as_text_raises(ask, fault_server, choice, stream):
 
 
 @whole_or_streamed
+@pytest.mark.parametrize("text", [MARKUP + "}}\n</tool_call>", "\n<function=get_weather>\n</function>"])
+def test_tool_call_that_was_not_parsed_raises(ask, fault_server, text, stream):
+    fault_server.reply(faults.chat(text))
+    with pytest.raises(e.ConstraintNotEnforced, match=r"did not parse.*--tool-call-parser") as caught:
+        ask(fault_server.url, stream=stream, tools=tools(**ALL))
+    assert caught.value.reply == text
+
+
+@whole_or_streamed
+def test_text_about_tool_calls_is_text(ask, fault_server, stream):
+    fault_server.reply(faults.chat("A call looks so: <tool_call>{}</tool_call>"))
+    assert ask(fault_server.url, stream=stream, tools=tools(**ALL))
+
+
+@whole_or_streamed
+@pytest.mark.parametrize("finish", ["length", "stop"])
 @pytest.mark.parametrize(
     "request_",
     [{}, {"tools": tools(**ALL), "tool_choice": "none"}],
     ids=["no-tools", "none"],
 )
-def test_markup_is_text_where_no_tool_is_offered(ask, fault_server, request_, stream):
-    fault_server.reply(faults.chat(MARKUP, finish_reason="length"))
+def test_markup_is_text_where_no_tool_is_offered(ask, fault_server, request_, finish, stream):
+    fault_server.reply(faults.chat(MARKUP, finish_reason=finish))
     assert ask(fault_server.url, stream=stream, **request_)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from vllm_adapters._response import stream
 from vllm_adapters._response.stream import ChunkReader
-from vllm_adapters._response.text_chunks import LastText, TextChunk, TextTemplate, copy_model
+from vllm_adapters._response.text_chunks import ArgumentsChunk, LastText, TextChunk, TextTemplate, copy_model
 from vllm_adapters.testing import faults
 
 CHAT = "/v1/chat/completions"
@@ -49,6 +49,51 @@ def test_texts_after_the_first_are_not_parsed_in_full(kind, spaces):
     assert chunks == read_one_by_one(events)
     assert parsed == 2
     assert all(type(chunk) is TextChunk for chunk in chunks[1:])
+
+
+def arguments_of(text, index=0, **call):
+    return {"tool_calls": [{"index": index, **call, "function": {"arguments": text}}]}
+
+
+def name_of(name, index=0):
+    return {"tool_calls": [{"index": index, "id": f"call-{index}", "type": "function", "function": {"name": name}}]}
+
+
+@pytest.mark.parametrize("beside", [{}, {"type": "function"}, {"id": "call-0"}], ids=["alone", "type", "id"])
+def test_arguments_after_the_first_are_not_parsed_in_full(beside):
+    deltas = [FIRST, name_of("f"), arguments_of('{"a": "'), *(arguments_of(str(n), **beside) for n in range(50))]
+    events = [event_of(delta) for delta in (*deltas, arguments_of('"}', **beside))]
+    events.append(event_of({}, finish_reason="tool_calls"))
+    chunks, parsed = read(events)
+    assert chunks == read_one_by_one(events)
+    assert parsed <= 5
+    assert all(type(chunk) is ArgumentsChunk for chunk in chunks[3:-1])
+
+
+@given(pieces=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["", " ", "{", '"', "}", "1, 2", "[", "é", "\\"]))))
+def test_any_stream_of_tool_calls_is_read_as_if_each_event_were_parsed(pieces):
+    deltas = [FIRST, *(name_of(f"f{index}", index) for index in range(3))]
+    deltas += [arguments_of(text, index) if text != "[" else {"content": "text"} for index, text in pieces]
+    events = [event_of(delta) for delta in deltas]
+    for end in ("tool_calls", "length"):
+        whole = [*events, event_of({}, finish_reason=end)]
+        assert read(whole)[0] == read_one_by_one(whole)
+
+
+def test_arguments_without_an_index_are_parsed_in_full():
+    call = {"id": None, "function": {"arguments": "1"}}
+    events = [event_of(FIRST), event_of(name_of("f")), *[event_of({"tool_calls": [call]})] * 9]
+    chunks, parsed = read(events)
+    assert parsed == len(events)
+    assert chunks == read_one_by_one(events)
+
+
+def test_blank_arguments_do_not_begin_a_call():
+    events = [event_of(FIRST), event_of(name_of("f")), *[event_of(arguments_of(text)) for text in (" ", " ", "{}")]]
+    events.append(event_of({}, finish_reason="tool_calls"))
+    chunks, parsed = read(events)
+    assert parsed == len(events)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
 TEXTS = st.text() | st.sampled_from(['"content":"x"', '","reasoning":"y', "\\", '"', "\n\n", "data: ", "\u2028", "😀"])
@@ -177,6 +222,34 @@ def test_copied_objects_equal_validated_ones(ask, fault_server, kind):
     chunks[1].seen = True
     assert chunks[2].choices[0].delta.role is None
     assert not hasattr(chunks[2], "seen")
+
+
+def test_copied_tool_calls_equal_validated_ones(ask, fault_server):
+    deltas = [FIRST, name_of("f"), *(arguments_of(text) for text in ('{"a": ', "1", ", ", '"b": 2}'))]
+    events = [json.loads(event_of(delta)) for delta in deltas]
+    end = json.loads(event_of({}, finish_reason="tool_calls"))
+    fault_server.reply(faults.sse(*events, end), CHAT)
+    chunks = []
+    ask(fault_server.url, chunks=chunks, stream=True)
+    for chunk, event in zip(chunks, [*events, end], strict=True):
+        assert_same(chunk, ChatCompletionChunk.model_validate(event))
+    chunks[3].choices[0].delta.tool_calls[0].function.arguments = "changed"
+    assert chunks[4].choices[0].delta.tool_calls[0].function.arguments == ", "
+
+
+@pytest.mark.parametrize("deltas", [[{"content": t} for t in "abcd"], [arguments_of(t) for t in "abcd"]])
+def test_changes_of_a_chunk_are_in_no_later_one(fault_server, deltas):
+    from vllm_adapters import VLLMClient
+
+    first = [FIRST, name_of("f")] if "tool_calls" in deltas[0] else [FIRST]
+    events = [json.loads(event_of(delta)) for delta in (*first, *deltas)]
+    fault_server.reply(faults.sse(*events, json.loads(event_of({}, finish_reason="stop"))), CHAT)
+    with VLLMClient(fault_server.url) as client:
+        for chunk in client.chat.completions.create(model="tiny", messages=[], stream=True):
+            assert not hasattr(chunk, "seen")
+            assert chunk.choices[0].delta.role != "user"
+            chunk.seen = True
+            chunk.choices[0].delta.role = "user"
 
 
 def test_copied_completions_equal_validated_ones(fault_server):

@@ -103,7 +103,7 @@ def checked_parser(state: ClientState, options: FinalRequestOptions, response: h
         validate_response(parsed, body, endpoint=endpoint, content=response.content)
         if not callable(parser):
             return parsed
-        if isinstance(parsed, ChatCompletion):
+        if isinstance(parsed, ChatCompletion) or endpoint == "responses":
             from vllm_adapters._client.sdk_helpers import parse_errors  # with all of the SDK's resources
 
             with parse_errors(lambda: parsed):

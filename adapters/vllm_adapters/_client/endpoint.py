@@ -253,6 +253,19 @@ def pooled_parser(count: int) -> Parser[list[np.ndarray[Any, Any]]]:
     return parse
 
 
+def token_vectors_parser(count: int) -> Parser[list[np.ndarray[Any, Any]]]:
+    """Return a parser of one vector per token for ``count`` texts, all of the same dimensions."""
+    parse_arrays = pooled_parser(count)
+
+    def parse(response: Mapping[str, Any]) -> list[np.ndarray[Any, Any]]:
+        arrays = parse_arrays(response)
+        if any(array.ndim != 2 for array in arrays) or len({array.shape[1] for array in arrays}) > 1:
+            raise InvalidResponse("The output of a text is not one vector per token, or of different dimensions")
+        return arrays
+
+    return parse
+
+
 def classes_parser(count: int) -> Parser[list[Classified]]:
     """Return a parser of the label and probabilities of ``count`` texts."""
 

@@ -1,4 +1,4 @@
-"""Errors of the SDK's helpers ``chat.completions.parse`` and ``.stream``, mapped to ours."""
+"""Errors of the SDK's helpers, ``parse`` and ``stream`` of chat completions and responses, mapped to ours."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
+from openai.lib._parsing._responses import parse_response
 from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.resources.chat import AsyncChat, AsyncCompletions, Chat, Completions
+from openai.resources.responses import AsyncResponses, Responses
 from openai.types.chat import ChatCompletion
+from openai.types.responses import Response
 
 from vllm_adapters._response.structured import truncation_error
 from vllm_adapters.errors import ConstraintNotEnforced, InvalidResponse, VLLMError
@@ -46,17 +50,23 @@ def parse_errors(completion: Callable[[], Any]) -> Iterator[None]:
             hint="Use client.chat.completions.create(..., stream=True), which returns them unchanged",
         ) from error
     except ValueError as error:  # Pydantic's is one
-        text = _text_of(completion())
-        raise ConstraintNotEnforced(
-            f"The reply does not fit the requested class: {error}; reply: {text[:200]!r}",
-            hint="A schema cannot express a class's own validators, "
-            "and the arguments of tools fit theirs only where the tool is strict and forced",
-            reply=text,
-            constraint="json",
-        ) from error
+        raise _misfit(error, _text_of(completion())) from error
+
+
+def _misfit(error: ValueError, text: str) -> ConstraintNotEnforced:
+    """Return the error for a text that does not fit the requested class."""
+    return ConstraintNotEnforced(
+        f"The reply does not fit the requested class: {error}; reply: {text[:200]!r}",
+        hint="A schema cannot express a class's own validators, "
+        "and the arguments of tools fit theirs only where the tool is strict and forced",
+        reply=text,
+        constraint="json",
+    )
 
 
 def _text_of(completion: Any) -> str:
+    if isinstance(completion, Response):
+        return _response_text(completion)
     message = completion.choices[0].message
     return message.content or (message.tool_calls[-1].function.arguments if message.tool_calls else "")
 
@@ -88,15 +98,49 @@ class _State(ChatCompletionStreamState[Any]):
             raise
 
 
+class _ResponseState(ResponseStreamState[Any]):
+    """The state of the SDK's stream of a response, with our errors."""
+
+    def __init__(self, stream: Any) -> None:
+        state, self._raw = stream._state, stream._raw_stream
+        super().__init__(input_tools=state._input_tools, text_format=state._text_format)
+
+    def handle_event(self, event: Any) -> Any:
+        try:
+            return super().handle_event(event)
+        except ValueError as error:
+            if event.type == "response.output_text.done":  # only the last event tells whether it was truncated
+                return [event]
+            context = self._raw._client.vllm.context(self._raw._options)
+            raise _misfit(error, _response_text(event.response)).add_context(
+                address=context.address, model=context.model
+            ) from error
+
+    def accumulate_event(self, event: Any) -> Any:
+        snapshot = super().accumulate_event(event)
+        if event.type == "response.incomplete":
+            self._completed_response = parse_response(
+                text_format=self._text_format, response=event.response, input_tools=self._input_tools
+            )
+        return snapshot
+
+
+def _response_text(response: Any) -> str:
+    return response.output_text or next(
+        (item.arguments for item in response.output if item.type == "function_call"), ""
+    )
+
+
 class _StreamManager:
     """The SDK's manager of a stream of events, sync or async."""
 
-    def __init__(self, manager: Any) -> None:
+    def __init__(self, manager: Any, state: Callable[[Any], Any]) -> None:
         self._manager = manager
+        self._state = state
 
     def __enter__(self) -> Any:
         stream = self._manager.__enter__()
-        stream._state = _State(stream)
+        stream._state = self._state(stream)
         return stream
 
     def __exit__(self, *exc: object) -> None:
@@ -104,7 +148,7 @@ class _StreamManager:
 
     async def __aenter__(self) -> Any:
         stream = await self._manager.__aenter__()
-        stream._state = _State(stream)
+        stream._state = self._state(stream)
         return stream
 
     async def __aexit__(self, *exc: object) -> None:
@@ -116,7 +160,7 @@ class _Completions(Completions):
 
         @wraps(Completions.stream)
         def stream(self, **request: Any) -> Any:
-            return _StreamManager(super().stream(**request))
+            return _StreamManager(super().stream(**request), _State)
 
 
 class _AsyncCompletions(AsyncCompletions):
@@ -124,7 +168,27 @@ class _AsyncCompletions(AsyncCompletions):
 
         @wraps(AsyncCompletions.stream)
         def stream(self, **request: Any) -> Any:
-            return _StreamManager(super().stream(**request))
+            return _StreamManager(super().stream(**request), _State)
+
+
+class CheckedResponses(Responses):
+    """``client.responses`` whose ``stream`` raises our errors."""
+
+    if not TYPE_CHECKING:
+
+        @wraps(Responses.stream)
+        def stream(self, **request: Any) -> Any:
+            return _StreamManager(super().stream(**request), _ResponseState)
+
+
+class AsyncCheckedResponses(AsyncResponses):
+    """``CheckedResponses`` of the async client."""
+
+    if not TYPE_CHECKING:
+
+        @wraps(AsyncResponses.stream)
+        def stream(self, **request: Any) -> Any:
+            return _StreamManager(super().stream(**request), _ResponseState)
 
 
 class CheckedChat(Chat):

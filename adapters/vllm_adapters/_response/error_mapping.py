@@ -284,7 +284,11 @@ def from_transport(failure: BaseException, request: http.Request | None = None) 
         request: The HTTP request, kept on the error with its headers removed.
     """
     name = type(failure).__name__
-    if "Timeout" in name:
+    # httpx-aiohttp names every connection that failed a ConnectTimeout; its cause tells.
+    timed_out = "Timeout" in name and (
+        name != "ConnectTimeout" or "Timeout" in type(failure.__cause__ or failure).__name__
+    )
+    if timed_out:
         kind = {"ConnectTimeout": "connect", "PoolTimeout": "pool", "TotalTimeout": "total"}.get(name, "idle")
         seconds = getattr(failure, "seconds", None)
         spent = f" of {seconds:g} s" if seconds is not None else ""

@@ -1,8 +1,7 @@
 """What a request requires of each of its replies, and whether a finished reply has it.
 
 One rule for every path: the client and the frameworks, whole and streamed. A requested form (object, choice, regex,
-grammar) that was truncated is an error, as is a forced tool call that did not come, or a tool call that was truncated
-and comes as text.
+grammar) that was truncated is an error, as is a forced tool call that did not come, or a tool call that comes as text.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from vllm_adapters._response.structured import (
     requested_constraint,
     requested_form,
     truncation_error,
+    unparsed_tool_call,
 )
 from vllm_adapters._response.tool_calls import Called
 
@@ -148,7 +148,8 @@ class Requirements:
             ModelRefusal: A refusal came in place of a requested form or a forced tool call.
             TruncatedOutput: A requested form, a forced tool call, or a tool call that comes as text was truncated.
             FilteredOutput: A content filter truncated it.
-            ConstraintNotEnforced: It violates the constraint, or does not call the forced tool.
+            ConstraintNotEnforced: It violates the constraint, does not call the forced tool, or is a tool call that the
+                server did not parse.
         """
         if finish_reason not in ("stop", "tool_calls"):
             raise_if_aborted(finish_reason, text)
@@ -166,6 +167,8 @@ class Requirements:
         if self._forced is not None or (finish_reason == "tool_calls" and self._tools):
             names = sorted(self._tool_names())
             raise missing_tool_call(names[0] if self._forced == "" and len(names) == 1 else self._forced, text)
+        if self._tools and finish_reason == "stop" and _MARKUP.match(text.lstrip()):
+            raise unparsed_tool_call(text)
         if self.constraint is not None:
             check_constraint(self.constraint, text, finish_reason=finish_reason, stop_reason=stop_reason)
 

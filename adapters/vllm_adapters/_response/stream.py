@@ -22,7 +22,7 @@ from vllm_adapters._response import error_mapping, logs
 from vllm_adapters._response.error_mapping import RequestContext
 from vllm_adapters._response.requirements import Requirements
 from vllm_adapters._response.sse import EventSplitter
-from vllm_adapters._response.text_chunks import LastText, TextChunk, TextTemplate, copy_model
+from vllm_adapters._response.text_chunks import LastText, SimpleChunk, TextChunk, TextTemplate, copy_model
 from vllm_adapters._response.tool_calls import ToolCallDeltas
 from vllm_adapters._response.validate import COMPLETION, expected_choices, malformed, validate_output
 from vllm_adapters.errors import IncompleteStream, InvalidResponse, ServerTimeout, VLLMError
@@ -32,8 +32,12 @@ T = TypeVar("T")
 _DONE = b"[DONE]"
 _SENDS_FINGERPRINT = Version("0.23.0")
 """From here on, the chunk with the usage has a ``system_fingerprint``; one that a gateway made up has none."""
-_ENDS = {"response.completed", "response.incomplete", "response.failed", "message_stop"}
-"""Last events of ``/v1/responses`` and of ``/v1/messages``."""
+_ENDS = {"response.completed", "response.incomplete", "message_stop", "transcript.text.done"}
+"""Last events of ``/v1/responses``, of ``/v1/messages``, and of transcriptions as OpenAI streams them."""
+_FAILURES = {"response.failed", "error"}
+"""Events of ``/v1/responses`` that say why a response failed."""
+_TRANSCRIPTS = ("transcriptions", "translations")
+"""Endpoints whose streams have a finish reason for each half minute of audio, and no other end than ``[DONE]``."""
 _MAX_TEMPLATES = 8
 """Templates of a stream: one for its reasoning and one for its text, unless other fields change as well."""
 _ENVELOPE = ("id", "object", "created", "model")
@@ -95,7 +99,9 @@ class ChunkReader:
         self.finish_reasons: dict[int, str] = {}
         self._template: TextTemplate | None = None
         sorts_reasoning = self._convert_reasoning or self._hold_reasoning
-        self._templates_left = 0 if sorts_reasoning or self._expected > 1 else _MAX_TEMPLATES
+        self._transcribes = endpoint in _TRANSCRIPTS
+        plain = not sorts_reasoning and not self._transcribes and self._expected <= 1
+        self._templates_left = _MAX_TEMPLATES if plain else 0
         self.done = False
         """Whether ``[DONE]`` has arrived."""
         self.error: VLLMError | None = None
@@ -131,13 +137,13 @@ class ChunkReader:
             raise error_mapping.from_transport(timeout)
 
     def _read(self, data: bytes, chunks: list[dict[str, Any]]) -> None:
-        if self._template is not None and (text_chunk := self._template.match(data)) is not None:
+        if self._template is not None and (simple := self._template.match(data)) is not None:
             self._usage = None
-            if text_chunk.template.is_reasoning:
-                self._reasoning.append(text_chunk.text)
-            else:
-                self._texts.setdefault(text_chunk.template.index, []).append(text_chunk.text)
-            chunks.append(text_chunk)
+            if self._template.is_reasoning:
+                self._reasoning.append(simple.text)
+            elif type(simple) is TextChunk:
+                self._texts.setdefault(self._template.index, []).append(simple.text)
+            chunks.append(simple)
             return
         try:
             event = from_json(data)  # a third of the cost of json's, and it rejects lone surrogates
@@ -149,12 +155,17 @@ class ChunkReader:
             self.first_at = time.monotonic()
         self.last_event = event
         if "choices" not in event and self._endpoint not in ("chat", "completions"):
-            if event.get("type") in _ENDS:
+            kind = event.get("type")
+            if kind in _FAILURES:
+                raise error_mapping.from_event(_failure_of(event))
+            if kind in _ENDS:
                 self._ended = True
                 if isinstance(response := event.get("response"), dict) and response.get("output"):
                     validate_output(response, self._body)
-            elif isinstance(event.get("type"), str):
-                self._read_part(event["type"], event)
+            elif isinstance(text := _text_of_event(event), str):
+                self._texts.setdefault(0, []).append(text)
+            elif self._endpoint is None and isinstance(event.get("type"), str):
+                self._read_message(event["type"], event)
             chunks.append(event)
             return
         choices = event.get("choices")
@@ -175,8 +186,10 @@ class ChunkReader:
         for chunk in split:
             for choice in chunk["choices"]:
                 self._add(choice)
+        if self._transcribes:
+            split = [_transcript_event(chunk) for chunk in split]
         if self._templates_left and len(split) == 1:
-            split = [self._as_text(data, split[0])]
+            split = [self._as_simple(data, split[0])]
         if not self._unjudged:
             chunks += split
             return
@@ -184,7 +197,7 @@ class ChunkReader:
         if self._usage is not None and len(self._finished) >= self._expected:
             chunks += self.finish()
 
-    def _read_part(self, kind: str, event: Mapping[str, Any]) -> None:
+    def _read_message(self, kind: str, event: Mapping[str, Any]) -> None:
         """Take note of an event of ``/v1/messages``.
 
         Raises:
@@ -195,9 +208,7 @@ class ChunkReader:
         elif kind == "content_block_start":
             self._arguments = []
         elif kind == "content_block_delta":
-            if isinstance(text := event["delta"].get("text"), str):
-                self._texts.setdefault(0, []).append(text)
-            elif isinstance(arguments := event["delta"].get("partial_json"), str):
+            if isinstance(arguments := event["delta"].get("partial_json"), str):
                 self._arguments.append(arguments)
         elif kind == "message_delta" and self._may_lose_end and not self._has_end(event):
             error = self.interrupted(None)
@@ -217,14 +228,14 @@ class ChunkReader:
         pieces = sum(map(bool, self._texts.get(0, ())))
         return bool(pieces >= event["usage"]["output_tokens"] - (reason == "end_turn"))  # whose token has no text
 
-    def _as_text(self, data: bytes, chunk: dict[str, Any]) -> dict[str, Any]:
-        """Return a chunk as a ``TextChunk``, and keep its template for those that follow, if it is one."""
+    def _as_simple(self, data: bytes, chunk: dict[str, Any]) -> dict[str, Any]:
+        """Return a chunk as a ``SimpleChunk``, and keep its template for those that follow, if it is one."""
         template = TextTemplate.of(data, chunk)
-        if template is None or (text_chunk := template.match(data)) is None:
+        if template is None or (simple := template.match(data)) is None:
             return chunk
         self._template = template
         self._templates_left -= 1
-        return text_chunk
+        return simple
 
     def _sort_reasoning(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the chunks that are ready, with reasoning as content where the server streams answers so."""
@@ -261,6 +272,9 @@ class ChunkReader:
         self._unjudged, self._held_back = [], []
         for index, choice in unjudged:
             self._judge(index, choice)
+        if self._transcribes and self.done and not self._ended:
+            self._ended = True
+            chunks.append(_transcript_end(self.partial, self._usage))
         return chunks
 
     def check_complete(self) -> None:
@@ -269,6 +283,8 @@ class ChunkReader:
         Raises:
             IncompleteStream: The stream ended early.
         """
+        if self._transcribes and not self.done and not self._ended:
+            raise self.interrupted(None)
         if self._ended or (not self._open and len(self._finished) >= self._expected):
             if isinstance(self._body.get("stream_options"), StrictStreamOptions):
                 self._check_end_is_the_servers()
@@ -389,6 +405,36 @@ class ChunkReader:
         )
 
 
+def _text_of_event(event: Mapping[str, Any]) -> Any:
+    """Return the text that an event of ``/v1/responses`` or ``/v1/messages`` adds, if it adds one."""
+    kind, delta = event.get("type"), event.get("delta")
+    if kind == "response.output_text.delta":
+        return delta
+    return delta.get("text") if kind == "content_block_delta" and isinstance(delta, Mapping) else None
+
+
+def _failure_of(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the error of an event that says why a response failed, in the shape of vLLM's other errors."""
+    response = event.get("response")
+    error = (response.get("error") if isinstance(response, Mapping) else None) or event
+    return {"error": {"message": error.get("message") or "The response failed", "code": error.get("code")}}
+
+
+def _transcript_event(chunk: dict[str, Any]) -> dict[str, Any]:
+    """Return a chunk of a transcript with the fields of the SDK's events beside vLLM's own."""
+    texts = [(choice.get("delta") or {}).get("content") or "" for choice in chunk["choices"]]
+    return {**chunk, "type": "transcript.text.delta", "delta": "".join(texts)}
+
+
+def _transcript_end(text: str, usage: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the SDK's last event of a transcript, which vLLM does not send."""
+    event: dict[str, Any] = {"type": "transcript.text.done", "text": text}
+    if usage:
+        tokens = {"input_tokens": usage.get("prompt_tokens"), "output_tokens": usage.get("completion_tokens")}
+        event["usage"] = {**tokens, "total_tokens": usage.get("total_tokens"), "type": "tokens"}
+    return event
+
+
 def _rename_reasoning(delta: dict[str, Any]) -> None:
     """Make reasoning the content of a delta."""
     if delta.get("reasoning"):
@@ -469,7 +515,7 @@ def _converter(client: Any, cast_to: Any, response: http.Response) -> Callable[[
     last: LastText[Any] = LastText()
 
     def convert(chunk: dict[str, Any]) -> Any:
-        if type(chunk) is TextChunk and (made := last.like(chunk)) is not None:
+        if isinstance(chunk, SimpleChunk) and (made := last.like(chunk)) is not None:
             return _with_text(made, chunk.template.kind, chunk.text)
         return last.keep(chunk, process(data=chunk, cast_to=cast_to, response=response))
 
@@ -481,6 +527,10 @@ def _with_text(chunk: Any, kind: str, text: str) -> Any:
     [choice] = chunk.choices
     if kind == "text":
         choice = copy_model(choice, {"text": text})
+    elif kind == "arguments":
+        [call] = choice.delta.tool_calls
+        call = copy_model(call, {"function": copy_model(call.function, {"arguments": text})})
+        choice = copy_model(choice, {"delta": copy_model(choice.delta, {"tool_calls": [call]})})
     else:
         delta = copy_model(choice.delta, {"content": text} if kind == "content" else {})
         if kind == "reasoning":

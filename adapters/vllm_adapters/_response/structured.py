@@ -270,6 +270,19 @@ def missing_tool_call(name: str | None, reply: str) -> ConstraintNotEnforced:
     )
 
 
+def unparsed_tool_call(reply: str) -> ConstraintNotEnforced:
+    """Return the error for a reply that is a tool call as text: an agent would take it for the answer.
+
+    vLLM 0.14 to 0.18 leave some streamed calls in the text, and so does every parser of another model's format.
+    """
+    return ConstraintNotEnforced(
+        f"The reply is a tool call that the server did not parse: {_shortened(reply)!r}",
+        hint="Check --tool-call-parser, force the call with tool_choice, or send the request without `stream`",
+        reply=reply,
+        constraint="tool_choice",
+    )
+
+
 def model_refusal(refusal: str) -> ModelRefusal:
     """Return the error for a refusal in place of what was requested."""
     return ModelRefusal(f"The model refused: {_shortened(refusal)}", refusal=refusal)

@@ -14,6 +14,7 @@ from vllm_adapters.types import ToolCall
 
 COMPLETE = frozenset({"stop", "tool_calls", "function_call", None})
 """Finish reasons of replies that ended by themselves; others (``length``, ``abort``, ...) truncate the last call."""
+_TRUNCATED = "The reply was truncated while this call was being generated"
 
 
 def parse_tool_call(
@@ -31,13 +32,13 @@ def parse_tool_call(
     parsed: Any = None
     error = None
     raw = arguments or ""
+    if truncated:
+        return ToolCall(index, id or "", name or "", raw, None, _TRUNCATED)
     try:
-        parsed = json.loads(raw, parse_constant=_reject_constant) if raw.strip() or truncated else {}
+        parsed = json.loads(raw, parse_constant=_reject_constant) if raw.strip() else {}
     except (ValueError, RecursionError) as reason:  # a model that repeats itself opens brackets without end
         error = f"The arguments are not JSON ({reason})"
-    if truncated:
-        error = "The reply was truncated while this call was being generated"
-    elif error is None and not isinstance(parsed, dict):
+    if error is None and not isinstance(parsed, dict):
         error = f"The arguments must be a JSON object, not {type(parsed).__name__}"
     elif not name:
         error = "The call has no tool name"

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict  # Pydantic refuses typing's own before 
 from vllm_adapters._request.responses import as_chat
 from vllm_adapters._response.requirements import Requirements
 from vllm_adapters._response.tool_calls import Called
-from vllm_adapters.errors import InvalidResponse
+from vllm_adapters.errors import InvalidResponse, TruncatedOutput
 
 CHOICE_FIELDS = frozenset(
     {"stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids", "routed_experts", "weight_versions"}
@@ -228,13 +228,18 @@ def validate_output(response: Any, body: Mapping[str, Any]) -> None:
         for item in output
         if _field(item, "type") == "function_call"
     ]
-    Requirements(as_chat(body), sdk=True).check(
-        "".join(texts),
-        finish_reason="stop" if status == "completed" else _INCOMPLETE.get(str(reason), reason),
-        calls=calls,
-        refusal="".join(refusals),
-        completion=response,
-    )
+    try:
+        Requirements(as_chat(body), sdk=True).check(
+            "".join(texts),
+            finish_reason="stop" if status == "completed" else _INCOMPLETE.get(str(reason), reason),
+            calls=calls,
+            refusal="".join(refusals),
+            completion=response,
+        )
+    except TruncatedOutput as error:
+        if error.finish_reason == "length":
+            error.replace_hint("Raise max_output_tokens, or leave it out")
+        raise
 
 
 def _calls_of(message: Any) -> list[Called]:

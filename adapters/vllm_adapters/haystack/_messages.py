@@ -22,7 +22,7 @@ from haystack.tools.tool import Tool
 
 from vllm_adapters import types
 from vllm_adapters._response.message import StreamedMessage
-from vllm_adapters._response.text_chunks import LastText, TextChunk
+from vllm_adapters._response.text_chunks import LastText, SimpleChunk, TextChunk
 from vllm_adapters._response.tool_calls import parse_tool_calls
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS
 from vllm_adapters.errors import InvalidRequest
@@ -223,8 +223,11 @@ class StreamedReply:
 
     def add(self, chunk: Mapping[str, Any]) -> StreamingChunk:
         """Add a chunk, and return it as Haystack's; the client's stream has one kind of delta per chunk."""
-        if type(chunk) is TextChunk and (last := self._last.like(chunk)) is not None:
-            self._message.add_text(chunk.text, reasoning=chunk.template.is_reasoning)
+        if isinstance(chunk, SimpleChunk) and (last := self._last.like(chunk)) is not None:
+            if type(chunk) is TextChunk:
+                self._message.add_text(chunk.text, reasoning=chunk.template.is_reasoning)
+            else:
+                self._message.add(chunk)
             return _with_text(last, chunk)
         return self._last.keep(chunk, self._convert(chunk))
 
@@ -281,17 +284,17 @@ class StreamedReply:
         return _assistant_message(reply.text, reply.reasoning, reply.tool_calls(), meta)
 
 
-def _with_text(first: StreamingChunk, chunk: TextChunk) -> StreamingChunk:
+def _with_text(first: StreamingChunk, chunk: SimpleChunk) -> StreamingChunk:
     """Return a copy of the chunk made of ``chunk``'s predecessor, which differs in its text alone."""
     copied = object.__new__(StreamingChunk)  # Haystack's constructor costs more than all else for a chunk
-    is_reasoning = chunk.template.is_reasoning
-    copied.__dict__.update(
-        first.__dict__,
-        content="" if is_reasoning else chunk.text,
-        reasoning=ReasoningContent(reasoning_text=chunk.text) if is_reasoning else None,
-        start=False,
-        meta={**first.meta, "received_at": datetime.now().isoformat()},
-    )
+    changes: dict[str, Any] = {"start": False, "meta": {**first.meta, "received_at": datetime.now().isoformat()}}
+    if type(chunk) is not TextChunk:
+        changes["tool_calls"] = [_tool_call_delta(call) for call in chunk["choices"][0]["delta"]["tool_calls"]]
+    elif chunk.template.is_reasoning:
+        changes["reasoning"] = ReasoningContent(reasoning_text=chunk.text)
+    else:
+        changes["content"] = chunk.text
+    copied.__dict__.update(first.__dict__, **changes)
     return copied
 
 

@@ -194,6 +194,7 @@ class VLLMChatGenerator(VLLMComponent):
         *,
         tools: ToolsType | None = None,
         tools_strict: bool | None = None,
+        session_id: str | None = None,
     ) -> dict[str, list[ChatMessage]]:
         """Reply to messages.
 
@@ -203,6 +204,8 @@ class VLLMChatGenerator(VLLMComponent):
             generation_kwargs: Parameters of this run; they are merged into the constructor's and override them.
             tools: Override the constructor's; ``[]`` for none.
             tools_strict: Overrides the constructor's.
+            session_id: Id that all requests of a conversation share: routers keep a session on one replica. It
+                overrides that of ``generation_kwargs``. Haystack's Agent passes ``generation_kwargs`` only.
 
         Returns:
             ``{"replies": [...]}``, with one message for each of ``n``.
@@ -219,7 +222,7 @@ class VLLMChatGenerator(VLLMComponent):
             warm_up_tools(tool_items(tools))
         elif self.tools is not None and not _same(tool_items(self.tools), self._warm_tools):  # they were set since
             self.warm_up()
-        body = self._request_body(messages, callback is not None, generation_kwargs, tools, tools_strict)
+        body = self._request_body(messages, callback is not None, generation_kwargs, tools, tools_strict, session_id)
         response: Any = RawCompletions(client).create(**body)
         if callback is None:
             return {"replies": read_replies(response)}
@@ -238,6 +241,7 @@ class VLLMChatGenerator(VLLMComponent):
         *,
         tools: ToolsType | None = None,
         tools_strict: bool | None = None,
+        session_id: str | None = None,
     ) -> dict[str, list[ChatMessage]]:
         """Async version of ``run``; the callback may be a coroutine function."""
         if messages == []:
@@ -248,7 +252,7 @@ class VLLMChatGenerator(VLLMComponent):
             await warm_up_tools_async(tool_items(tools))
         elif self.tools is not None and not _same(tool_items(self.tools), self._async_warm_tools):
             await self.warm_up_async()
-        body = self._request_body(messages, callback is not None, generation_kwargs, tools, tools_strict)
+        body = self._request_body(messages, callback is not None, generation_kwargs, tools, tools_strict, session_id)
         response: Any = await RawCompletions(client).create(**body)
         if callback is None:
             return {"replies": read_replies(response)}
@@ -267,6 +271,7 @@ class VLLMChatGenerator(VLLMComponent):
         generation_kwargs: Mapping[str, Any] | None,
         tools: ToolsType | None,
         tools_strict: bool | None,
+        session_id: str | None,
     ) -> dict[str, Any]:
         """Return the arguments of ``RawCompletions.create``."""
         defaults: dict[str, Any] = {
@@ -285,6 +290,8 @@ class VLLMChatGenerator(VLLMComponent):
                 if not _credentials.PLACES.isdisjoint(given):
                     given = _credentials.change(given, _credentials.resolve)
                 levels.append(given)
+        if session_id is not None:
+            levels.append({compat.SESSION_ID: session_id})
         if generation_kwargs:
             _reject_arguments_of_run(generation_kwargs)
             _warn_of_traced_credentials(generation_kwargs)

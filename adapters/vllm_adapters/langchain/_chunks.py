@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.messages import AIMessageChunk
@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.utils.utils import LC_ID_PREFIX
 from pydantic import BaseModel
 
-from vllm_adapters._response.text_chunks import TextChunk, copy_model
+from vllm_adapters._response.text_chunks import ArgumentsChunk, LastText, SimpleChunk, TextChunk, copy_model
 from vllm_adapters._response.tool_calls import COMPLETE, ToolCallAccumulator
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters.langchain._messages import (
@@ -45,6 +45,29 @@ def copy_text_chunk(text_chunk: ChatGenerationChunk, chunk: TextChunk) -> ChatGe
     return copy_model(text_chunk, {"message": copy_model(message, changes), "text": text})
 
 
+def copy_arguments_chunk(converted: ChatGenerationChunk, chunk: ArgumentsChunk) -> ChatGenerationChunk | None:
+    """Return a copy of ``converted`` with other arguments, or ``None`` if LangChain has to make the chunk.
+
+    LangChain parses the arguments of each chunk by themselves. If they do not begin with a brace they are no object,
+    and the chunk's call is an invalid one.
+
+    Args:
+        converted: LangChain's chunk for a chunk that differs from ``chunk`` in the arguments alone.
+        chunk: The client's.
+    """
+    message = cast(AIMessageChunk, converted.message)
+    if message.content or len(message.invalid_tool_calls) != 1 or chunk.text.lstrip().startswith("{"):
+        return None
+    changes: dict[str, Any] = {
+        name: value.copy() for name, value in vars(message).items() if isinstance(value, dict | list)
+    }
+    for name in ("tool_call_chunks", "invalid_tool_calls"):
+        changes[name] = [{**changes[name][0], "args": chunk.text}]
+    info = converted.generation_info
+    copied = {"message": copy_model(message, changes), "generation_info": info.copy() if info else info}
+    return copy_model(converted, copied)
+
+
 class StreamState:
     """What the chunks of one reply have in common while they are converted.
 
@@ -58,8 +81,17 @@ class StreamState:
         self.parsed_class = parsed_class
         self.texts: list[str] = []
         """The texts so far; only if ``parsed_class`` is given."""
+        self.last: LastText[ChatGenerationChunk] = LastText()
         self._tool_calls = ToolCallAccumulator()
         self._usage: Mapping[str, Any] = {}
+
+    def copy(self, chunk: SimpleChunk) -> ChatGenerationChunk | None:
+        """Return a copy of the last chunk with other arguments, if ``chunk`` differs from that one in these alone."""
+        if type(chunk) is not ArgumentsChunk or (last := self.last.like(chunk)) is None:
+            return None
+        if (copied := copy_arguments_chunk(last, chunk)) is not None:
+            self._tool_calls.add(chunk["choices"][0]["delta"]["tool_calls"])
+        return copied
 
     def prepare(self, chunk: dict[str, Any], choice: Mapping[str, Any]) -> None:
         """Change a chunk that is more than text so that LangChain's sum of all chunks is right.

@@ -12,7 +12,7 @@ from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.tools import BaseTool
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import BaseModel, Field, SecretStr, model_validator
@@ -21,10 +21,11 @@ from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request import compat
 from vllm_adapters._request.body import deep_merge, request_body, set_fields
 from vllm_adapters._request.system_messages import MERGE_SYSTEM_MESSAGES
-from vllm_adapters._response.text_chunks import TextChunk
+from vllm_adapters._response.text_chunks import SimpleChunk, TextChunk
 from vllm_adapters._response.tool_calls import parse_tool_calls
 from vllm_adapters._response.validate import CHOICE_FIELDS, RESPONSE_FIELDS, pick_fields
 from vllm_adapters._version import __version__
+from vllm_adapters.errors import UnknownParameter
 from vllm_adapters.langchain._binding import BoundChatVLLM
 from vllm_adapters.langchain._chunks import (
     TEXT_CHUNK,
@@ -103,6 +104,8 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
             model's chat template has first refused one elsewhere; False: never.
         tools_strict: Have vLLM enforce the schemas of all tools (True) or none (False), unless a tool or ``bind_tools``
             says otherwise. Default: of forced tools, and of tools beside a schema. Agents offer tools without force.
+        session: ``"auto"`` sends LangGraph's ``thread_id`` as the ``session_id`` of each call that has none of its own:
+            routers keep a session on one replica. Default: only a ``session_id`` that is given.
         validate_model_on_init: Ask the server in the constructor whether it serves the model, and for its context
             length, which ``profile`` then has; default False.
 
@@ -203,6 +206,7 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
     replay_reasoning: bool = False
     merge_system_messages: bool | None = None
     tools_strict: bool | None = None
+    session: Literal["auto"] | None = None
 
     _setting_fields: ClassVar = ("model_name", "openai_api_base", "openai_api_key", "request_timeout")
     _endpoint: ClassVar = "chat"
@@ -231,8 +235,13 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
         reject_openai_settings(self)
         if self.n is not None and self.n > 1 and self.streaming:
             raise ValueError("`n` must be 1 when streaming. Remove streaming=True to request several choices.")
-        if self.use_responses_api or self.use_previous_response_id:
-            raise ValueError("ChatVLLM uses chat completions only. Call VLLMClient(...).responses for /v1/responses.")
+        if name := next((n for n in ("use_responses_api", "use_previous_response_id") if getattr(self, n)), None):
+            with langchain_errors():
+                raise UnknownParameter(
+                    f"`{name}` cannot be set: ChatVLLM uses chat completions, whose replies keep all that vLLM sends",
+                    hint="Use VLLMClient(...).responses, or pass our clients to ChatOpenAI(use_responses_api=True)",
+                    param=name,
+                )
         self.use_responses_api = False  # None would let LangChain decide by the model's name
         return self
 
@@ -279,6 +288,7 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         """Return the key of LangChain's cache for everything but the messages: all that may change the answer."""
         params = self._get_invocation_params(stop=stop, **kwargs)
+        params.pop(compat.SESSION_ID, None)  # it chooses the replica, which changes no answer
         shaping = (self.output_version, self.replay_reasoning, self.include_response_headers, self.server_version)
         credentials = digest(
             *self._credentials,
@@ -289,25 +299,58 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
     def _is_valid(self, call: Mapping[str, Any]) -> bool:
         return self.allow_unknown or is_valid("chat", call, lambda **params: self._get_request_payload([], **params))
 
-    # Calls, which traces and caches begin with the model's name
+    # Calls, which traces and caches begin with the model's name, and which know their session
+
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Return ``BaseChatModel.invoke``, in the session of the config."""
+        return super().invoke(
+            input, config, stop=stop, **(self._in_session(config, kwargs) if self.session else kwargs)
+        )
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Async version of ``invoke``."""
+        kwargs = self._in_session(config, kwargs) if self.session else kwargs
+        return await super().ainvoke(input, config, stop=stop, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> LLMResult:
         """Return ``BaseChatModel.generate``, once the model's name is known."""
+        kwargs = self._in_session(None, kwargs) if self.session else kwargs
         return super(ChatVLLM, self._with_known_model(kwargs)).generate(*args, **kwargs)
 
     async def agenerate(self, *args: Any, **kwargs: Any) -> LLMResult:
         """Async version of ``generate``."""
+        kwargs = self._in_session(None, kwargs) if self.session else kwargs
         return await super(ChatVLLM, await self._awith_known_model(kwargs)).agenerate(*args, **kwargs)
 
-    def stream(self, *args: Any, **kwargs: Any) -> Iterator[AIMessageChunk]:
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
         """Return ``BaseChatModel.stream``, once the model's name is known."""
-        return super(ChatVLLM, self._with_known_model(kwargs)).stream(*args, **kwargs)
+        kwargs = self._in_session(config, kwargs) if self.session else kwargs
+        return super(ChatVLLM, self._with_known_model(kwargs)).stream(input, config, **kwargs)
 
-    def astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
+    def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
         """Async version of ``stream``."""
+        kwargs = self._in_session(config, kwargs) if self.session else kwargs
         if self._knows_model(kwargs):
-            return super().astream(*args, **kwargs)
-        return self._astream_once_known(*args, **kwargs)
+            return super().astream(input, config, **kwargs)
+        return self._astream_once_known(input, config, **kwargs)
 
     async def _astream_once_known(self, *args: Any, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
         known = await self._awith_known_model(kwargs)
@@ -316,12 +359,23 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
             async for chunk in chunks:
                 yield chunk
 
-    def _chat_model_stream_v3(self, *args: Any, **kwargs: Any) -> Any:
-        return super(ChatVLLM, self._with_known_model(kwargs))._chat_model_stream_v3(*args, **kwargs)
+    def _chat_model_stream_v3(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        kwargs = self._in_session(config, kwargs) if self.session else kwargs
+        return super(ChatVLLM, self._with_known_model(kwargs))._chat_model_stream_v3(input, config, **kwargs)
 
-    async def _achat_model_stream_v3(self, *args: Any, **kwargs: Any) -> Any:
+    async def _achat_model_stream_v3(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        kwargs = self._in_session(config, kwargs) if self.session else kwargs
         known = await self._awith_known_model(kwargs)
-        return await super(ChatVLLM, known)._achat_model_stream_v3(*args, **kwargs)
+        return await super(ChatVLLM, known)._achat_model_stream_v3(input, config, **kwargs)
+
+    def _in_session(self, config: RunnableConfig | None, call: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters of a call with LangGraph's thread as its session, unless it has one."""
+        thread = ensure_config(config)["configurable"].get("thread_id")
+        return call if thread in (None, "") or compat.SESSION_ID in call else {**call, compat.SESSION_ID: str(thread)}
 
     # Requests
 
@@ -516,11 +570,13 @@ class ChatVLLM(ChatParams, ServerConnection, BaseChatOpenAI):
             state.texts.append(choice["delta"].get("content") or "")
         if type(chunk) is TextChunk and not info:
             return copy_text_chunk(_TEXT_CHUNKS.get(self.output_version) or self._make_text_chunk(), chunk)
+        if isinstance(chunk, SimpleChunk) and (copied := state.copy(chunk)) is not None:
+            return copied
         if choice and choice["delta"].get("role"):
             choice["delta"]["role"] = "assistant"  # `vllm serve --response-role` may name it otherwise
         state.prepare(chunk, choice)
         converted = super()._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, info)
-        return complete_chunk(cast(ChatGenerationChunk, converted), chunk, choice, state)
+        return state.last.keep(chunk, complete_chunk(cast(ChatGenerationChunk, converted), chunk, choice, state))
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None

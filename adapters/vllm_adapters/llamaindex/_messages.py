@@ -26,7 +26,7 @@ from llama_index.core.llms.llm import ToolSelection
 
 from vllm_adapters._response.message import StreamedMessage
 from vllm_adapters._response.structured import truncation_error
-from vllm_adapters._response.text_chunks import LastText, TextChunk, copy_model
+from vllm_adapters._response.text_chunks import ArgumentsChunk, LastText, TextChunk, copy_model
 from vllm_adapters._response.tool_calls import parse_tool_call, parse_tool_calls
 from vllm_adapters.errors import InvalidRequest, InvalidResponse
 from vllm_adapters.types import ToolCall
@@ -209,6 +209,7 @@ class Reply(ABC, Generic[R]):
         if type(chunk) is TextChunk and (last := self._last.like(chunk)) is not None:
             self._message.add_text(chunk.text, reasoning=chunk.template.is_reasoning)
             return self._with_text(last, chunk)
+        last = self._last.like(chunk) if type(chunk) is ArgumentsChunk else None
         delta = self._message.add(chunk)
         if chunk["choices"] and (logprobs := chunk["choices"][0].get("logprobs")):
             self._logprobs = [*(self._logprobs or ()), *_logprobs(logprobs)]
@@ -216,6 +217,8 @@ class Reply(ABC, Generic[R]):
             # While the reply goes on, its last tool call is incomplete, not invalid.
             self._set_tool_calls(self._message.tool_calls(), growing=self._message.finish_reason is None)
         details = self._details()
+        if last is not None:
+            return self._with_arguments(last, chunk, details)
         if thinking := delta.get("reasoning"):
             details["thinking_delta"] = thinking
         text = delta.get("content") or delta.get("text") or delta.get("refusal") or ""
@@ -224,6 +227,10 @@ class Reply(ABC, Generic[R]):
     @abstractmethod
     def _with_text(self, response: R, chunk: TextChunk) -> R:
         """Return a copy of an earlier response for a chunk that differs from its chunk in the text alone."""
+
+    @abstractmethod
+    def _with_arguments(self, response: R, chunk: Mapping[str, Any], details: dict[str, Any]) -> R:
+        """Return the response for a chunk that differs from an earlier response's in a tool call's arguments alone."""
 
     @abstractmethod
     def _respond(self, raw: Mapping[str, Any], delta: str | None, details: dict[str, Any]) -> R:
@@ -299,6 +306,20 @@ class ChatReply(Reply[ChatResponse]):
         }
         return copy_model(response, changes)
 
+    def _with_arguments(
+        self, response: ChatResponse, chunk: Mapping[str, Any], details: dict[str, Any]
+    ) -> ChatResponse:
+        message, call = response.message, self._tool_calls[-1]
+        if call.index != chunk["choices"][0]["delta"]["tool_calls"][0]["index"]:
+            return self._respond(RawReply(chunk), "", details)
+        *blocks, block = message.blocks
+        changes: dict[str, Any] = {
+            "blocks": [*blocks, copy_model(block, {"tool_kwargs": call.raw_arguments})],
+            "additional_kwargs": self._tool_call_fields(),
+        }
+        changes = {"message": copy_model(message, changes), "raw": RawReply(chunk), "additional_kwargs": details}
+        return copy_model(response, changes)
+
 
 class CompletionReply(Reply[CompletionResponse]):
     """Builds ``CompletionResponse`` objects; a chat model's thinking is in ``additional_kwargs["thinking"]``."""
@@ -324,6 +345,11 @@ class CompletionReply(Reply[CompletionResponse]):
             "additional_kwargs": details,
         }
         return copy_model(response, changes)
+
+    def _with_arguments(
+        self, response: CompletionResponse, chunk: Mapping[str, Any], details: dict[str, Any]
+    ) -> CompletionResponse:
+        return self._respond(RawReply(chunk), "", details)
 
 
 def _copy_lists(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from inspect import iscoroutinefunction, signature
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.dispatcher import active_instrument_tags
 from pydantic import Field
 
 from vllm_adapters._client.raw_completions import RawCompletions
 from vllm_adapters._request.body import request_body, set_fields
+from vllm_adapters._request.compat import SESSION_ID
 from vllm_adapters._request.system_messages import MERGE_SYSTEM_MESSAGES
 from vllm_adapters.client import AsyncVLLMClient, VLLMClient
 from vllm_adapters.llamaindex._messages import R, Reply
@@ -25,6 +27,8 @@ dispatcher = get_dispatcher(__name__)
 _SECRET = frozenset({"extra_headers", "extra_query", "cache_salt"})
 SECRETS = frozenset({*_SECRET, "extra_body", "llm_kwargs"})
 """Parameters of a call that are or may contain secrets."""
+_WORKFLOW_RUN = "llamaindex.run_id"
+"""LlamaIndex's tag of everything that a workflow's run does."""
 _REDACTED = "**********"
 _NO_MESSAGES = "`messages` must be a sequence of ChatMessage, not str. Use complete(), or pass [ChatMessage(text)]."
 
@@ -183,6 +187,8 @@ def request_parameters(
         fields[MERGE_SYSTEM_MESSAGES] = llm.merge_system_messages
     if llm.audio_config:
         fields["audio"] = llm.audio_config
+    if llm.session and (session := _current_session()):
+        fields[SESSION_ID] = session
     extra = {"extra_body": llm.extra_body} if llm.extra_body else None
     levels = filter(None, (fields, llm.additional_kwargs, extra, call))
     body = {"model": llm.model, **request_body(*levels, endpoint=endpoint), "stream": stream}
@@ -196,6 +202,13 @@ def request_parameters(
     if isinstance(body.get("logprobs"), bool):
         _convert_logprobs(body, endpoint, llm.top_logprobs)
     return body
+
+
+def _current_session() -> str | None:
+    """Return the session that the caller has tagged, else the run of the workflow that makes this call."""
+    tags = active_instrument_tags.get()
+    session = tags.get(SESSION_ID) or tags.get(_WORKFLOW_RUN)
+    return str(session) if session else None
 
 
 def _convert_logprobs(body: dict[str, Any], endpoint: str, default: int) -> None:

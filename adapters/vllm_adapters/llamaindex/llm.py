@@ -113,6 +113,11 @@ class VLLM(LLMParams, Connection, OpenAILike):  # type: ignore[misc]  # None mea
         default=False, description="Send the thinking of earlier messages, for models that need it."
     )
 
+    session: Literal["auto"] | None = Field(
+        default=None,
+        description='"auto": send the tag `session_id` of instrument_tags, else the workflow run, as the session.',
+    )
+
     _context_lengths: ContextLengths = PrivateAttr(default_factory=ContextLengths)
 
     if not TYPE_CHECKING:  # type checkers derive it from the fields

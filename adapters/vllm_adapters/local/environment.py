@@ -21,6 +21,7 @@ from vllm_adapters.local.releases import TESTED_VERSIONS, Release, find_release
 
 __all__ = [
     "Environment",
+    "add_packages",
     "cache_dir",
     "check_platform",
     "clean_environ",
@@ -180,6 +181,35 @@ def prepare_environment(version: str, progress: Progress) -> Environment:
                 _install_over(environment, release, prepare_environment(release.base, progress), progress)
             (environment.path / _MARKER).write_text(_marker_text(version), encoding="utf-8")
     return environment
+
+
+def add_packages(environment: Environment, requirements: Sequence[str], progress: Progress) -> None:
+    """Install packages that a model needs, unless the environment has them.
+
+    Args:
+        environment: Where to install them.
+        requirements: The packages, with their versions.
+        progress: Where to report progress.
+
+    Raises:
+        LocalVLLMError: pip failed.
+    """
+    if not _missing(environment, requirements):
+        return
+    with lock(f"env-{environment.version}", progress):
+        if missing := _missing(environment, requirements):  # another process may have installed them
+            log = cache_dir() / "logs" / f"install-{environment.version}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            command = _pip(environment, "install", "--progress-bar", "off", *missing)
+            run(command, log=log, progress=progress, title=f"installing {', '.join(missing)}")
+
+
+def _missing(environment: Environment, requirements: Sequence[str]) -> list[str]:
+    return [
+        each
+        for each in requirements
+        if not any(environment.site_packages.glob(f"{Requirement(each).name}-*.dist-info"))
+    ]
 
 
 def _is_complete(environment: Environment) -> bool:

@@ -40,6 +40,7 @@ class BundledModel:
         flags: Flags for ``vllm serve``.
         max_model_len: Default context length in tokens.
         build: Writes the model to an empty directory. ``None`` for a model in this package.
+        packages: Requirements that vLLM needs for it, and does not state.
     """
 
     name: str
@@ -47,6 +48,7 @@ class BundledModel:
     flags: tuple[str, ...]
     max_model_len: int
     build: Callable[[Environment, Path, Path, Progress], None] | None = None
+    packages: tuple[str, ...] = ()
 
 
 def _build_smollm2(environment: Environment, out: Path, log: Path, progress: Progress) -> None:
@@ -72,6 +74,10 @@ def _bert_builder(*labels: str) -> Callable[[Environment, Path, Path, Progress],
         _run_builder(environment, "bert.py", tokenizer, out, *labels, log=log, progress=progress, title=title)
 
     return build
+
+
+def _build_whisper(environment: Environment, out: Path, log: Path, progress: Progress) -> None:
+    _run_builder(environment, "whisper.py", out, log=log, progress=progress, title="building a Whisper")
 
 
 def _run_builder(
@@ -122,6 +128,14 @@ MODELS: dict[str, BundledModel] = {
             ("--runner", "pooling"),
             256,
             _bert_builder("NEGATIVE", "NEUTRAL", "POSITIVE"),
+        ),
+        BundledModel(
+            "ear",
+            "transcription: writes one sentence, whatever it hears",
+            (),
+            448,
+            _build_whisper,
+            packages=("soundfile>=0.13,<1",),
         ),
     )
 }

@@ -15,7 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
-from vllm_adapters.local.environment import Environment, cache_dir, clean_environ, prepare_environment
+from vllm_adapters.local.environment import (
+    Environment,
+    add_packages,
+    cache_dir,
+    clean_environ,
+    prepare_environment,
+)
 from vllm_adapters.local.models import MODELS, BundledModel, prepare_lora, prepare_model
 from vllm_adapters.local.ports import free_port, is_listening, is_taken
 from vllm_adapters.local.progress import Progress
@@ -46,7 +52,7 @@ class LocalVLLM:
     constructor starts nothing; ``start()`` or the ``with`` block does.
 
     Args:
-        model: Bundled model (``"tiny"``, ``"eye"``, ``"smollm2"``, ``"minilm"``, ``"cross-encoder"`` or
+        model: Bundled model (``"tiny"``, ``"eye"``, ``"ear"``, ``"smollm2"``, ``"minilm"``, ``"cross-encoder"`` or
             ``"classifier"``; all offline), path of a model directory, or Hugging Face name, which vLLM downloads.
         flags: Additional flags for vLLM, such as ``("--max-num-seqs", "4")``. They come last and take precedence.
         port: Port of the server. Default: a free port.
@@ -236,6 +242,7 @@ class LocalVLLM:
         """Return the environment, the path or name of the model, and the LoRA adapter."""
         environment = prepare_environment(self._version, self._progress)
         if self._bundled:
+            add_packages(environment, self._bundled.packages, self._progress)
             model = str(prepare_model(self._bundled, environment, self._progress))
         else:
             model = str(Path(self.model).resolve()) if Path(self.model).is_dir() else self.model

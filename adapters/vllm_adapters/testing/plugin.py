@@ -216,6 +216,13 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     return result
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test without a cassette in a replay, before its fixtures are set up."""
+    if _specs(item) and not item.config.stash[_STATE].live and not _is_recorded(item):
+        pytest.skip("live only (recorded=False): run with --live")
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_call")
 def pytest_runtest_call_on_older_version(item: pytest.Item) -> Generator[None, object, object]:
     """Expect of a test with a server that is older than it requires what its marker says."""
@@ -290,8 +297,6 @@ def _vllm_connection(request: pytest.FixtureRequest) -> Iterator[Mapping[str, st
         yield {}
         return
     state, mounts = item.config.stash[_STATE], _mounts(specs)
-    if not (state.live or _is_recorded(item)):
-        pytest.skip("live only (recorded=False): run with --live")
     if state.live and (chosen := state.servers.chosen_version(specs[0])):
         _skip_without_meaning(item, _server_version(chosen))  # its server may not start with that version
     try:

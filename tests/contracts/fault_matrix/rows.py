@@ -361,6 +361,12 @@ FINISH_REASONS = (
         (e.TruncatedOutput,),
         on=tasks("call", "force"),
     ),
+    Fault(
+        "finish reason stop, tool call as text",
+        lambda op: op.reply("stop", content=f'{MARKUP}ments": {{}}}}\n</tool_call>', tool_calls=()),
+        (e.ConstraintNotEnforced,),
+        on=tasks("call", "force"),
+    ),
     Fault("finish reason tool_calls at the token limit", _at_the_limit, right=broken_call("length"), on=tool_calls),
     Fault(
         "finish reason tool_calls, no call",
