@@ -79,6 +79,7 @@ PUBLIC = {
         "ChatParams",
         "ClassifyParams",
         "CompletionParams",
+        "DecisionParams",
         "EmbeddingParams",
         "MODELS",
         "MultiModalParams",
@@ -110,7 +111,7 @@ PUBLIC = {
     ],
     "timeouts": ["Timeouts"],
     "tokenizer": ["VLLMTokenizer"],
-    "types": ["Capabilities", "Classified", "Embedded", "ModelCard", "Ranked", "Tokens", "ToolCall"],
+    "types": ["Capabilities", "Classified", "Decision", "Embedded", "ModelCard", "Ranked", "Tokens", "ToolCall"],
 }
 
 
