@@ -70,8 +70,9 @@ PUBLIC = {
         "VLLMRanker",
         "VLLMTextEmbedder",
         "VLLMTokenCounter",
+        "VLLMTranscriber",
     ],
-    "langchain": ["ChatVLLM", "VLLM", "VLLMEmbeddings", "VLLMRerank"],
+    "langchain": ["ChatVLLM", "VLLM", "VLLMAudioParser", "VLLMEmbeddings", "VLLMRerank"],
     "llamaindex": ["VLLM", "VLLMEmbedding", "VLLMRerank"],
     "local": ["LocalVLLM"],
     "params": [
