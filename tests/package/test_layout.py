@@ -80,6 +80,7 @@ PUBLIC = {
         "ChatParams",
         "ClassifyParams",
         "CompletionParams",
+        "DecisionParams",
         "EmbeddingParams",
         "MODELS",
         "MultiModalParams",
@@ -111,7 +112,7 @@ PUBLIC = {
     ],
     "timeouts": ["Timeouts"],
     "tokenizer": ["VLLMTokenizer"],
-    "types": ["Capabilities", "Classified", "Embedded", "ModelCard", "Ranked", "Tokens", "ToolCall"],
+    "types": ["Capabilities", "Classified", "Decision", "Embedded", "ModelCard", "Ranked", "Tokens", "ToolCall"],
 }
 
 
