@@ -144,7 +144,7 @@ clean: ## Remove the virtual environments
 	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(OBSERVE) $(DOCS) build/site
 
 $(VENV)/.installed: pyproject.toml
-	$(call install,$(VENV),the package and its tools,'.[all$(comma)dev]')
+	$(call install,$(VENV),the package and its tools,'.[all$(comma)dev$(comma)dev-recipes]')
 
 $(OPENAI3)/.installed: pyproject.toml
 	$(call install,$(OPENAI3),the package on openai 3,'.[langchain$(comma)dev]' 'openai>=3')
