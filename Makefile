@@ -32,7 +32,8 @@ JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream gateways \
-	recipes faults observe soak bulk params readme pictures package docs docs-serve docs-shots bench bench-live trace coverage clean
+	recipes faults observe soak bulk load params readme pictures package docs docs-serve docs-shots bench bench-live trace \
+	coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -104,6 +105,9 @@ soak: $(VENV)/.installed ## Run mixed calls over a connection that breaks at ran
 bulk: $(VENV)/.installed ## Kill a bulk job of 100,000 prompts three times, resume it, and count what is in its file
 	@PYTHONPATH=benchmarks $(RUN) -m bulk $(ARGS)
 
+load: $(GATEWAYS)/.installed ## Stream through vllm-router while a replica is killed; ARGS="--streams 100 --seconds 60 --kills 1"
+	@PYTHONPATH=benchmarks:scripts $(GATEWAYS)/bin/python -m load $(ARGS)
+
 params: $(VENV)/.installed ## Add a vLLM release's parameters: SPEC="address or OpenAPI files" [ARGS=...]
 	@test -n "$(SPEC)" || { echo 'make params SPEC=http://localhost:8000   (or OpenAPI files, and ARGS="--version 0.33.0")' >&2; exit 2; }
 	$(RUN) scripts/make_availability.py $(SPEC) $(ARGS)
@@ -145,7 +149,7 @@ clean: ## Remove the virtual environments
 	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(OBSERVE) $(BENCH) $(DOCS) build/site
 
 $(VENV)/.installed: pyproject.toml
-	$(call install,$(VENV),the package and its tools,'.[all$(comma)dev]')
+	$(call install,$(VENV),the package and its tools,'.[all$(comma)dev$(comma)dev-recipes]')
 
 $(OPENAI3)/.installed: pyproject.toml
 	$(call install,$(OPENAI3),the package on openai 3,'.[langchain$(comma)dev]' 'openai>=3')

@@ -11,54 +11,31 @@ Run:    VLLM_BASE_URL=http://localhost:8000 python ask_in_batch_and_resume.py [A
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import sys
-from contextlib import suppress
-from pathlib import Path
-from typing import TextIO
 
-from vllm_adapters import AsyncVLLMClient, VLLMError
+from vllm_adapters import VLLMServer
+from vllm_adapters.bulk import BulkChat
 
-MODEL = os.environ.get("VLLM_MODEL", "")  # empty: the served model
 AT_ONCE = int(os.environ.get("AT_ONCE", "8"))  # vLLM batches concurrent requests
-QUESTIONS = {f"capital-{c}": f"What is the capital of {c}?" for c in ("Japan", "France", "Italy", "Norway", "Peru")}
+COUNTRIES = ("Japan", "France", "Italy", "Norway", "Peru")  # a generator over millions of lines works as well
 
 
-def answered(text: str) -> set[str]:
-    done = set()
-    for line in text.splitlines():
-        with suppress(ValueError):  # a line truncated by a crash: answered again
-            done.add(json.loads(line)["id"])
-    return done
-
-
-async def answer(client: AsyncVLLMClient, limit: asyncio.Semaphore, name: str, out: TextIO) -> bool:
-    async with limit:
-        try:
-            reply = await client.chat.completions.create(
-                model=MODEL, messages=[{"role": "user", "content": QUESTIONS[name]}], temperature=0, max_tokens=50
-            )
-        except VLLMError as error:  # after all retries; left for the next run
-            print(f"{name}: {error}", file=sys.stderr)
-            return False
-    out.write(json.dumps({"id": name, "answer": reply.choices[0].message.content}) + "\n")
-    out.flush()
-    return True
-
-
-async def main(file: Path) -> None:
-    before = file.read_text(encoding="utf-8") if file.exists() else ""
-    done = answered(before)
-    todo = [name for name in QUESTIONS if name not in done]
-    limit = asyncio.Semaphore(AT_ONCE)
-    with file.open("a", encoding="utf-8") as out:
-        out.write("\n" if before[-1:] not in ("", "\n") else "")
-        async with AsyncVLLMClient() as client:
-            successes = await asyncio.gather(*(answer(client, limit, name, out) for name in todo))
-    print(f"{len(done)} answered before, {sum(successes)} now, {len(todo) - sum(successes)} left, in {file}")
+def main(file: str) -> None:
+    server = VLLMServer(model=os.environ.get("VLLM_MODEL"))  # None: the served model
+    bulk = BulkChat(server, max_concurrency=AT_ONCE, parameters={"temperature": 0, "max_tokens": 50})
+    questions = ({"id": f"capital-{name}", "prompt": f"What is the capital of {name}?"} for name in COUNTRIES)
+    before = now = failed = 0
+    for result in bulk.run(questions, file=file):  # run again after a crash: the answers in the file are not asked for
+        if result.error is not None:
+            failed += 1
+            print(f"{result.id}: {result.error}", file=sys.stderr)
+        elif result.resumed:
+            before += 1
+        else:
+            now += 1
+    print(f"{before} answered before, {now} now, {failed} failed, in {file}")
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1] if len(sys.argv) > 1 else "answers.jsonl")))
+    main(sys.argv[1] if len(sys.argv) > 1 else "answers.jsonl")

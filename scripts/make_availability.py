@@ -52,6 +52,7 @@ ENDPOINTS = {
         ("ClassificationRequest", "ClassificationCompletionRequest", "ClassificationChatRequest"),
     ),
     "completions": Endpoint(("/v1/completions",), ("CompletionRequest",)),
+    "decisions": Endpoint(("/v1/decisions",), ("DecisionRequest",)),
     "detokenize": Endpoint(("/detokenize",), ("DetokenizeRequest",)),
     "embeddings": Endpoint(("/v1/embeddings",), ("EmbeddingCompletionRequest", "EmbeddingChatRequest")),
     "load_lora_adapter": Endpoint(("/v1/load_lora_adapter",), ("LoadLoRAAdapterRequest",)),
@@ -95,6 +96,7 @@ OPENAI_ONLY = {
         "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
         "service_tier", "store", "verbosity", "web_search_options",
     },
+    "decisions": {"input", "model", "questions", "safety_identifier"},
     "transcriptions": {"chunking_strategy", "include", "known_speaker_names", "known_speaker_references"},
 }  # fmt: skip
 

@@ -1,5 +1,7 @@
 import asyncio
+import io
 import os
+import wave
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -56,6 +58,16 @@ def pictures():
         "green": "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAE0lEQVR42mNkaGDACpgYGIaSBABqCACQdB1jOgAAAABJRU5ErkJg"
         "gg==",
     }
+
+
+@pytest.fixture
+def silence():
+    """A second of silence, as a WAV file."""
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(16000))
+    return content.getvalue()
 
 
 HELLO = [{"role": "user", "content": "one two three four five"}]

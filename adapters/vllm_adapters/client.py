@@ -119,7 +119,7 @@ class VLLMClient(BaseVLLMClient, OpenAI):
     @cached_property
     def responses(self) -> Responses:
         """The SDK's resource: ``responses.create``, ``.parse``, ``.stream``."""
-        from vllm_adapters._client.sdk_helpers import CheckedResponses
+        from vllm_adapters._client.sdk_responses import CheckedResponses
 
         return CheckedResponses(self)
 
@@ -235,7 +235,7 @@ class AsyncVLLMClient(BaseVLLMClient, AsyncOpenAI):
     @cached_property
     def responses(self) -> AsyncResponses:
         """The SDK's resource: ``responses.create``, ``.parse``, ``.stream``."""
-        from vllm_adapters._client.sdk_helpers import AsyncCheckedResponses
+        from vllm_adapters._client.sdk_responses import AsyncCheckedResponses
 
         return AsyncCheckedResponses(self)
 

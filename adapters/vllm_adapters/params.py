@@ -23,6 +23,7 @@ __all__ = [
     "ChatParams",
     "ClassifyParams",
     "CompletionParams",
+    "DecisionParams",
     "EmbeddingParams",
     "MultiModalParams",
     "PoolerParams",
@@ -150,6 +151,9 @@ class RepetitionDetection(TypedDict, total=False):
     min_count: Count
 
 
+CacheSalt = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
 class RequestParams(BaseModel):
     """Parameters of every request that runs a model."""
 
@@ -165,10 +169,8 @@ class RequestParams(BaseModel):
         default=None, description="Priority in the queue, lower first; needs `--scheduling-policy priority`."
     )
     request_id: str | None = Field(default=None, description="Id of the request in the response and the server's log.")
-    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
-        default=None,
-        repr=False,
-        description="Secret that requests must have in common to share cached prompts.",
+    cache_salt: CacheSalt | None = Field(
+        default=None, repr=False, description="Secret that requests must have in common to share cached prompts."
     )
 
 
@@ -432,6 +434,17 @@ class RerankParams(ScoreParams):
     top_n: Count | None = Field(default=None, description="Number of documents to return; 0: all.")
 
 
+class DecisionParams(BaseModel):
+    """The parameters of `/v1/decisions`."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    joint: bool | None = Field(default=None, description="Answer the questions together; diffusion models only.")
+    cache_salt: CacheSalt | None = Field(
+        default=None, repr=False, description="Secret that requests must have in common to share cached prompts."
+    )
+
+
 class TokenizeParams(TemplateParams):
     """The parameters of `/tokenize`."""
 
@@ -446,6 +459,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "classify": ClassifyParams,
     "score": ScoreParams,
     "rerank": RerankParams,
+    "decisions": DecisionParams,
     "tokenize": TokenizeParams,
 }
 """The parameters of each endpoint."""

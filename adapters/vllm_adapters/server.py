@@ -41,7 +41,7 @@ from vllm_adapters.errors import (
     WrongAddress,
 )
 from vllm_adapters.timeouts import Timeouts
-from vllm_adapters.types import Capabilities, Classified, ModelCard, Ranked, Tokens
+from vllm_adapters.types import Capabilities, Classified, Decision, ModelCard, Ranked, Tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -743,6 +743,35 @@ class VLLMServer:
         return EndpointCall(self.at_root("/v2/rerank"), parse_and_note, body)
 
     rerank, arerank = sync_method(_rerank), async_method(_rerank)
+
+    def _decide(
+        self, /, text: str | Messages, questions: Sequence[Mapping[str, Any]], **parameters: Any
+    ) -> EndpointCall[list[Decision]]:
+        """Ask the model typed questions about a text, each answered with probabilities and without generating text.
+
+        Needs vLLM 0.33.0 or newer, and a model that it supports here, such as Qwen3 or Gemma 4.
+
+        Args:
+            text: The text, or messages of the user.
+            questions: Dicts with ``instructions``, optionally a ``name``, and ``type``: ``"predicate"`` (is it true?),
+                ``"choice"`` with ``choices`` (``[{"value": "spam"}, ...]``), or ``"score"`` with ``levels``
+                (``[{"label": "low"}, ...]``).
+            parameters: vLLM's own, such as ``cache_salt``.
+
+        Returns:
+            One answer per question, in order. Without questions, nothing is sent.
+
+        Raises:
+            WrongAddress: The model does not support it.
+        """
+        asked = list_of(questions, "questions", "dict", json_object)
+        if not asked:
+            return EndpointCall.of_nothing(list)
+        content = text if isinstance(text, str) else list_of(text, "text", "dict", json_object)
+        body = self._body("decisions", {"input": content, "questions": asked}, parameters)
+        return EndpointCall("/decisions", endpoint.decisions_parser(asked), body)
+
+    decide, adecide = sync_method(_decide), async_method(_decide)
 
     # LoRA adapters and metrics
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from vllm_adapters.errors import VLLMError
 
-__all__ = ["Capabilities", "Classified", "Embedded", "ModelCard", "Ranked", "Tokens", "ToolCall"]
+__all__ = ["Capabilities", "Classified", "Decision", "Embedded", "ModelCard", "Ranked", "Tokens", "ToolCall"]
 
 _TASK_OF_ROUTE = {
     "/v1/chat/completions": "chat",
@@ -126,6 +126,25 @@ class Classified:
 
     label: str | None
     probs: list[float]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer to one question of ``decide``.
+
+    Args:
+        name: The question's name; ``None`` if it has none.
+        answer: Of a predicate, the probability that it is true; of a choice, the most probable value; of a score, the
+            expected level, counted from 0.
+        probs: The probability of each choice or level, in the order of the question; of a predicate, that it is false
+            and that it is true.
+        confidence: The probability of the most probable choice or level among all tokens; ``None`` for a predicate.
+    """
+
+    name: str | None
+    answer: str | bool | float
+    probs: list[float]
+    confidence: float | None = None
 
 
 @dataclass

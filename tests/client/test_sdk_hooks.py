@@ -462,6 +462,19 @@ def test_stream_helper_has_its_state():
     assert {"input_tools", "response_format"} <= parameters, changed("the stream's state", "_client/sdk_helpers.py")
 
 
+def test_stream_helper_of_responses_has_its_state():
+    from openai.lib.streaming.responses import _responses as sdk
+
+    for helper in (sdk.ResponseStream, sdk.AsyncResponseStream):
+        source = inspect.getsource(helper)
+        for name in ("_raw_stream", "_state.handle_event(", "_state._completed_response"):
+            assert f"self.{name}" in source, changed(f"{helper.__name__}.{name}", "_client/sdk_responses.py")
+    state = vars(sdk.ResponseStreamState(input_tools=[], text_format=None))
+    assert {"_input_tools", "_text_format", "_completed_response"} <= set(state), changed(
+        "the stream's state", "_client/sdk_responses.py"
+    )
+
+
 def test_stream_helper_is_a_context_manager(kind):
     content = {"content": STREAM, "headers": {"content-type": "text/event-stream"}}
     stock, what = Stock(kind, lambda request: http.Response(200, **content)), "chat.completions.stream"

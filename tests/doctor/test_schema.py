@@ -61,6 +61,11 @@ def test_fields_of_endpoints_and_object_parameters():
     }
 
 
+def test_lists_of_a_form_have_the_name_of_the_table():
+    form = {"properties": {"model": {}, "timestamp_granularities[]": {}, "_internal": {}}}
+    assert set(properties(form)) == {"model", "timestamp_granularities"}
+
+
 def test_unknown_and_missing_fields():
     unknown, gone = compare_fields(server_fields(DOCUMENT), Version("0.32.0"))
     assert unknown == {"structured_outputs": ["sonnet"]}

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 from packaging.version import Version
+from version_marks import vllm_since
 
 from vllm_adapters.doctor import Verdict, examine
 
@@ -54,7 +55,7 @@ def test_chat_server_with_all_flags(vllm_url, vllm_version, sent):
     if vllm_version < Version("0.30"):  # it does not enforce a constraint beside a reasoning parser
         assert verdicts(report, *CHAT, "tools-auto") == all_are(WORKS, *CHAT, "tools-auto")
         assert verdicts(report, *TOOLS[1:], "choice") == all_are(BROKEN, *TOOLS[1:], "choice")
-        assert report.missing_flags[-1] == report["choice"].flags[0] == ENFORCED
+        assert report.missing_flags == report["choice"].flags == (ENFORCED,)
         assert report.exit_code == 1
         return
     working = (*CHAT, "reasoning", *TOOLS, *STRUCTURED, "tokenize", "metrics", "prefix-cache", "schema")
@@ -77,10 +78,12 @@ def test_chat_server_with_all_flags(vllm_url, vllm_version, sent):
 
 
 @pytest.mark.vllm("tiny", bare=True)
-def test_chat_server_without_flags_names_them(vllm_url):
+def test_chat_server_without_flags_names_them(vllm_url, vllm_version):
     report = examine(vllm_url)
-    assert report.missing_flags == NEEDED
-    assert report.optional_flags == ("--api-key KEY", *OPTIONAL)
+    # The parser of versions before 0.18 would not parse this model's thinking.
+    assert report.missing_flags == (NEEDED if vllm_version >= Version("0.18") else NEEDED[2:])
+    absent = () if vllm_version >= Version("0.25") else ("--enable-per-request-metrics",)
+    assert report.optional_flags == ("--api-key KEY", *(flag for flag in OPTIONAL if flag not in absent))
     assert verdicts(report, "reasoning", *TOOLS) == all_are(LACKS, "reasoning", *TOOLS)
     assert "</think>" in report["reasoning"].text
     assert report["tools-auto"].flags == ("--enable-auto-tool-choice", "--tool-call-parser hermes")
@@ -98,6 +101,7 @@ def test_chat_server_without_flags_names_them(vllm_url):
     api_key=KEY,
     flags=tuple(shlex.split(" ".join((*NEEDED, ENFORCED, *OPTIONAL)))),
 )
+@vllm_since("0.25", reason="--enable-per-request-metrics stops an older server")
 def test_named_flags_fix_every_fault(vllm_url):
     report = examine(vllm_url, api_key=KEY)
     faults = {result.check.name for result in report.results if result.finding.verdict in (LACKS, BROKEN)}
@@ -163,6 +167,17 @@ def test_older_version_that_ignores_constraints(vllm_url):
         WORKS, *CHAT, "reasoning", "tools-auto", "schema"
     )
     assert report.exit_code == 1
+
+
+@pytest.mark.another_version
+@pytest.mark.vllm("tiny", version="0.14.1")
+def test_parser_that_is_set_already_is_not_advised(vllm_url):
+    report = examine(vllm_url)
+    assert report["reasoning"].text.startswith("thinking stays in the content: 'This is an easy question. </think>")
+    assert report["reasoning"].flags == ()
+    assert "Update vLLM, or cut the text at </think>" in report["reasoning"].advice
+    assert report.missing_flags == (ENFORCED,)
+    assert report["schema"].verdict is WORKS
 
 
 @pytest.mark.another_version

@@ -14,6 +14,7 @@ from langchain_core.runnables import RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from pydantic import BaseModel, Field
+from version_marks import constraint_is_enforced
 
 import vllm_adapters.local
 from vllm_adapters import VLLMServer, VLLMTokenizer
@@ -43,6 +44,7 @@ def numbered(documents):
 
 @pytest.mark.vllm("tiny", "minilm", "cross-encoder")
 @pytest.mark.parametrize("life", ["sync", "async"])
+@constraint_is_enforced
 async def test_cited_answer_from_a_text(vllm_urls, sent, life):
     tokenizer = VLLMTokenizer(VLLMServer(vllm_urls["tiny"]), tokenizer=TINY)
     splitter = RecursiveCharacterTextSplitter(chunk_size=60, chunk_overlap=0, length_function=tokenizer.count)

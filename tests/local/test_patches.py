@@ -62,3 +62,12 @@ def test_torchvision_without_operators_gets_their_schemas(tmp_path):
 
 def test_environment_without_torchvision(tmp_path):
     assert len(apply_patches(tmp_path, "0.32.0")) == 1
+
+
+def test_memory_is_pinned_only_beside_a_gpu(tmp_path):
+    module = tmp_path / "vllm" / "v1" / "structured_output" / "utils.py"
+    module.parent.mkdir(parents=True)
+    module.write_text('x = torch.tensor(\n    indices, dtype=torch.int32, device="cpu", pin_memory=True\n)\n')
+    assert "let vLLM pin memory only where there is a GPU" in apply_patches(tmp_path, "0.14.1")
+    assert "pin_memory=torch.cuda.is_available()" in module.read_text()
+    assert apply_patches(tmp_path, "0.14.1") == []

@@ -70,8 +70,9 @@ PUBLIC = {
         "VLLMRanker",
         "VLLMTextEmbedder",
         "VLLMTokenCounter",
+        "VLLMTranscriber",
     ],
-    "langchain": ["ChatVLLM", "VLLM", "VLLMEmbeddings", "VLLMRerank"],
+    "langchain": ["ChatVLLM", "VLLM", "VLLMAudioParser", "VLLMEmbeddings", "VLLMRerank"],
     "llamaindex": ["VLLM", "VLLMEmbedding", "VLLMRerank"],
     "local": ["LocalVLLM"],
     "params": [
@@ -79,6 +80,7 @@ PUBLIC = {
         "ChatParams",
         "ClassifyParams",
         "CompletionParams",
+        "DecisionParams",
         "EmbeddingParams",
         "MODELS",
         "MultiModalParams",
@@ -110,7 +112,7 @@ PUBLIC = {
     ],
     "timeouts": ["Timeouts"],
     "tokenizer": ["VLLMTokenizer"],
-    "types": ["Capabilities", "Classified", "Embedded", "ModelCard", "Ranked", "Tokens", "ToolCall"],
+    "types": ["Capabilities", "Classified", "Decision", "Embedded", "ModelCard", "Ranked", "Tokens", "ToolCall"],
 }
 
 

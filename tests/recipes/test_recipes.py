@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import json
 import re
 import shutil
 import subprocess
@@ -13,7 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from version_marks import cached_tokens_are_sent, not_enforced_before, reasoning_is_parsed, streamed_call_is_parsed
+from version_marks import (
+    cached_tokens_are_sent,
+    not_enforced_before,
+    reasoning_is_parsed,
+    streamed_call_is_parsed,
+    vllm_since,
+)
 
 from vllm_adapters.testing import faults, payloads
 from vllm_adapters.testing.cassettes import audit
@@ -104,28 +109,32 @@ def test_limit_the_time_of_long_requests_keeps_the_text_so_far(run_recipe, fault
 
 @pytest.mark.recipe("ask_in_batch_and_resume")
 @pytest.mark.vllm("tiny")
-def test_ask_in_batch_and_resume(run_recipe, same_as_shown, sent, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    file = Path("answers.jsonl")
-    file.write_text('{"id": "capital-Japan", "answer": "Tokyo."}\n{"id": "capital-Fra', encoding="utf-8")
-    lines = run_recipe(file)
-    assert lines == [f"1 answered before, 4 now, 0 left, in {file}"]
-    same_as_shown(lines)
-    answers = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[2:]]
-    assert {"id": "capital-Italy", "answer": "The capital of Italy is Rome."} in answers
-    assert len(sent.to(CHAT)) == 4
-    assert run_recipe(file) == [f"5 answered before, 0 now, 0 left, in {file}"]
-    assert len(sent.to(CHAT)) == 4
+def test_ask_in_batch_and_resume(run_recipe, sent, tmp_path):
+    file = tmp_path / "answers.jsonl"
+    assert run_recipe(file, AT_ONCE="1") == [f"0 answered before, 5 now, 0 failed, in {file}"]
+    assert "The capital of Italy is Rome." in file.read_text(encoding="utf-8")
+    assert len(sent.to(CHAT)) == 5
+    assert run_recipe(file, AT_ONCE="1") == [f"5 answered before, 0 now, 0 failed, in {file}"]
+    assert len(sent.to(CHAT)) == 5
 
 
 @pytest.mark.recipe("ask_in_batch_and_resume")
-def test_ask_in_batch_and_resume_leaves_errors_for_the_next_run(run_recipe, fault_server, tmp_path):
+def test_ask_in_batch_and_resume_goes_on_after_a_kill(run_recipe, fault_server, tmp_path):
     file = tmp_path / "answers.jsonl"
-    fault_server.script(CHAT, [faults.error(400, "no")])
-    lines = run_recipe(file, VLLM_BASE_URL=fault_server.url, AT_ONCE="1")
-    assert lines == [f"0 answered before, 4 now, 1 left, in {file}"]
+    run_recipe(file, VLLM_BASE_URL=fault_server.url)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9])  # in the middle of the last line
     lines = run_recipe(file, VLLM_BASE_URL=fault_server.url)
-    assert lines == [f"4 answered before, 1 now, 0 left, in {file}"]
+    assert lines == [f"4 answered before, 1 now, 0 failed, in {file}"]
+    assert len(fault_server.posts(CHAT)) == 6
+
+
+@pytest.mark.recipe("ask_in_batch_and_resume")
+def test_ask_in_batch_and_resume_keeps_what_the_server_refuses(run_recipe, fault_server, tmp_path):
+    file = tmp_path / "answers.jsonl"
+    fault_server.script(CHAT, [faults.error(400, "no"), *[faults.chat()] * 4])
+    lines = run_recipe(file, VLLM_BASE_URL=fault_server.url)
+    assert lines == [f"0 answered before, 4 now, 1 failed, in {file}"]
 
 
 @pytest.mark.recipe("keep_within_the_context")
@@ -273,12 +282,31 @@ def test_keep_within_the_context_in(run_recipe, same_as_shown, sent, framework):
 @pytest.mark.recipe("serve_tenants_in_{framework}")
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.vllm("tiny", lora=True)
+@vllm_since("0.28", before=AssertionError, match="cached tokens: None", sometimes=True)
 def test_serve_tenants(run_recipe, check_output, sent, framework):
     check_output(run_recipe())
     assert [(body["model"], body["cache_salt"]) for body in sent.bodies(CHAT)] == [
         *[("tiny", "secret-of-tiny")] * 2,
         *[("tiny-lora", "secret-of-tiny-lora")] * 2,
     ]
+
+
+@pytest.mark.recipe("fail_over_in_{framework}")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.vllm("tiny", recorded=False)  # a recording has no second server
+def test_fail_over(run_recipe, check_output, framework):
+    check_output(run_recipe())
+
+
+@pytest.mark.recipe("fail_over_in_{framework}")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_fail_over_to_the_second_server(run_recipe, check_output, make_fault_server, framework):
+    first, second = make_fault_server(), make_fault_server()
+    first.reply(faults.hang_up())
+    second.reply(faults.chat("The capital of France is Paris."), CHAT)
+    check_output(run_recipe(FIRST_URL=first.url, VLLM_BASE_URL=second.url))
+    assert first.requests
+    assert len(second.posts(CHAT)) == 1
 
 
 # Several

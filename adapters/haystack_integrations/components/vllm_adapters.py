@@ -8,11 +8,19 @@ from vllm_adapters.haystack import (
     VLLMRanker,
     VLLMTextEmbedder,
     VLLMTokenCounter,
+    VLLMTranscriber,
 )
 
-__all__ = ["VLLMChatGenerator", "VLLMDocumentEmbedder", "VLLMRanker", "VLLMTextEmbedder", "VLLMTokenCounter"]
+__all__ = [
+    "VLLMChatGenerator",
+    "VLLMDocumentEmbedder",
+    "VLLMRanker",
+    "VLLMTextEmbedder",
+    "VLLMTokenCounter",
+    "VLLMTranscriber",
+]
 
-for _class in (VLLMChatGenerator, VLLMDocumentEmbedder, VLLMRanker, VLLMTextEmbedder):
+for _class in (VLLMChatGenerator, VLLMDocumentEmbedder, VLLMRanker, VLLMTextEmbedder, VLLMTranscriber):
     component.registry[f"{__name__}.{_class.__name__}"] = (
         _class  # they are registered under the modules that define them
     )

@@ -488,8 +488,8 @@ class BaseVLLMClient:
         return DEADLINE.get() or Deadline.start(self.vllm.timeouts)
 
     def _should_retry(self, response: http.Response) -> bool:
-        """Do not retry when the call must be over before the server's ``Retry-After``: raise its error instead."""
-        if error_mapping.unsupported_construct(response):
+        """Do not retry what cannot succeed, or when the call must be over before the server's ``Retry-After``."""
+        if response.status_code == 501 or error_mapping.unsupported_construct(response):  # 501: not implemented
             return False
         parent: Any = super()
         at, wait = self._deadline().at, error_mapping.retry_after(response) or 0

@@ -18,7 +18,7 @@ from vllm_adapters._client.base import BaseVLLMClient
 from vllm_adapters._client.checks import response_errors
 from vllm_adapters._response.validate import sort_by_index, validate_types
 from vllm_adapters.errors import InvalidResponse, VLLMError
-from vllm_adapters.types import Classified, ModelCard, Ranked, Tokens
+from vllm_adapters.types import Classified, Decision, ModelCard, Ranked, Tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -309,6 +309,33 @@ def ranking_parser(documents: Sequence[str], top_n: int | None) -> Parser[list[R
         return sorted(ranked, key=lambda document: -document.score)
 
     return parse
+
+
+def decisions_parser(questions: Sequence[Mapping[str, Any]]) -> Parser[list[Decision]]:
+    """Return a parser of one answer per question, in order."""
+
+    def parse(response: Mapping[str, Any]) -> list[Decision]:
+        answers = list(response["answers"])
+        if len(answers) != len(questions):
+            raise InvalidResponse(f"The response has {len(answers)} answers, not one for each of {len(questions)}")
+        return [_decision(question, answer) for question, answer in zip(questions, answers, strict=True)]
+
+    return parse
+
+
+def _decision(question: Mapping[str, Any], answer: Mapping[str, Any]) -> Decision:
+    kind, name = question.get("type"), question.get("name")
+    if answer["type"] != kind or answer.get("name") != name:
+        raise InvalidResponse(f"An answer is of another question than {name or kind!r}: {answer!r:.80}")
+    if kind == "predicate":
+        probability = _finite(answer["probability"])
+        return Decision(name, probability, [1 - probability, probability])
+    values = [choice["value"] for choice in question["choices"]] if kind == "choice" else range(len(question["levels"]))
+    probs = {(type(each["value"]), each["value"]): _finite(each["probability"]) for each in answer["probabilities"]}
+    best = answer["choice"] if kind == "choice" else _finite(answer["score"])
+    if kind == "choice" and (type(best), best) not in probs:
+        raise InvalidResponse(f"The answer {best!r} is not among the choices")
+    return Decision(name, best, [probs[type(value), value] for value in values], _finite(answer["confidence"]))
 
 
 def _finite(value: Any) -> float:

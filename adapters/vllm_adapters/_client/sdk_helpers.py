@@ -8,13 +8,9 @@ from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
-from openai.lib._parsing._responses import parse_response
 from openai.lib.streaming.chat import ChatCompletionStreamState
-from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.resources.chat import AsyncChat, AsyncCompletions, Chat, Completions
-from openai.resources.responses import AsyncResponses, Responses
 from openai.types.chat import ChatCompletion
-from openai.types.responses import Response
 
 from vllm_adapters._response.structured import truncation_error
 from vllm_adapters.errors import ConstraintNotEnforced, InvalidResponse, VLLMError
@@ -50,10 +46,10 @@ def parse_errors(completion: Callable[[], Any]) -> Iterator[None]:
             hint="Use client.chat.completions.create(..., stream=True), which returns them unchanged",
         ) from error
     except ValueError as error:  # Pydantic's is one
-        raise _misfit(error, _text_of(completion())) from error
+        raise misfit(error, _text_of(completion())) from error
 
 
-def _misfit(error: ValueError, text: str) -> ConstraintNotEnforced:
+def misfit(error: ValueError, text: str) -> ConstraintNotEnforced:
     """Return the error for a text that does not fit the requested class."""
     return ConstraintNotEnforced(
         f"The reply does not fit the requested class: {error}; reply: {text[:200]!r}",
@@ -65,8 +61,8 @@ def _misfit(error: ValueError, text: str) -> ConstraintNotEnforced:
 
 
 def _text_of(completion: Any) -> str:
-    if isinstance(completion, Response):
-        return _response_text(completion)
+    if not hasattr(completion, "choices"):  # of /v1/responses
+        return response_text(completion)
     message = completion.choices[0].message
     return message.content or (message.tool_calls[-1].function.arguments if message.tool_calls else "")
 
@@ -98,40 +94,14 @@ class _State(ChatCompletionStreamState[Any]):
             raise
 
 
-class _ResponseState(ResponseStreamState[Any]):
-    """The state of the SDK's stream of a response, with our errors."""
-
-    def __init__(self, stream: Any) -> None:
-        state, self._raw = stream._state, stream._raw_stream
-        super().__init__(input_tools=state._input_tools, text_format=state._text_format)
-
-    def handle_event(self, event: Any) -> Any:
-        try:
-            return super().handle_event(event)
-        except ValueError as error:
-            if event.type == "response.output_text.done":  # only the last event tells whether it was truncated
-                return [event]
-            context = self._raw._client.vllm.context(self._raw._options)
-            raise _misfit(error, _response_text(event.response)).add_context(
-                address=context.address, model=context.model
-            ) from error
-
-    def accumulate_event(self, event: Any) -> Any:
-        snapshot = super().accumulate_event(event)
-        if event.type == "response.incomplete":
-            self._completed_response = parse_response(
-                text_format=self._text_format, response=event.response, input_tools=self._input_tools
-            )
-        return snapshot
-
-
-def _response_text(response: Any) -> str:
+def response_text(response: Any) -> str:
+    """Return the text of a response, or the arguments of its tool call."""
     return response.output_text or next(
         (item.arguments for item in response.output if item.type == "function_call"), ""
     )
 
 
-class _StreamManager:
+class StreamManager:
     """The SDK's manager of a stream of events, sync or async."""
 
     def __init__(self, manager: Any, state: Callable[[Any], Any]) -> None:
@@ -160,7 +130,7 @@ class _Completions(Completions):
 
         @wraps(Completions.stream)
         def stream(self, **request: Any) -> Any:
-            return _StreamManager(super().stream(**request), _State)
+            return StreamManager(super().stream(**request), _State)
 
 
 class _AsyncCompletions(AsyncCompletions):
@@ -168,27 +138,7 @@ class _AsyncCompletions(AsyncCompletions):
 
         @wraps(AsyncCompletions.stream)
         def stream(self, **request: Any) -> Any:
-            return _StreamManager(super().stream(**request), _State)
-
-
-class CheckedResponses(Responses):
-    """``client.responses`` whose ``stream`` raises our errors."""
-
-    if not TYPE_CHECKING:
-
-        @wraps(Responses.stream)
-        def stream(self, **request: Any) -> Any:
-            return _StreamManager(super().stream(**request), _ResponseState)
-
-
-class AsyncCheckedResponses(AsyncResponses):
-    """``CheckedResponses`` of the async client."""
-
-    if not TYPE_CHECKING:
-
-        @wraps(AsyncResponses.stream)
-        def stream(self, **request: Any) -> Any:
-            return _StreamManager(super().stream(**request), _ResponseState)
+            return StreamManager(super().stream(**request), _State)
 
 
 class CheckedChat(Chat):

@@ -103,6 +103,18 @@ def lookup(endpoint: str, name: str) -> Availability | None:
 
 
 @cache
+def route(endpoint: str) -> str:
+    """Return the path of an endpoint."""
+    return str(_table()["paths"][endpoint][0])
+
+
+@cache
+def since(endpoint: str) -> Version:
+    """Return the first vLLM version that has an endpoint."""
+    return min(Version(row["first"]) for row in fields(endpoint).values())
+
+
+@cache
 def newest() -> Version:
     """Return the newest vLLM version of the table."""
     return Version(_table()["newest"])

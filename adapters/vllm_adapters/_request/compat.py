@@ -19,7 +19,7 @@ from vllm_adapters import params
 from vllm_adapters._request import availability
 from vllm_adapters._request.encode import contains_non_finite, encoding_error
 from vllm_adapters._request.system_messages import MERGE_SYSTEM_MESSAGES, merge_system_messages, needs_merging
-from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter
+from vllm_adapters.errors import InvalidRequest, UnknownParameter, UnsupportedParameter, WrongAddress
 
 log = logging.getLogger(__name__)
 
@@ -257,6 +257,7 @@ def translate(
 
     Raises:
         UnsupportedParameter: The server's version does not have a parameter, and there is no translation.
+        WrongAddress: The server's version does not have the endpoint.
         UnknownParameter: No vLLM version has a field of a nested object.
         InvalidRequest: Two names of the same parameter have different values.
     """
@@ -283,7 +284,10 @@ def translate(
         _make_tools_strict(sent)
     if found := _reasoning_messages(sent):
         _rename_reasoning(sent, found, version)
-    for name in sent.keys() & _missing_names(endpoint, version):
+    missing = _missing_names(endpoint, version)
+    if len(missing) == len(availability.names(endpoint)):
+        raise _missing_route(endpoint, version)
+    for name in sent.keys() & missing:
         if sent[name] is not None and name != SESSION_ID:  # routers read it from the header
             raise _unsupported(name, availability.lookup(endpoint, name), version)
         del sent[name]
@@ -313,6 +317,14 @@ def _has(endpoint: str, name: str, version: Version) -> bool:
     # "0.8.5" in the table means 0.8.5 or earlier.
     exists = known.first <= max(version, availability.oldest())
     return exists and (known.last is None or version <= known.last)
+
+
+def _missing_route(endpoint: str, version: Version) -> WrongAddress:
+    path, since = availability.route(endpoint), availability.since(endpoint)
+    return WrongAddress(
+        f"The server is vLLM {version}, which does not have the route {path}; vLLM has it from {since}",
+        hint=f"Update the server to {since} or newer",
+    )
 
 
 def _unsupported(name: str, known: availability.Availability | None, version: Version) -> UnsupportedParameter:

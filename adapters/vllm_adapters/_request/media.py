@@ -21,7 +21,7 @@ _SIGNATURES = (
 
 
 def image_url(image: Image) -> str:
-    """Return an image as a URL; one that is no URL yet becomes a ``data:`` URL.
+    """Return the URL of an image: its own, or a ``data:`` URL with its content.
 
     Raises:
         TypeError: It is nothing of the kind.

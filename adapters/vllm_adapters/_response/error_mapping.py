@@ -55,7 +55,8 @@ _OVERLOADED = re.compile(r"engine is currently busy|queue is full|generation is 
 _UNPARSED_CALLS = re.compile(
     r"validation errors? for list\[function-wrap"
 )  # of vLLM 0.11 and 0.14, tool_choice=required
-_MISSING_TASK = re.compile(r"^The model does not support .+ API")  # of vLLM 0.15.1 and older, which have all routes
+_MISSING_TASK = re.compile(r"^The model does not support .+ API")
+"""Of vLLM 0.15.1 and older with 400, which have all routes; of newer ones with 501, for decisions."""
 _CONTEXT = re.compile(
     r"maximum context length|max_model_len|longer than the maximum model length|context length is only", re.I
 )
@@ -217,7 +218,7 @@ def _route_error(
     status: int, parsed: ErrorBody, message: str, flags: tuple[str, ...], context: RequestContext
 ) -> e.VLLMError | None:
     """Return the error for a missing route, task or model."""
-    if status == 400 and _MISSING_TASK.search(message):
+    if status in (400, 501) and _MISSING_TASK.search(message):
         return e.WrongAddress(
             f"The server has no route {context.path or 'of this path'} for this model: {message}",
             hint="The served model must have this task: an embedding model does not chat, "

@@ -90,6 +90,8 @@ class ChunkReader:
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._ended = False
+        self._may_lose_end = False
+        self._arguments: list[str] = []  # of the last tool call on `/v1/messages`
         self.first_at: float | None = None
         """``time.monotonic()`` at the first chunk."""
         self.last_event: dict[str, Any] | None = None
@@ -162,6 +164,8 @@ class ChunkReader:
                     validate_output(response, self._body)
             elif isinstance(text := _text_of_event(event), str):
                 self._texts.setdefault(0, []).append(text)
+            elif self._endpoint is None and isinstance(event.get("type"), str):
+                self._read_message(event["type"], event)
             chunks.append(event)
             return
         choices = event.get("choices")
@@ -192,6 +196,37 @@ class ChunkReader:
         self._held_back += split
         if self._usage is not None and len(self._finished) >= self._expected:
             chunks += self.finish()
+
+    def _read_message(self, kind: str, event: Mapping[str, Any]) -> None:
+        """Take note of an event of ``/v1/messages``.
+
+        Raises:
+            IncompleteStream: A server that drops the end of streams may have dropped this one's.
+        """
+        if kind == "message_start":  # from 0.18 on it has a stop reason, null
+            self._may_lose_end = "stop_reason" not in event["message"]
+        elif kind == "content_block_start":
+            self._arguments = []
+        elif kind == "content_block_delta":
+            if isinstance(arguments := event["delta"].get("partial_json"), str):
+                self._arguments.append(arguments)
+        elif kind == "message_delta" and self._may_lose_end and not self._has_end(event):
+            error = self.interrupted(None)
+            error.reason = "The stream may lack its last piece, which vLLM before 0.18 drops from streams of this route"
+            raise error.replace_hint(
+                "Read what had arrived from .partial; use chat.completions.create(stream=True), or no stream"
+            )
+
+    def _has_end(self, event: Mapping[str, Any]) -> bool:
+        """Return whether the last piece of a message has certainly arrived: its tokens are counted."""
+        reason = event["delta"].get("stop_reason")
+        if reason == "tool_use":
+            try:
+                return isinstance(from_json("".join(self._arguments)), dict)
+            except ValueError:
+                return False
+        pieces = sum(map(bool, self._texts.get(0, ())))
+        return bool(pieces >= event["usage"]["output_tokens"] - (reason == "end_turn"))  # whose token has no text
 
     def _as_simple(self, data: bytes, chunk: dict[str, Any]) -> dict[str, Any]:
         """Return a chunk as a ``SimpleChunk``, and keep its template for those that follow, if it is one."""

@@ -8,5 +8,13 @@ from vllm_adapters.haystack.chat_generator import VLLMChatGenerator  # noqa: E40
 from vllm_adapters.haystack.embedders import VLLMDocumentEmbedder, VLLMTextEmbedder  # noqa: E402
 from vllm_adapters.haystack.ranker import VLLMRanker  # noqa: E402
 from vllm_adapters.haystack.token_counter import VLLMTokenCounter  # noqa: E402
+from vllm_adapters.haystack.transcriber import VLLMTranscriber  # noqa: E402
 
-__all__ = ["VLLMChatGenerator", "VLLMDocumentEmbedder", "VLLMRanker", "VLLMTextEmbedder", "VLLMTokenCounter"]
+__all__ = [
+    "VLLMChatGenerator",
+    "VLLMDocumentEmbedder",
+    "VLLMRanker",
+    "VLLMTextEmbedder",
+    "VLLMTokenCounter",
+    "VLLMTranscriber",
+]

@@ -48,8 +48,8 @@ def copy_text_chunk(text_chunk: ChatGenerationChunk, chunk: TextChunk) -> ChatGe
 def copy_arguments_chunk(converted: ChatGenerationChunk, chunk: ArgumentsChunk) -> ChatGenerationChunk | None:
     """Return a copy of ``converted`` with other arguments, or ``None`` if LangChain has to make the chunk.
 
-    LangChain parses the arguments of each chunk by themselves. If they do not begin with a brace they are no object,
-    and the chunk's call is an invalid one.
+    LangChain parses the arguments of each chunk by themselves. Arguments that do not begin with a brace are not an
+    object, so that the chunk has an invalid call.
 
     Args:
         converted: LangChain's chunk for a chunk that differs from ``chunk`` in the arguments alone.

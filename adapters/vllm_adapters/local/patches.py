@@ -31,7 +31,11 @@ def apply_patches(site_packages: Path, version: str) -> list[str]:
     Returns:
         One line for each patch applied. Empty if nothing had to be done.
     """
-    messages = [_register_vllm(site_packages, version), _patch_torchvision(site_packages)]
+    messages = [
+        _register_vllm(site_packages, version),
+        _patch_torchvision(site_packages),
+        _patch_pinned_memory(site_packages),
+    ]
     return [message for message in messages if message]
 
 
@@ -64,3 +68,18 @@ def _patch_torchvision(site_packages: Path) -> str | None:
         return None
     extension.write_text(source + _TORCHVISION_SCHEMAS, encoding="utf-8")
     return "declared the torchvision operators that its CUDA build does not load with a CPU torch"
+
+
+def _patch_pinned_memory(site_packages: Path) -> str | None:
+    """Let vLLM pin memory only where there is a GPU.
+
+    Without the patch, the engine of 0.14.1 to 0.18.1 stops at the first batch in which only some requests are
+    constrained.
+    """
+    module = site_packages / "vllm" / "v1" / "structured_output" / "utils.py"
+    pinned = 'device="cpu", pin_memory=True'
+    source = module.read_text(encoding="utf-8") if module.is_file() else ""
+    if pinned not in source:
+        return None
+    module.write_text(source.replace(pinned, 'device="cpu", pin_memory=torch.cuda.is_available()'), encoding="utf-8")
+    return "let vLLM pin memory only where there is a GPU"

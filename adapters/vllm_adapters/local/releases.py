@@ -43,6 +43,13 @@ class Release:
 _WITHOUT_CPU_BUILD = {"0.33.0": Release("0.33.0", base="0.32.0", pins=("orjson",))}
 
 
+# Newer releases of transformers lack what these import; from 0.31 on, vLLM states it itself.
+_PINS = (
+    (Version("0.11.2"), ("transformers<5",)),
+    (Version("0.31"), ("transformers<5.17",)),
+)
+
+
 def find_release(version: str) -> Release:
     """Return how a version is installed and started.
 
@@ -65,7 +72,7 @@ def find_release(version: str) -> Release:
         return _WITHOUT_CPU_BUILD[version]
     return Release(
         version,
-        pins=("transformers<5",) if number < Version("0.11.2") else (),
+        pins=next((pins for before, pins in _PINS if number < before), ()),
         needs_preloaded_libraries=Version("0.15") <= number < Version("0.28"),
     )
 

@@ -19,6 +19,11 @@ __all__ = ["CHECKS"]
 
 _ENABLE_THINKING = {"enable_thinking": True, "thinking": True}  # Qwen's and DeepSeek's; templates ignore unknown names
 _NO_THINKING_FLAG = """--default-chat-template-kwargs '{"enable_thinking": false}'"""
+_PARSES_BEGUN_THINKING = "0.18.0"
+_BEGUN_THINKING = (
+    "Before 0.18.0 the parser qwen3 leaves thinking that the chat template has begun in the content. "
+    "Update vLLM, or cut the text at </think>"
+)
 _STREAMED_AS_REASONING = (
     "vLLM 0.18 to 0.23 does so with thinking off. Update the server, or disable thinking in each request "
     "(chat_template_kwargs={'enable_thinking': False}): this package then returns such text as content"
@@ -111,6 +116,8 @@ def _reasoning(probe: Probe) -> Finding:
     reply = probe.chat(QUESTION, chat_template_kwargs=_ENABLE_THINKING)
     text, reasoning = text_of(reply), reasoning_of(reply)
     if any(mark in text for mark in THINKING_MARKS):
+        if probe.parsers.reasoning == "qwen3" and "<think>" not in text and probe.older_than(_PARSES_BEGUN_THINKING):
+            return missing(f"thinking stays in the content: {probe.excerpt(text)}", advice=_BEGUN_THINKING)
         # Qwen's parser assumes that the model thinks. For a model that thinks only on request, the server must know.
         default = (_NO_THINKING_FLAG,) if probe.parsers.reasoning == "qwen3" and not probe.thinks_by_default else ()
         return missing(

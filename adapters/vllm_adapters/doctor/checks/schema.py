@@ -42,8 +42,12 @@ def alternatives(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iter
 
 
 def properties(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the schema of each public field; names that start with an underscore are internal to the server."""
-    return {name: field for name, field in schema.get("properties", {}).items() if not name.startswith("_")}
+    """Return the schema of each public field.
+
+    Names that start with an underscore are internal to the server; those of a form's lists end in ``[]``.
+    """
+    fields = schema.get("properties", {})
+    return {name.removesuffix("[]"): field for name, field in fields.items() if not name.startswith("_")}
 
 
 def _request_fields(document: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:

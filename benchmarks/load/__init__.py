@@ -1,0 +1,1 @@
+"""Streams through a router while a replica is killed and restarted."""
