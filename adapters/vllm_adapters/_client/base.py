@@ -224,9 +224,8 @@ class BaseVLLMClient:
         own = self.vllm.own_http_client
         return self.vllm.http_clients.is_closed() if own is None else bool(own.is_closed)
 
-    def platform_headers(self) -> dict[str, str]:
-        """Return none of the SDK's six headers about this machine: no vLLM reads them, and each costs CPU."""
-        return {}
+    platform_headers = staticmethod(dict[str, str])
+    """None of the SDK's six headers about this machine: no vLLM reads them, and each costs CPU."""
 
     def copy(
         self,
@@ -401,7 +400,8 @@ class BaseVLLMClient:
         if not self.vllm.allow_unknown:
             responses.reject_unknown(merged)
         merged.pop(compat.ALLOW_UNKNOWN, None)
-        _redact_salt(merged)
+        if "cache_salt" in merged:
+            _redact_salt(merged)
         if compat.SESSION_ID in merged:
             _add_session_header(merged[compat.SESSION_ID], options)
         options.json_data, options.extra_json = merged, None
@@ -417,7 +417,8 @@ class BaseVLLMClient:
         if (body.get("embed_dtype") or body.get("endianness")) and decodes_as_float32(options.post_parser):
             body["encoding_format"] = "float"
         info = self.vllm.info
-        _redact_salt(body)
+        if "cache_salt" in body:
+            _redact_salt(body)
         if compat.SESSION_ID in body:
             _add_session_header(body[compat.SESSION_ID], options)
         if not FORM_NAMES.isdisjoint(body) and (error := unenforced_constraint(endpoint, body, info.version)):
