@@ -1,6 +1,6 @@
 """Compare this package with the stock classes and with raw HTTP clients, in one interleaved run.
 
-    python benchmarks/run.py [--quick] [--rounds N] [--only WORD] [--save]
+    python benchmarks/run.py [--quick] [--concurrent] [--rounds N] [--only WORD] [--save]
 
 All contenders talk to the same stub server, which is a process of its own and sends vLLM's bytes. Each round runs every
 contender in turn. A ratio is the median of the ratios of the passes, with its quartiles. CPU time is that of this
@@ -247,7 +247,8 @@ def imports(rounds: int) -> tuple[str, list[str]]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the interleaved run (default 5)")
-    parser.add_argument("--quick", action="store_true", help="3 rounds, and no concurrent calls and long streams")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, and no long streams")
+    parser.add_argument("--concurrent", action="store_true", help="also up to 2,000 calls at once, for many minutes")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases with this word in their title")
     parser.add_argument("--save", action="store_true", help="save the tables for the documentation (then: make readme)")
     return parser.parse_args()
@@ -272,7 +273,9 @@ def main() -> int:
     with Stub() as url:
         found = [*streams(url, loop), *replies(url, loop), *embeddings(url, 1000)]
         if not args.quick:
-            found += [*embeddings(url, 20_000), *concurrent(url, loop, [100, 500, 2000]), *growth(url, loop)]
+            found += [*embeddings(url, 20_000), *growth(url, loop)]
+        if args.concurrent:
+            found += concurrent(url, loop, [100, 500, 2000])
         found = [one for one in found if args.only.lower() in one.title.lower()]
         measure(found, rounds)
     for one in found:
