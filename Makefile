@@ -13,11 +13,11 @@ OBSERVE := .venv-observe
 DOCS := .venv-docs
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
-ON_ALONE := tests/contracts/test_fault_matrix.py tests/demo
+ON_ALONE := tests/demo
 # Haystack alone is on openai 3. LlamaIndex is on openai 2, as beside the others: what might need another framework.
-ON_ALONE_haystack := tests/haystack
+ON_ALONE_haystack := tests/haystack "tests/contracts/test_fault_matrix.py::test_every_fault_ends_in_the_right_answer_or_error[Haystack]"
 ON_ALONE_llamaindex := $(patsubst %,tests/llamaindex/test_%.py,agents chat embedding rag rerank streaming structured)
-STATIC := tests/package tests/testing/test_recorded.py
+STATIC := tests/package tests/testing/test_recorded.py tests/client/test_typing.py tests/llamaindex/test_typing.py
 RUN := $(VENV)/bin/python
 # Modules are compiled when they are imported: most of them never are.
 PIP := -m pip --disable-pip-version-check install --quiet --no-compile --editable
