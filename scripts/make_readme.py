@@ -384,6 +384,22 @@ def gateways() -> str:
     return _table(["", *names], [[row, *(cells[name] for name in names)] for row, cells in results.items()])
 
 
+def faults() -> str:
+    """Return what each framework makes of each fault, as the last ``make faults ARGS=--save`` found it."""
+    found = json.loads((TESTS / "contracts" / "fault_matrix" / "outcomes.json").read_text(encoding="utf-8"))
+    frameworks = list(dict.fromkeys(name for row in found["outcomes"].values() for name in row))
+    rows = [
+        [fault, *(", ".join(_outcome(text) for text in row.get(name, [])) for name in frameworks)]
+        for fault, row in found["outcomes"].items()
+    ]
+    summary = f"{found['passed']:,} of {found['cells']:,} cells passed."
+    return f"{summary}\n\n{_table(['Fault', *frameworks], rows)}"
+
+
+def _outcome(text: str) -> str:
+    return text if text == "correct" else f"`{text}`"
+
+
 SECTIONS: Mapping[str, Any] = {
     "support": support,
     "parameters": parameters,
@@ -397,6 +413,7 @@ SECTIONS: Mapping[str, Any] = {
     "capabilities": capabilities,
     "observed": observed,
     "gateways": gateways,
+    "faults": faults,
 }
 
 

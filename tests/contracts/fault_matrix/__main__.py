@@ -1,16 +1,19 @@
-"""Prints the outcome of every path with every fault: ``python -m fault_matrix [framework or fault ...]``.
+"""Prints the outcome of every path with every fault: ``python -m fault_matrix [--save] [framework or fault ...]``.
 
+``--save`` saves the outcomes of a whole run for the documentation (then: make readme).
 On a terminal that is too narrow for the names of the errors, the cells show their capitals, with a legend below.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path as File
 
 from rich.console import Console
 from rich.progress import Progress
@@ -33,13 +36,16 @@ from fault_matrix.operations import SETTINGS
 from fault_matrix.rows import FAULTS
 
 RETRIES = (0, 1, 3)
+OUTCOMES = File(__file__).parent / "outcomes.json"
+
+Cells = Mapping[tuple[Fault, Path], list[Cell]]
 
 
 def main(selection: Sequence[str]) -> int:
     """Print one table per framework.
 
     Args:
-        selection: Titles of frameworks, parts of the names of faults; default all.
+        selection: Titles of frameworks, parts of the names of faults; default all. ``--save`` saves the outcomes.
 
     Returns:
         The exit code: 1 if a cell is neither correct nor an error that is right for its fault.
@@ -48,8 +54,9 @@ def main(selection: Sequence[str]) -> int:
     logging.disable(logging.ERROR)  # broken tool calls and texts are expected here
     console = Console(width=None if sys.stdout.isatty() else 400)
     began, total, failed, counts = time.monotonic(), 0, [], []
+    outcomes: dict[str, Cells] = {}
     titles = {framework.title for framework in FRAMEWORKS}
-    words = set(selection) - titles
+    words = set(selection) - titles - {"--save"}
     faults = [fault for fault in FAULTS if not words or any(word in fault.name for word in words)]
     _print_introduction(console)
     for framework in FRAMEWORKS:
@@ -60,6 +67,7 @@ def main(selection: Sequence[str]) -> int:
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(framework.title, total=size)
             cells = run_cells(paths, faults, lambda p=progress, t=task: p.advance(t))
+        outcomes[framework.title] = cells
         _print_table(framework, faults, cells, console)
         total += size
         if not words:
@@ -71,8 +79,21 @@ def main(selection: Sequence[str]) -> int:
     _print_failures(failed, console)
     wrong = [each for _, each in counts if not each.passed]
     requests = f", {len(counts) - len(wrong)} of {len(counts)} request counts" if counts else ""
+    if "--save" in selection:
+        _save(outcomes, total, len(failed))
     console.print(f"{total - len(failed)} of {total} cells passed{requests}, in {time.monotonic() - began:.0f} s")
     return 1 if failed or wrong else 0
+
+
+def _save(outcomes: Mapping[str, Cells], total: int, failed: int) -> None:
+    """Write the different outcomes of each fault in each framework."""
+    rows: dict[str, dict[str, list[str]]] = {}
+    for title, cells in outcomes.items():
+        for (fault, _), each in cells.items():
+            row = rows.setdefault(fault.name, {})
+            row[title] = list(dict.fromkeys([*row.get(title, ()), *(cell.text for cell in each)]))
+    found = {"cells": total, "passed": total - failed, "outcomes": rows}
+    OUTCOMES.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _print_introduction(console: Console) -> None:
@@ -91,7 +112,7 @@ def _print_introduction(console: Console) -> None:
 def _print_table(
     framework: Framework,
     faults: Sequence[Fault],
-    cells: Mapping[tuple[Fault, Path], list[Cell]],
+    cells: Cells,
     console: Console,
 ) -> None:
     table = _table(framework, faults, cells, str)
@@ -108,7 +129,7 @@ def _print_table(
 def _table(
     framework: Framework,
     faults: Sequence[Fault],
-    cells: Mapping[tuple[Fault, Path], list[Cell]],
+    cells: Cells,
     format_text: Callable[[str], str],
 ) -> Table:
     table = Table(title=framework.title, title_justify="left", title_style="bold")
