@@ -8,6 +8,7 @@ OPENAI3 := .venv-openai3
 ALONE := llamaindex haystack
 UPSTREAM := .venv-upstream
 CLIENTS := .venv-clients
+BENCH := .venv-bench
 GATEWAYS := .venv-gateways
 OBSERVE := .venv-observe
 DOCS := .venv-docs
@@ -31,7 +32,8 @@ JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .DEFAULT_GOAL := help
 .PHONY: help environments local-vllm demo test live smoke versions record lint test-openai3 test-alone clients upstream gateways \
-	recipes faults observe soak bulk load params readme pictures package docs docs-serve docs-shots bench trace coverage clean
+	recipes faults observe soak bulk load params readme pictures package docs docs-serve docs-shots bench bench-live trace \
+	coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | while IFS=: read -r name text; do \
@@ -131,8 +133,11 @@ docs-shots: docs $(VENV)/.installed ## Take screenshots of the site in Chromium,
 docs-serve: $(DOCS)/.installed ## Serve the documentation site, and build it anew after each change
 	@$(MKDOCS) serve --config-file $(SITE) --watch adapters --watch recipes --watch scripts/site $(ARGS)
 
-bench: $(VENV)/.installed ## Compare with the frameworks' stock classes
-	$(RUN) benchmarks/run.py $(ARGS)
+bench: $(BENCH)/.installed $(OPENAI3)/.installed ## Compare with the frameworks' stock classes, on both majors of openai
+	@code=0; for env in $(BENCH) $(OPENAI3); do $$env/bin/python benchmarks/run.py $(ARGS) || code=1; done; exit $$code
+
+bench-live: $(BENCH)/.installed ## Compare the throughput of 64 streams at once with aiohttp's, on a local vLLM
+	$(BENCH)/bin/python benchmarks/live.py $(ARGS)
 
 trace: $(VENV)/.installed ## Count our calls from a framework to httpx, and from the socket to a chunk
 	$(RUN) scripts/trace_calls.py $(ARGS)
@@ -141,7 +146,7 @@ coverage: $(VENV)/.installed ## Branch coverage of the package by the recorded t
 	$(RUN) -m pytest -n $(JOBS) -q --cov=vllm_adapters --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(OBSERVE) $(DOCS) build/site
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(OBSERVE) $(BENCH) $(DOCS) build/site
 
 $(VENV)/.installed: pyproject.toml
 	$(call install,$(VENV),the package and its tools,'.[all$(comma)dev$(comma)dev-recipes]')
@@ -160,6 +165,9 @@ $(GATEWAYS)/.installed: pyproject.toml scripts/gateways/requirements.txt
 
 $(DOCS)/.installed: pyproject.toml
 	$(call install,$(DOCS),the tools of the documentation site,'.[docs]')
+
+$(BENCH)/.installed: pyproject.toml benchmarks/requirements.txt
+	$(call install,$(BENCH),what the benchmarks compare,'.[langchain$(comma)llamaindex$(comma)haystack]' -r $(lastword $^))
 
 $(OBSERVE)/.installed: pyproject.toml tests/contracts/observe_matrix/requirements.txt
 	$(call install,$(OBSERVE),instrumentations,'.[all$(comma)testing]' -r $(lastword $^))

@@ -1,322 +1,213 @@
-"""Compare the CPU time of the adapters with that of the stock classes, in one interleaved run.
+"""Compare this package with the stock classes and with raw HTTP clients, in one interleaved run.
 
-    python benchmarks/run.py [--quick] [--rounds N] [--only WORD] [--save]
+    python benchmarks/run.py [--quick] [--concurrent] [--rounds N] [--only WORD] [--save]
 
-Both sides talk to the same stub server, which is a process of its own. Each round runs every pair, stock and ours in
-turn; a pair's ratio is the median of the ratios of its passes. Only the CPU time of this process counts
-(``time.process_time``): on a busy machine the ratios are stable, wall times are not. The exit code is 1 if a ratio
-exceeds its limit by more than 5 %, the difference between two runs:
-
-* streaming takes at most a third of ``ChatOpenAI``'s CPU time per chunk (when chunks arrive in a burst),
-* a reply that is not streamed takes no more than stock,
-* streaming through Haystack takes at most half of ``OpenAIChatGenerator``'s CPU time per chunk,
-* embedding 1,000 documents takes at most a tenth of vllm-haystack's CPU time (``pip install vllm-haystack``).
+All contenders talk to the same stub server, which is a process of its own and sends vLLM's bytes. Each round runs every
+contender in turn. A ratio is the median of the ratios of the passes, with its quartiles. CPU time is that of this
+process (``time.process_time``): on a busy machine its ratios are stable, those of the clock are not. The exit code is 1
+if a ratio exceeds its target by more than 5 %, the difference between two runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import os
+import platform
 import resource
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from statistics import median
+from collections.abc import Callable, Iterator
+from statistics import median, quantiles
+from time import perf_counter
 from typing import Any
 
+import contenders
 import measured
 import openai
-from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from cases import NOISE, Case, Target, measure, table
+from contenders import Contender, acalls, astream, calls, stream
 from stub import CHUNKS, DIMENSIONS, Stub
 
-from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
+from vllm_adapters import VLLMServer
 from vllm_adapters._compat import http
-from vllm_adapters.langchain import ChatVLLM
 
-NOISE = 1.05
 OTHERS = ("OPENAI_", "VLLM_", "LANGSMITH_", "LANGCHAIN_")
-QUESTION = "What is the capital of France?"
-MESSAGES: Any = [{"role": "user", "content": QUESTION}]
-Work = Callable[[], object]
+CALLS = 20
+
+STREAM_TARGETS = {
+    "VLLMClient": [Target(1.5, "raw httpx")],
+    "ChatVLLM": [Target(0.24, "ChatOpenAI")],
+    "VLLM": [Target(0.22, "OpenAILike")],
+    "VLLMChatGenerator": [Target(0.20, "OpenAIChatGenerator"), Target(0.20, "vllm-haystack")],
+}
+ASYNC_STREAM_TARGETS = {**STREAM_TARGETS, "ChatVLLM": [Target(0.22, "ChatOpenAI")]}
+OTHER_STREAM_TARGETS = {
+    "ChatVLLM": [Target(0.35, "ChatOpenAI")],
+    "VLLM": [Target(0.35, "OpenAILike")],
+    "VLLMChatGenerator": [Target(0.35, "OpenAIChatGenerator")],
+}
+CALL_TARGETS = {
+    "VLLMClient": [Target(0.80, "openai")],
+    "ChatVLLM": [Target(0.70, "ChatOpenAI")],
+    "VLLM": [Target(0.60, "OpenAILike")],
+    "VLLMChatGenerator": [Target(0.80, "OpenAIChatGenerator")],
+}
 
 
-@dataclass
-class Pair:
-    """The same work done by a stock class and by ours.
-
-    Args:
-        title: The work.
-        unit: Unit of the cost.
-        count: Number of units in one pass.
-        stock: One pass with the stock class.
-        ours: One pass with our class.
-        limit: Ratio that must not be exceeded.
-        rounds: Maximum number of rounds.
-        passes: Passes per round; many short, alternating passes are less noisy than a long one.
-    """
-
-    title: str
-    unit: str
-    count: int
-    stock: Work
-    ours: Work
-    limit: float | None = None
-    rounds: int | None = None
-    passes: int = 1
-    costs: dict[str, list[float]] = field(default_factory=lambda: {"stock": [], "ours": []})
-
-    def run(self, turn: int) -> None:
-        """Run one round: both sides in turn, alternating which one starts."""
-        for number in range(self.passes):
-            for side in ("stock", "ours") if (turn + number) % 2 else ("ours", "stock"):
-                gc.collect()
-                start = time.process_time()
-                getattr(self, side)()
-                self.costs[side].append((time.process_time() - start) / self.count * 1e6)
-
-    @property
-    def ratio(self) -> float:
-        return median(ours / stock for ours, stock in zip(self.costs["ours"], self.costs["stock"], strict=True))
-
-    @property
-    def within_limit(self) -> bool:
-        return self.limit is None or self.ratio <= self.limit * NOISE
-
-    def row(self) -> str:
-        stock, ours = (median(self.costs[side]) for side in ("stock", "ours"))
-        verdict = "" if self.limit is None else f"  <= {self.limit:.2f} {'ok' if self.within_limit else 'EXCEEDED'}"
-        return f"{self.title:<52} {stock:9.0f} {ours:9.0f}  us/{self.unit:<8} {self.ratio:5.2f}{verdict}"
+def case(
+    title: str, unit: str, number: int, works: dict[str, Any], targets: dict[str, list[Target]], **how: Any
+) -> Case:
+    """Return a case with the targets whose contenders are there."""
+    present = {
+        name: [target for target in of if target.reference in works] for name, of in targets.items() if name in works
+    }
+    return Case(title, unit, number, works, {name: of for name, of in present.items() if of}, **how)
 
 
-def count(chunks: Iterable[Any], texts: Callable[[Any], str]) -> None:
-    """Read a stream to its end and check that no chunk is missing."""
-    assert sum(1 for chunk in chunks if texts(chunk)) == CHUNKS
+def streams(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Case]:
+    """Chunks of streams of texts, of reasoning and of tool calls."""
+    titles = {
+        "burst": "Stream of text, in a burst",
+        "paced": "Stream of text, 2,000 events per second",
+        "reasoning": "Stream of reasoning",
+        "tools": "Stream of a tool call",
+    }
+    for model, title in titles.items():
+        who = contenders.make(url, model, loop)
+        who.pop("raw aiohttp", None)
+        targets = {"burst": STREAM_TARGETS, "paced": {}}.get(model, OTHER_STREAM_TARGETS)
+        works = {name: stream(one) for name, one in who.items()}
+        yield case(title, "chunk", CHUNKS, works, targets, rounds=2 if model == "paced" else None)
+        if model == "burst":
+            who |= contenders.make(url, model, loop, ["raw aiohttp"])
+            works = {name: astream(one) for name, one in who.items()}
+            yield case(f"{title}, async", "chunk", CHUNKS, works, ASYNC_STREAM_TARGETS)
 
 
-async def acount(chunks: AsyncIterable[Any], texts: Callable[[Any], str]) -> None:
-    """Async version of ``count``."""
-    total = 0
-    async for chunk in chunks:
-        total += bool(texts(chunk))
-    assert total == CHUNKS
+def replies(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Case]:
+    """Replies that are not streamed."""
+    who = contenders.make(url, "burst", loop)
+    works = {name: calls(one, CALLS) for name, one in who.items() if name != "raw aiohttp"}
+    yield case("Chat", "call", CALLS, works, CALL_TARGETS, passes=2)
+    works = {name: acalls(one, CALLS) for name, one in who.items()}
+    yield case("Chat, async", "call", CALLS, works, CALL_TARGETS, passes=2)
 
 
-def text_of_message(chunk: Any) -> str:
-    return str(chunk.content)
+def embeddings(url: str, number: int) -> Iterator[Case]:
+    """Vectors of many texts, as each framework wants them."""
+    texts = [f"Text number {place}" for place in range(number)]
+    works = dict(_embedders(url, texts))
+    if number > 1000:
+        works.pop("vllm-haystack", None)  # it would take most of the benchmark's time
+    targets = {
+        "VLLMEmbeddings": [Target(0.25, "OpenAIEmbeddings")],
+        "VLLMEmbedding": [Target(0.25, "OpenAILikeEmbedding")],
+        "VLLMDocumentEmbedder": [Target(0.05, "vllm-haystack")],
+    }
+    rounds = None if number <= 1000 else 1
+    yield case(f"Embedding of {number:,} texts", "text", number, works, targets, rounds=rounds)
 
 
-def text_of_chunk(chunk: Any) -> str:
-    return (chunk.choices[0].delta.content or "") if chunk.choices else ""
-
-
-def times(calls: int, call: Work) -> Work:
-    def work() -> None:
-        for _ in range(calls):
-            assert call()
-
-    return work
-
-
-def atimes(loop: asyncio.AbstractEventLoop, calls: int, call: Callable[[], Awaitable[object]]) -> Work:
-    async def work() -> None:
-        for _ in range(calls):
-            assert await call()
-
-    return lambda: loop.run_until_complete(work())
-
-
-def streams(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
-    """Chunks of a stream, through LangChain and through the client."""
-    for arrival in ("burst", "paced"):
-        common: dict[str, Any] = {"model": arrival, "base_url": url, "api_key": "none", "temperature": 0}
-        stock, ours = ChatOpenAI(**common, stream_usage=True), ChatVLLM(**common)
-        yield Pair(
-            f"ChatVLLM.stream / ChatOpenAI.stream, {arrival}",
-            "chunk",
-            CHUNKS,
-            lambda m=stock: count(m.stream(QUESTION), text_of_message),
-            lambda m=ours: count(m.stream(QUESTION), text_of_message),
-            limit=1 / 3 if arrival == "burst" else None,
-        )
-        yield Pair(
-            f"ChatVLLM.astream / ChatOpenAI.astream, {arrival}",
-            "chunk",
-            CHUNKS,
-            lambda m=stock: loop.run_until_complete(acount(m.astream(QUESTION), text_of_message)),
-            lambda m=ours: loop.run_until_complete(acount(m.astream(QUESTION), text_of_message)),
-            limit=1 / 3 if arrival == "burst" else None,
-        )
-        create: dict[str, Any] = {
-            "model": arrival,
-            "messages": MESSAGES,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        stock_client, our_client = openai.OpenAI(base_url=url, api_key="none"), VLLMClient(url)
-        yield Pair(
-            f"VLLMClient / openai.OpenAI, stream, {arrival}",
-            "chunk",
-            CHUNKS,
-            lambda c=stock_client, a=create: count(c.chat.completions.create(**a), text_of_chunk),
-            lambda c=our_client, a=create: count(c.chat.completions.create(**a), text_of_chunk),
-        )
-        stock_async, our_async = openai.AsyncOpenAI(base_url=url, api_key="none"), AsyncVLLMClient(url)
-
-        async def read(client: Any, request: dict[str, Any]) -> None:
-            await acount(await client.chat.completions.create(**request), text_of_chunk)
-
-        yield Pair(
-            f"AsyncVLLMClient / AsyncOpenAI, stream, {arrival}",
-            "chunk",
-            CHUNKS,
-            lambda c=stock_async, a=create: loop.run_until_complete(read(c, a)),
-            lambda c=our_async, a=create: loop.run_until_complete(read(c, a)),
-        )
-
-
-def replies(url: str, loop: asyncio.AbstractEventLoop, calls: int) -> Iterator[Pair]:
-    """Replies that are not streamed, through LangChain and through the client."""
-    common: dict[str, Any] = {"model": "burst", "base_url": url, "api_key": "none", "temperature": 0}
-    stock, ours = ChatOpenAI(**common), ChatVLLM(**common)
-    yield Pair(
-        "ChatVLLM.invoke / ChatOpenAI.invoke",
-        "reply",
-        calls,
-        times(calls, lambda: stock.invoke(QUESTION).content),
-        times(calls, lambda: ours.invoke(QUESTION).content),
-        limit=1.0,
-        passes=5,
-    )
-    yield Pair(
-        "ChatVLLM.ainvoke / ChatOpenAI.ainvoke",
-        "reply",
-        calls,
-        atimes(loop, calls, lambda: stock.ainvoke(QUESTION)),
-        atimes(loop, calls, lambda: ours.ainvoke(QUESTION)),
-        limit=1.0,
-        passes=5,
-    )
-    stock_client, our_client = openai.OpenAI(base_url=url, api_key="none"), VLLMClient(url)
-    yield Pair(
-        "VLLMClient / openai.OpenAI, create",
-        "reply",
-        calls,
-        times(calls, lambda: stock_client.chat.completions.create(model="burst", messages=MESSAGES).choices),
-        times(calls, lambda: our_client.chat.completions.create(model="burst", messages=MESSAGES).choices),
-        limit=1.0,
-        passes=5,
-    )
-    stock_async, our_async = openai.AsyncOpenAI(base_url=url, api_key="none"), AsyncVLLMClient(url)
-    yield Pair(
-        "AsyncVLLMClient / AsyncOpenAI, create",
-        "reply",
-        calls,
-        atimes(loop, calls, lambda: stock_async.chat.completions.create(model="burst", messages=MESSAGES)),
-        atimes(loop, calls, lambda: our_async.chat.completions.create(model="burst", messages=MESSAGES)),
-        limit=1.0,
-        passes=5,
-    )
-
-
-def embeddings(url: str) -> Iterator[Pair]:
-    """Vectors of 1,000 texts in one request."""
-    texts = [f"Text number {place}" for place in range(1000)]
-    stock = OpenAIEmbeddings(
-        model="stub", base_url=url, api_key="none", check_embedding_ctx_length=False, chunk_size=len(texts)
-    )
-    server = VLLMServer(url, model="stub")
-
-    def block() -> None:
-        assert server.embed(texts).shape == (len(texts), DIMENSIONS)
-
-    def lists(vectors: list[list[float]]) -> None:
+def _embedders(url: str, texts: list[str]) -> Iterator[tuple[str, Callable[[], None]]]:
+    def check(vectors: Any) -> None:
         assert (len(vectors), len(vectors[0])) == (len(texts), DIMENSIONS)
 
-    for title, ours in (
-        ("VLLMServer.embed / OpenAIEmbeddings, one block", block),
-        ("VLLMServer.embed / OpenAIEmbeddings, lists of floats", lambda: lists(server.embed(texts).tolist())),
-    ):
-        yield Pair(title, "text", len(texts), lambda: lists(stock.embed_documents(texts)), ours)
+    server = VLLMServer(url, model="stub")
 
+    def embed_block() -> None:
+        for start in range(0, len(texts), 1000):  # requests of the size of the stock classes'
+            assert server.embed(texts[start : start + 1000]).shape[1] == DIMENSIONS
 
-def generators(url: str) -> Iterator[Pair]:
-    """Chunks of a stream through Haystack."""
-    from haystack.components.generators.chat import OpenAIChatGenerator
-    from haystack.utils import Secret
-
-    from vllm_adapters.haystack import VLLMChatGenerator
-
-    stock = OpenAIChatGenerator(Secret.from_token("none"), model="burst", api_base_url=url)
-    ours = VLLMChatGenerator(model="burst", api_base_url=url)
-
-    def run(generator: Any) -> None:
-        chunks: list[Any] = []
-        generator.run(QUESTION, streaming_callback=chunks.append)
-        count(chunks, text_of_message)
-
-    yield Pair(
-        "VLLMChatGenerator.run / OpenAIChatGenerator.run, burst",
-        "chunk",
-        CHUNKS,
-        lambda: run(stock),
-        lambda: run(ours),
-        limit=1 / 2,
-    )
-
-
-def documents(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Pair]:
-    """Embeddings of Haystack documents, compared with vllm-haystack, deepset's package for vLLM."""
+    yield "VLLMServer.embed", embed_block
+    common: dict[str, Any] = {"model": "stub", "base_url": url, "api_key": "none"}
     try:
-        from haystack_integrations.components.embedders.vllm import VLLMDocumentEmbedder as Stock
-    except ImportError:
-        print("vllm-haystack is not installed, so the Haystack embedders are not compared.")
-        return
-    from haystack import Document
+        from langchain_openai import OpenAIEmbeddings
 
-    from vllm_adapters.haystack import VLLMDocumentEmbedder
+        from vllm_adapters.langchain import VLLMEmbeddings
 
-    texts = [Document(content=f"Text number {place}") for place in range(1000)]
-    common: dict[str, Any] = {"model": "stub", "api_base_url": url, "progress_bar": False}
-    stock, ours = Stock(**common), VLLMDocumentEmbedder(**common)
+        stock = OpenAIEmbeddings(**common, check_embedding_ctx_length=False, chunk_size=1000)
+        yield "OpenAIEmbeddings", lambda: check(stock.embed_documents(texts))
+        ours = VLLMEmbeddings(**common)
+        yield "VLLMEmbeddings", lambda: check(ours.embed_documents(texts))
+    except ImportError as missing:
+        print(f"LangChain's embeddings are left out: {missing}")
+    common = {"api_base": url, "api_key": "none"}
+    try:
+        from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 
-    def whole(found: dict[str, Any]) -> None:
-        assert [len(document.embedding) for document in found["documents"]] == [DIMENSIONS] * len(texts)
+        from vllm_adapters.llamaindex import VLLMEmbedding
 
-    ways: dict[str, Callable[[Any], dict[str, Any]]] = {
-        "run": lambda embedder: embedder.run(texts),
-        "run_async": lambda embedder: loop.run_until_complete(embedder.run_async(texts)),
-    }
-    for name, way in ways.items():
-        title = f"VLLMDocumentEmbedder.{name} / vllm-haystack's"
-        sides: list[Work] = [lambda e=e, way=way: whole(way(e)) for e in (stock, ours)]  # type: ignore[misc]
-        yield Pair(title, "text", len(texts), *sides, limit=0.1)
+        like = OpenAILikeEmbedding(model_name="stub", embed_batch_size=1000, **common)
+        yield "OpenAILikeEmbedding", lambda: check(like.get_text_embedding_batch(texts))
+        index = VLLMEmbedding(model="stub", **common)
+        yield "VLLMEmbedding", lambda: check(index.get_text_embedding_batch(texts))
+    except ImportError as missing:
+        print(f"LlamaIndex' embeddings are left out: {missing}")
+    try:
+        from haystack import Document
+        from haystack_integrations.components.embedders.vllm import VLLMDocumentEmbedder as StockEmbedder
+
+        from vllm_adapters.haystack import VLLMDocumentEmbedder
+
+        documents = [Document(content=text) for text in texts]
+        settings: dict[str, Any] = {"model": "stub", "api_base_url": url, "progress_bar": False}
+        for name, component in (
+            ("vllm-haystack", StockEmbedder(**settings)),
+            ("VLLMDocumentEmbedder", VLLMDocumentEmbedder(**settings)),
+        ):
+            yield name, lambda c=component: check([d.embedding for d in c.run(documents)["documents"]])  # type: ignore[misc]
+    except ImportError as missing:
+        print(f"Haystack's embedders are left out: {missing}")
 
 
-class Crowd:
-    """Many concurrent calls, each answered after a second; counts the failed ones."""
+class ConcurrentCalls:
+    """Many calls at once, each answered after a second: failures and times."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, model: Any, size: int) -> None:
-        self._loop, self._model, self._size = loop, model, size
+    def __init__(self, contender: Contender, size: int) -> None:
+        self.contender, self.size = contender, size
         self.failed = 0
+        self.seconds: list[float] = []
 
     def __call__(self) -> None:
-        self._loop.run_until_complete(self._all())
+        self.contender.loop.run_until_complete(self._all())
 
     async def _all(self) -> None:
-        calls = (self._model.ainvoke(QUESTION) for _ in range(self._size))
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        self.failed += sum(isinstance(answer, BaseException) for answer in answers)
+        await asyncio.gather(*(self._one() for _ in range(self.size)))
+
+    async def _one(self) -> None:
+        began = perf_counter()
+        try:
+            await self.contender.acall()
+        except Exception:
+            self.failed += 1
+        self.seconds.append(perf_counter() - began)
+
+    def note(self) -> str:
+        """Return failures and percentiles in words."""
+        cuts = quantiles(self.seconds, n=100)
+        name = self.contender.name
+        return f"- {name}: {self.failed} of {len(self.seconds)} failed, p50 {cuts[49]:.1f} s, p99 {cuts[98]:.1f} s"
 
 
-def crowds(url: str, loop: asyncio.AbstractEventLoop, size: int) -> Iterator[Pair]:
-    common: dict[str, Any] = {"model": "slow", "base_url": url, "api_key": "none", "max_retries": 0}
-    stock = Crowd(loop, ChatOpenAI(**common), size)
-    ours = Crowd(loop, ChatVLLM(**common), size)
-    yield Pair(f"ChatVLLM.ainvoke / ChatOpenAI.ainvoke, {size} at once", "reply", size, stock, ours, rounds=3)
+def concurrent(url: str, loop: asyncio.AbstractEventLoop, sizes: list[int]) -> Iterator[Case]:
+    """Many calls at once."""
+    names = ("raw aiohttp", "openai", "VLLMClient", "VLLMClient on aiohttp", "ChatOpenAI", "ChatVLLM")
+    targets = {"VLLMClient": [Target(0.5, "openai")], "ChatVLLM": [Target(0.5, "openai")]}
+    for size in sizes:
+        who = contenders.make(url, "slow", loop, names)
+        works: dict[str, Any] = {name: ConcurrentCalls(one, size) for name, one in who.items()}
+        yield case(f"{size:,} calls at once", "call", size, works, targets if size == 2000 else {}, rounds=1)
+
+
+def growth(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Case]:
+    """Streams of 10 and 100 times the length: the cost per chunk must stay."""
+    for times in (1, 10, 100):
+        # LlamaIndex's chunks have the whole text so far, which costs more the longer it is.
+        names = ("raw httpx", "VLLMClient", "ChatVLLM", "VLLMChatGenerator", *(("VLLM",) if times < 100 else ()))
+        who = contenders.make(url, f"long-{times}", loop, names)
+        works = {name: stream(one) for name, one in who.items()}
+        yield case(f"Stream of {CHUNKS * times:,} chunks", "chunk", CHUNKS * times, works, {}, rounds=1)
 
 
 IMPORTS = (
@@ -327,35 +218,49 @@ IMPORTS = (
     "from langchain_openai import ChatOpenAI",
     "from vllm_adapters.langchain import ChatVLLM",
 )
+IMPORT_TARGET = 1.05
 
 
-def imports(rounds: int) -> None:
-    """Print the CPU time and the number of modules of an import in a fresh process."""
+def imports(rounds: int) -> tuple[str, list[str]]:
+    """Return CPU time and number of modules of imports in fresh processes, and the broken target."""
     costs: dict[str, list[float]] = {statement: [] for statement in IMPORTS}
-    modules: dict[str, int] = {}
+    modules: dict[str, str] = {}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for _ in range(rounds + 1):  # the first one compiles the modules
         for statement in IMPORTS:
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-            code = f"{statement}\nimport sys; print(len(sys.modules))"
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            command = [sys.executable, "-c", f"{statement}\nimport sys; print(len(sys.modules))"]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
             costs[statement].append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
-            modules[statement] = int(done.stdout)
-    base = median(costs["pass"][1:])
-    print("\nimport in a fresh process                                      CPU ms  x `pass`  modules")
+            modules[statement] = done.stdout.strip()
+    lines = ["| Import in a fresh process | CPU, ms | modules |", "| --- | ---: | ---: |"]
     for statement, spent in costs.items():
-        cost = median(spent[1:])
-        print(f"{statement:<56} {cost * 1e3:12.0f} {cost / base:9.1f} {modules[statement]:8}")
+        lines.append(f"| `{statement}` | {median(spent[1:]) * 1e3:.0f} | {modules[statement]} |")
+    stock, ours = (median(costs[statement][1:]) for statement in IMPORTS[-2:])
+    lines.append(
+        f"\n`vllm_adapters.langchain` takes {ours / stock:.2f} of `langchain_openai` (target {IMPORT_TARGET})."
+    )
+    broken = [f"import: {ours / stock:.2f} of langchain_openai"] if ours / stock > IMPORT_TARGET * NOISE else []
+    return "\n".join(lines), broken
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="CPU time compared with the stock classes.")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of the interleaved run (default 9)")
-    parser.add_argument("--quick", action="store_true", help="3 rounds")
-    parser.add_argument("--only", default="", metavar="WORD", help="only pairs with this word in their title")
-    parser.add_argument(
-        "--save", action="store_true", help="save the ratios that have a limit for the documentation (make readme)"
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the interleaved run (default 5)")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, and no long streams")
+    parser.add_argument("--concurrent", action="store_true", help="also up to 2,000 calls at once, for many minutes")
+    parser.add_argument("--only", default="", metavar="WORD", help="only cases with this word in their title")
+    parser.add_argument("--save", action="store_true", help="save the tables for the documentation (then: make readme)")
     return parser.parse_args()
+
+
+def machine() -> str:
+    """Return what the figures depend on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"openai {openai.__version__} on {http.__name__}, Python {platform.python_version()}, "
+        f"{platform.system()} on {platform.machine()}, {cores} cores"
+    )
 
 
 def main() -> int:
@@ -363,39 +268,40 @@ def main() -> int:
     rounds = 3 if args.quick else args.rounds
     for name in [name for name in os.environ if name.upper().startswith(OTHERS) or name.upper().endswith("_PROXY")]:
         del os.environ[name]
-    print(f"openai {openai.__version__} on {http.__name__}, Python {sys.version.split()[0]}, {rounds} rounds")
+    print(f"{machine()}, {rounds} rounds\n")
     loop = asyncio.new_event_loop()
     with Stub() as url:
-        pairs = [
-            *streams(url, loop),
-            *replies(url, loop, 20),
-            *embeddings(url),
-            *generators(url),
-            *documents(url, loop),
-            *crowds(url, loop, 500),
-        ]
-        pairs = [pair for pair in pairs if args.only in pair.title]
-        for pair in pairs:  # warm-up of connections and caches
-            pair.run(0)
-            pair.costs = {"stock": [], "ours": []}
-        for turn in range(rounds):
-            for pair in pairs:
-                if turn < (pair.rounds or rounds):
-                    pair.run(turn)
-        print(f"\n{'ours / stock':<52} {'stock':>9} {'ours':>9}  {'':<11} ratio")
-        for pair in pairs:
-            print(pair.row())
-            for side in (pair.stock, pair.ours):
-                if isinstance(side, Crowd):
-                    print(f"    {'stock' if side is pair.stock else 'ours'}: {side.failed} failed")
+        found = [*streams(url, loop), *replies(url, loop), *embeddings(url, 1000)]
+        if not args.quick:
+            found += [*embeddings(url, 20_000), *growth(url, loop)]
+        if args.concurrent:
+            found += concurrent(url, loop, [100, 500, 2000])
+        found = [one for one in found if args.only.lower() in one.title.lower()]
+        measure(found, rounds)
+    for one in found:
+        one.notes += [work.note() for work in one.works.values() if isinstance(work, ConcurrentCalls)]
+        print(table(one), end="\n\n")
+    loop.run_until_complete(contenders.close())
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()
-    if args.save:
-        ratios = {p.title: (round(p.ratio, 2), round(p.limit, 2)) for p in pairs if p.limit}
-        measured.save("cost", {"openai": openai.__version__, "ratios": ratios})
+    broken = [problem for one in found for problem in one.broken()]
+    failed = [f"{one.title}: calls failed" for one in found if _failures(one)]
     if not args.only:
-        imports(1 if args.quick else 5)
-    return 0 if all(pair.within_limit for pair in pairs) else 1
+        text, problems = imports(1 if args.quick else 5)
+        print(text, end="\n\n")
+        broken += problems
+    if args.save:
+        major = openai.__version__.partition(".")[0]
+        rows = [row for one in found for row in one.verdicts()]
+        measured.save(f"cost on openai {major}", {"machine": machine(), "rounds": rounds, "rows": rows})
+    for problem in broken + failed:
+        print(f"EXCEEDED  {problem}")
+    return 1 if broken or failed else 0
+
+
+def _failures(one: Case) -> int:
+    ours = (work for name, work in one.works.items() if name in ("VLLMClient", "ChatVLLM"))
+    return sum(work.failed for work in ours if isinstance(work, ConcurrentCalls))
 
 
 if __name__ == "__main__":

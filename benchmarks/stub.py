@@ -1,7 +1,8 @@
 """A minimal server that sends prepared responses of vLLM 0.32, so that only the client is measured.
 
 It is a process of its own (``Stub``), so that its CPU time does not count. The name of the model selects the response:
-``burst`` sends everything at once, ``paced`` event by event, ``slow`` after a second.
+``burst`` sends everything at once, ``paced`` event by event and ``slow`` after a second. ``reasoning`` and ``tools``
+stream reasoning and the arguments of a tool call, and ``long-N`` N times as many chunks.
 """
 
 from __future__ import annotations
@@ -39,14 +40,30 @@ def _event(choices: list[dict[str, Any]], **more: Any) -> bytes:
     return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
 
 
-def _stream() -> Iterator[bytes]:
+def _delta(kind: str, index: int) -> dict[str, Any]:
+    word = _WORDS[index % len(_WORDS)]
+    if kind == "tools":
+        call = {
+            "id": "call-1",
+            "type": "function",
+            "index": 0,
+            "function": {"name": "weather", "arguments": '{"city": "'},
+        }
+        if index:
+            end = '"}' if index == CHUNKS - 1 else word
+            call = {"index": 0, "function": {"arguments": end}}
+        return {"tool_calls": [call]}
+    return {"reasoning" if kind == "reasoning" else "content": word}
+
+
+def _stream(kind: str = "content", times: int = 1) -> Iterator[bytes]:
+    chunks = CHUNKS * times
     start = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
     yield _event([start], prompt_token_ids=None, prompt_text=None)
-    for index in range(CHUNKS):
-        delta = {"content": _WORDS[index % len(_WORDS)]}
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, "token_ids": None}
-        if index == CHUNKS - 1:
-            choice = {**choice, "finish_reason": "stop", "stop_reason": None}
+    for index in range(chunks):
+        choice = {"index": 0, "delta": _delta(kind, index), "logprobs": None, "finish_reason": None, "token_ids": None}
+        if index == chunks - 1:
+            choice = {**choice, "finish_reason": "tool_calls" if kind == "tools" else "stop", "stop_reason": None}
         yield _event([choice])
     yield _event([], usage=_USAGE, system_fingerprint=_FINGERPRINT)
     yield b"data: [DONE]\n\n"
@@ -96,8 +113,13 @@ def _vectors(count: int, encoding: str | None) -> bytes:
     return json.dumps({"id": "embd-8f6d", "object": "list", **_ID, "data": data, "usage": usage}).encode()
 
 
-_EVENTS = [b"%x\r\n%b\r\n" % (len(event), event) for event in _stream()]  # one HTTP chunk per event, as vLLM sends them
-_BURST = b"".join(_EVENTS) + b"0\r\n\r\n"
+def _http_chunks(events: Iterator[bytes]) -> list[bytes]:
+    """Return one HTTP chunk per event, as vLLM sends them."""
+    return [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
+
+
+_EVENTS = _http_chunks(_stream())
+_BURSTS = {kind: b"".join(_http_chunks(_stream(kind))) + b"0\r\n\r\n" for kind in ("content", "reasoning", "tools")}
 _WHOLE = _whole()
 _HEAD = b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\n"
 _SSE = _HEAD + b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -122,8 +144,13 @@ async def _answer(path: str, request: dict[str, Any]) -> AsyncIterator[bytes]:
             await asyncio.sleep(PACE_SECONDS)
             yield event
         yield b"0\r\n\r\n"
+    elif request["model"].startswith("long-"):
+        yield _SSE
+        for event in _http_chunks(_stream(times=int(request["model"].removeprefix("long-")))):
+            yield event
+        yield b"0\r\n\r\n"
     else:
-        yield _SSE + _BURST
+        yield _SSE + _BURSTS.get(request["model"], _BURSTS["content"])
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
