@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 import openai
 from openai import NOT_GIVEN, NotGiven
 from packaging.version import Version
 from pydantic import SecretStr
 
-from vllm_adapters._client import endpoint
+from vllm_adapters._client import endpoint, readiness
 from vllm_adapters._client.discovery import Plan, arun_plan, run_plan
 from vllm_adapters._client.endpoint import EndpointCall, async_method, sync_method
+from vllm_adapters._client.readiness import Probe
 from vllm_adapters._compat import http
 from vllm_adapters._optional import require
 from vllm_adapters._request.compat import validate_params
@@ -35,8 +36,6 @@ from vllm_adapters.errors import (
     InvalidRequest,
     ModelNotServed,
     PermissionDenied,
-    ServerTimeout,
-    ServerUnreachable,
     VLLMError,
     WrongAddress,
 )
@@ -51,15 +50,6 @@ __all__ = ["VLLMServer"]
 
 Messages = Sequence[Mapping[str, Any]]
 
-_HEALTH_OPTIONS = {"timeout": Timeouts(connect=5, idle=10, total=10), "max_retries": 0}
-_PROBE_OPTIONS = {"timeout": Timeouts(connect=5, idle=60, total=60), "max_retries": 0}
-Probe: TypeAlias = Literal["chat", "completions", "embeddings"]
-_PROBES: dict[Probe, tuple[str, dict[str, Any]]] = {
-    "chat": ("/chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}),
-    "completions": ("/completions", {"prompt": "Hello", "max_tokens": 1}),
-    "embeddings": ("/embeddings", {"input": "Hello"}),
-}
-_LAST_PROBE = "embeddings"
 _TOKENIZE_ONLY = ("add_special_tokens", "return_token_strs")
 _ROUTER_BREAKS_RERANK = re.compile(r"Failed to build rerank response|The model `default` does not exist")
 _UNSET: dict[str, tuple[Any, ...]] = {
@@ -267,32 +257,6 @@ class VLLMServer:
 
     # Readiness
 
-    def _readiness(self, probe: Probe | None) -> Plan[EndpointCall[Any], Any, VLLMError | None]:
-        """Return why the server is not ready; ``None`` if it is."""
-        try:
-            health = yield EndpointCall(self.at_root("/health"), str, cast_to=str, options=_HEALTH_OPTIONS)
-            if probe is None and not health.strip():  # vLLM itself; gateways have a text, whatever is behind them
-                return None
-            for task in (probe,) if probe else _PROBES:
-                try:
-                    yield self._probe(task)
-                except WrongAddress:
-                    if task in (probe, _LAST_PROBE):
-                        raise
-                else:
-                    break
-        except InvalidRequest:
-            return None  # a model has refused the request
-        except VLLMError as error:
-            if isinstance(error, ServerUnreachable | ServerTimeout) or error.status_code >= 500:
-                return error
-            raise
-        return None
-
-    def _probe(self, task: Probe) -> EndpointCall[bool]:
-        path, fields = _PROBES[task]
-        return EndpointCall(path, lambda response: True, self._body(task, fields, {}), options=_PROBE_OPTIONS)
-
     def is_ready(self, *, probe: Probe | None = None) -> bool:
         """Return whether the server responds now; ``False`` while it loads and when nothing listens.
 
@@ -300,6 +264,9 @@ class VLLMServer:
             probe: As for ``wait_until_ready``.
         """
         return self._readiness_error(probe) is None
+
+    def _readiness(self, probe: Probe | None) -> Plan[EndpointCall[Any], Any, VLLMError | None]:
+        return readiness.examine(self.at_root("/health"), partial(self._body, parameters={}), probe)
 
     def _readiness_error(self, probe: Probe | None) -> VLLMError | None:
         return run_plan(self._readiness(probe), lambda call: call.send(self.client))
@@ -323,38 +290,21 @@ class VLLMServer:
         Raises:
             ServerTimeout: It is still not ready.
         """
-        for _ in self._attempts(timeout, every):
+        for _ in readiness.attempts(timeout, every):
             if (error := self._readiness_error(probe)) is None:
                 return self
             time.sleep(every)
-        raise self._not_ready_in(timeout, error)
+        raise readiness.not_ready(timeout, error, address=self.base_url)
 
     async def await_until_ready(
         self, timeout: float = 600.0, *, every: float = 1.0, probe: Probe | None = None
     ) -> Self:
         """Async version of ``wait_until_ready``."""
-        for _ in self._attempts(timeout, every):
+        for _ in readiness.attempts(timeout, every):
             if (error := await self._areadiness_error(probe)) is None:
                 return self
             await asyncio.sleep(every)
-        raise self._not_ready_in(timeout, error)
-
-    @staticmethod
-    def _attempts(timeout: float, every: float) -> Iterator[None]:
-        end = time.monotonic() + timeout
-        yield
-        while time.monotonic() + every < end:
-            yield
-
-    def _not_ready_in(self, timeout: float, last: VLLMError | None) -> ServerTimeout:
-        reason = f", at last: {last.reason}" if last else ""
-        return ServerTimeout(
-            f"The server was not ready within {timeout:g} s{reason}",
-            hint="Look at its log: it may still be loading the model, or have stopped",
-            address=self.base_url,
-            kind="total",
-            seconds=timeout,
-        )
+        raise readiness.not_ready(timeout, error, address=self.base_url)
 
     def close(self) -> None:
         """Close the connections of the sync client."""

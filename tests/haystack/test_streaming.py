@@ -5,6 +5,7 @@ from unittest import mock
 
 import pytest
 
+from chunk_variants import CALLS, in_pieces, with_reasoning
 from vllm_adapters import errors as e
 from vllm_adapters._response.text_chunks import TextTemplate
 from vllm_adapters.testing import faults, payloads
@@ -111,33 +112,6 @@ def test_failing_async_callback_closes_the_connection(stub_llm, fault_server, fa
 
     asyncio.run(run())
     assert fault_server.posts(CHAT)[0].disconnected_at is not None
-
-
-def with_reasoning(chunks):
-    """Return the chunks of a reply with three of reasoning before its text."""
-    reasoning = [payloads.chunk({"reasoning": text}) for text in ("Let ", "me ", "think.")]
-    return [chunks[0], *({**chunk, "id": chunks[0]["id"]} for chunk in reasoning), *chunks[1:]]
-
-
-def in_pieces(chunks):
-    """Return the chunks of a reply with the arguments of its tool calls in pieces of three characters."""
-    found = []
-    for chunk in chunks:
-        delta = chunk["choices"][0]["delta"] if chunk["choices"] else {}
-        [call] = delta.get("tool_calls") or [{"function": {}}]
-        text = call["function"].get("arguments") or ""
-        for start in range(0, len(text), 3):
-            function = {"arguments": text[start : start + 3]}
-            part = {"delta": {"tool_calls": [{"index": call["index"], "function": function}]}}
-            found.append({**chunk, "choices": [{**chunk["choices"][0], **part}]})
-        found += [] if text else [chunk]
-    return found
-
-
-CALLS = [
-    payloads.tool_call("f", '{"city": "Rome", "days": [1, {"a": 2}]}'),
-    payloads.tool_call("g", '{"x": 17, "y": null}'),
-]
 
 
 @pytest.mark.parametrize("tool_calls", [(), CALLS], ids=["text", "tool-calls"])

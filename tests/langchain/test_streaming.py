@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from version_marks import fingerprint_is_sent, reasoning_is_parsed
 
+from chunk_variants import CALLS, in_pieces
 from vllm_adapters import Timeouts
 from vllm_adapters import errors as e
 from vllm_adapters._response.text_chunks import TextTemplate
@@ -196,22 +197,11 @@ def test_copied_text_chunks_share_nothing():
     assert second.message.id is None
 
 
-CITY, NESTED = '{"city": "Rome"}', '{"a": [{"b": "}"}, 1], "c": "{"}'
-
-
 @pytest.mark.parametrize("version", [None, "v1"])
 @pytest.mark.parametrize("size", [1, 2, 5])
-@pytest.mark.parametrize("arguments", [[CITY], [NESTED, CITY]], ids=["one", "two"])
-def test_copied_tool_call_chunks_equal_langchains_own(fault_server, arguments, size, version):
-    call = payloads.tool_call
-    chunks = []
-    for chunk in payloads.chat_chunks(None, tool_calls=[call("f", text) for text in arguments], usage=True):
-        [delta] = (chunk["choices"] or [{"delta": {}}])[0]["delta"].get("tool_calls") or [{"function": {}}]
-        text = delta["function"].get("arguments") or ""
-        for start in range(0, len(text), size):
-            part = {"index": delta["index"], "function": {"arguments": text[start : start + size]}}
-            chunks.append({**chunk, "choices": [{**chunk["choices"][0], "delta": {"tool_calls": [part]}}]})
-        chunks += [] if text else [chunk]
+@pytest.mark.parametrize("calls", [CALLS[:1], CALLS], ids=["one", "two"])
+def test_copied_tool_call_chunks_equal_langchains_own(fault_server, calls, size, version):
+    chunks = in_pieces(payloads.chat_chunks(None, tool_calls=calls, usage=True), size)
     fault_server.reply(faults.sse(*chunks))
     llm = ChatVLLM(model="tiny", base_url=fault_server.url, output_version=version)
     copied = []
@@ -226,8 +216,8 @@ def test_copied_tool_call_chunks_equal_langchains_own(fault_server, arguments, s
         assert one == other
         assert one.model_dump() == other.model_dump()
         assert one.model_fields_set == other.model_fields_set
-    calls = sum(copied[1:], copied[0]).tool_calls
-    assert [call["args"] for call in calls] == [json.loads(text) for text in arguments]
+    found = sum(copied[1:], copied[0]).tool_calls
+    assert [call["args"] for call in found] == [json.loads(call["function"]["arguments"]) for call in calls]
 
 
 def test_copied_reasoning_chunk():

@@ -6,6 +6,8 @@ from unittest import mock
 import openai
 import pytest
 
+from chunk_variants import CALLS, in_pieces, with_reasoning
+
 pytest.importorskip("llama_index.llms.openai_like")
 
 from llama_index.core.base.llms.types import ChatMessage, ThinkingBlock
@@ -163,33 +165,6 @@ def test_logprobs_are_converted_once(fault_llm, fault_server, name):
 
 
 # Chunks that differ in their text alone are copies of the first
-
-
-def with_reasoning(chunks):
-    """Return the chunks of a reply with three of reasoning before its text."""
-    reasoning = [payloads.chunk({"reasoning": text}) for text in ("Let ", "me ", "think.")]
-    return [chunks[0], *({**chunk, "id": chunks[0]["id"]} for chunk in reasoning), *chunks[1:]]
-
-
-def in_pieces(chunks):
-    """Return the chunks of a reply with the arguments of its tool calls in pieces of three characters."""
-    found = []
-    for chunk in chunks:
-        delta = chunk["choices"][0]["delta"] if chunk["choices"] else {}
-        [call] = delta.get("tool_calls") or [{"function": {}}]
-        text = call["function"].get("arguments") or ""
-        for start in range(0, len(text), 3):
-            function = {"arguments": text[start : start + 3]}
-            part = {"delta": {"tool_calls": [{"index": call["index"], "function": function}]}}
-            found.append({**chunk, "choices": [{**chunk["choices"][0], **part}]})
-        found += [] if text else [chunk]
-    return found
-
-
-CALLS = [
-    payloads.tool_call("f", '{"city": "Rome", "days": [1, {"a": 2}]}'),
-    payloads.tool_call("g", '{"x": 17, "y": null}'),
-]
 
 
 @pytest.mark.parametrize("tool_calls", [(), CALLS], ids=["text", "tool-calls"])

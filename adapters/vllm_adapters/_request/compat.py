@@ -148,8 +148,9 @@ def validate_params(endpoint: str, body: Mapping[str, Any], *, skip: Set[str] = 
     Raises:
         InvalidRequest: A value is of the wrong type or out of bounds.
     """
-    model = params.MODELS[endpoint]
     given = {name: value for name, value in body.items() if value is not None}
+    if (model := params.MODELS.get(endpoint)) is None:  # of audio only the names are known
+        return given
     added = (given.keys() & model.model_fields.keys()) - skip
     if not added:
         return given

@@ -10,8 +10,6 @@ from haystack import Document, component
 from haystack.dataclasses import ByteStream
 from haystack.utils import Secret
 
-from vllm_adapters._request import compat
-from vllm_adapters.errors import InvalidRequest
 from vllm_adapters.haystack._component import API_KEY, VLLMComponent
 from vllm_adapters.server import VLLMServer
 from vllm_adapters.timeouts import Timeouts
@@ -87,15 +85,12 @@ class VLLMTranscriber(VLLMComponent):
             allow_unknown=allow_unknown,
             validate_model_on_init=validate_model_on_init,
         )
-        for name in _RESERVED:
-            if name in (extra_parameters or {}):
-                raise InvalidRequest(
-                    f"`{name}` cannot be set in `extra_parameters`", hint="Remove it: the component sets it", param=name
-                )
-        if extra_parameters and not self._allows_unknown():
-            compat.reject_unknown("translations" if translate else "transcriptions", extra_parameters)
+        self._check_parameters("translations" if translate else "transcriptions", extra_parameters, _RESERVED)
         self.translate = translate
         self.extra_parameters = extra_parameters
+
+    def _resource(self, client: Any) -> Any:
+        return client.audio.translations if self.translate else client.audio.transcriptions
 
     def _request(self, source: ByteStream) -> dict[str, Any]:
         name = Path(str(source.meta.get("file_path") or "audio.wav")).name
@@ -119,8 +114,7 @@ class VLLMTranscriber(VLLMComponent):
         audio = _streams(sources)
         if not audio:
             return {"documents": []}
-        client = self._warm_client().audio
-        resource: Any = client.translations if self.translate else client.transcriptions
+        resource = self._resource(self._warm_client())
         return {"documents": [_document(source, resource.create(**self._request(source))) for source in audio]}
 
     @component.output_types(documents=list[Document])
@@ -129,8 +123,7 @@ class VLLMTranscriber(VLLMComponent):
         audio = _streams(sources)
         if not audio:
             return {"documents": []}
-        client = (await self._warm_async_client()).audio
-        resource: Any = client.translations if self.translate else client.transcriptions
+        resource = self._resource(await self._warm_async_client())
         return {"documents": [_document(source, await resource.create(**self._request(source))) for source in audio]}
 
 
