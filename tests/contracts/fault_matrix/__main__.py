@@ -23,7 +23,6 @@ from rich.text import Text
 from fault_matrix.grid import (
     FRAMEWORKS,
     HOSTILE_ENVIRONMENT,
-    LIMIT,
     Cell,
     Count,
     Fault,
@@ -32,7 +31,7 @@ from fault_matrix.grid import (
     count_requests,
     run_cells,
 )
-from fault_matrix.operations import SETTINGS
+from fault_matrix.operations import PATIENT, SHORT
 from fault_matrix.rows import FAULTS
 
 RETRIES = (0, 1, 3)
@@ -97,13 +96,12 @@ def _save(outcomes: Mapping[str, Cells], total: int, failed: int) -> None:
 
 
 def _print_introduction(console: Console) -> None:
-    limits = SETTINGS["timeout"]
     console.print(
-        "Every cell sends a request to a server with the fault of its row, sync and async. The time limits are "
-        f"{limits.connect:g} s to connect, {limits.idle:g} s between two pieces of a response, and {limits.total:g} s "
-        f"in total; there is {SETTINGS['max_retries']} retry. A cell passes with the correct answer, if there can be "
-        "one, or with an error of vllm_adapters.errors that is right for the fault, "
-        f"within {LIMIT:g} s and with the right number of requests. Two outcomes in a cell are sync / async. "
+        "Every cell sends a request to a server with the fault of its row, sync and async. Where a time limit must end "
+        f"it, the limits are {SHORT.connect:g} s to connect, {SHORT.idle:g} s between two pieces of a response, and "
+        f"{SHORT.total:g} s in total, elsewhere {PATIENT.total:g} s; there is one retry. A cell passes with the "
+        "correct answer, if there can be one, or with an error of vllm_adapters.errors that is right for the fault, "
+        "within twice the total limit and with the right number of requests. Two outcomes in a cell are sync / async. "
         "A cell is empty if the fault cannot occur.\n",
         highlight=False,
     )

@@ -16,13 +16,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from fault_matrix.operations import KEY, SETTINGS, TEXTS, Answer, Operation, with_retries
+from fault_matrix.operations import KEY, PATIENT, SHORT, TEXTS, Answer, Operation, use_settings
 from vllm_adapters import VLLMClient
-from vllm_adapters.errors import ContextLengthExceeded, InvalidRequest, VLLMError
+from vllm_adapters.errors import ContextLengthExceeded, InvalidRequest, ServerTimeout, VLLMError
 from vllm_adapters.testing import Behaviour, FaultServer, faults
-
-LIMIT = 2 * SETTINGS["timeout"].total
-"""Seconds in which every cell must be complete: twice the total time limit of its client."""
 
 HOSTILE_ENVIRONMENT = {
     **dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:9"),
@@ -124,14 +121,15 @@ FRAMEWORKS = (
 
 @dataclass
 class _Watchdog:
-    """Stops a server whose client is still connected after ``LIMIT`` seconds, so that no cell hangs."""
+    """Stops a server whose client is still connected after ``limit`` seconds, so that no cell hangs."""
 
     server: FaultServer
+    limit: float
     expired: bool = False
     _timer: threading.Timer = field(init=False)
 
     def __enter__(self) -> _Watchdog:
-        self._timer = threading.Timer(LIMIT, self._stop)
+        self._timer = threading.Timer(self.limit, self._stop)
         self._timer.start()
         return self
 
@@ -145,8 +143,10 @@ class _Watchdog:
 
 
 def run_cell(path: Path, variant: Variant, fault: Fault) -> Cell:
-    """Send a request of ``path`` to a server with ``fault``."""
-    with FaultServer(api_key=KEY) as server:
+    """Send a request of ``path`` to a server with ``fault``; it must be complete in twice the total time limit."""
+    timeout = SHORT if ServerTimeout in fault.errors else PATIENT
+    limit = 2 * (timeout.total or 0)
+    with FaultServer(api_key=KEY) as server, use_settings(timeout):
         behaviour = fault.behaviour(path.operation)
         if isinstance(behaviour, Sequence):
             for route, method in server.config.routes.items():
@@ -156,14 +156,14 @@ def run_cell(path: Path, variant: Variant, fault: Fault) -> Cell:
         url = fault.url or server.url
         began = time.monotonic()
         outcome: Answer | Exception
-        with _Watchdog(server) as watchdog:
+        with _Watchdog(server, limit) as watchdog:
             try:
                 outcome = _run(variant(url), server, fault.between)
             except Exception as error:  # judged below, whatever it is
                 outcome = error
         cell = _judge(outcome, path.operation, fault)
-        if watchdog.expired or time.monotonic() - began > LIMIT:
-            return Cell("HANG", False, f"not complete after {LIMIT:g} s; then {cell.text}")
+        if watchdog.expired or time.monotonic() - began > limit:
+            return Cell("HANG", False, f"not complete after {limit:g} s; then {cell.text}")
         count = len(server.posts())
         expected = fault.requests(path.operation) if callable(fault.requests) else fault.requests
         if path.bisects and ContextLengthExceeded in fault.errors:
@@ -250,7 +250,7 @@ def count_requests(paths: Sequence[Path], retries: int) -> list[Count]:
     """Count the POST requests of each variant of each path with ``max_retries=retries``."""
 
     def posts(variant: Variant, behaviour: Behaviour) -> int:
-        with FaultServer(api_key=KEY) as server:
+        with FaultServer(api_key=KEY) as server, use_settings(max_retries=retries):
             server.reply(behaviour)
             with suppress(VLLMError):
                 _run(variant(server.url), server, None)
@@ -262,7 +262,7 @@ def count_requests(paths: Sequence[Path], retries: int) -> list[Count]:
         failing = posts(variant, faults.error(500))
         return Count(path, retries, failing, None if broken is None else posts(variant, broken))
 
-    with with_retries(retries), ThreadPoolExecutor(40) as threads:
+    with ThreadPoolExecutor(40) as threads:
         sent = [path for path in paths if not path.operation.refused]
         futures = [threads.submit(count, path, variant) for path in sent for variant in path.variants]
         return [future.result() for future in futures]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TAG, TEXTS, TOOL, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, TAG, TEXTS, TOOL, Answer, City, Operation, settings
 from vllm_adapters import AsyncVLLMClient, VLLMClient, VLLMServer
 from vllm_adapters._response.tool_calls import ToolCallAccumulator, parse_tool_calls
 from vllm_adapters.types import ToolCall
@@ -82,13 +82,13 @@ def create(name: str, operation: Operation, request: dict[str, Any]) -> Path:
         return client.completions if operation.completes else client.chat.completions
 
     def sync(url: str) -> Any:
-        resource = completions(VLLMClient(url, **SETTINGS))
+        resource = completions(VLLMClient(url, **settings()))
         if operation.streamed:
             return lambda: read(read_chunks(resource.create(**request, stream=True)))
         return lambda: read_reply(resource.create(**request))
 
     def async_(url: str) -> Any:
-        resource = completions(AsyncVLLMClient(url, **SETTINGS))
+        resource = completions(AsyncVLLMClient(url, **settings()))
 
         async def call() -> Answer:
             if operation.streamed:
@@ -101,12 +101,12 @@ def create(name: str, operation: Operation, request: dict[str, Any]) -> Path:
 
 
 def _parse(url: str) -> Any:
-    client = VLLMClient(url, **SETTINGS)
+    client = VLLMClient(url, **settings())
     return lambda: read_parsed(client.chat.completions.parse(**OBJECT))
 
 
 def _aparse(url: str) -> Any:
-    client = AsyncVLLMClient(url, **SETTINGS)
+    client = AsyncVLLMClient(url, **settings())
 
     async def call() -> Answer:
         return read_parsed(await client.chat.completions.parse(**OBJECT))
@@ -115,12 +115,12 @@ def _aparse(url: str) -> Any:
 
 
 def _embeddings(url: str) -> Any:
-    client = VLLMClient(url, **SETTINGS)
+    client = VLLMClient(url, **settings())
     return lambda: Answer([row.embedding for row in client.embeddings.create(model="stub", input=list(TEXTS)).data])
 
 
 def _aembeddings(url: str) -> Any:
-    client = AsyncVLLMClient(url, **SETTINGS)
+    client = AsyncVLLMClient(url, **settings())
 
     async def call() -> Answer:
         reply = await client.embeddings.create(model="stub", input=list(TEXTS))
@@ -136,7 +136,7 @@ def _streams(name: str, operation: Operation, request: dict[str, Any]) -> Path:
         return read_parsed(completion) if operation.task == "object" else read_reply(completion)
 
     def sync(url: str) -> Any:
-        client = VLLMClient(url, **SETTINGS)
+        client = VLLMClient(url, **settings())
 
         def call() -> Answer:
             with client.chat.completions.stream(**request) as stream:
@@ -145,7 +145,7 @@ def _streams(name: str, operation: Operation, request: dict[str, Any]) -> Path:
         return call
 
     def async_(url: str) -> Any:
-        client = AsyncVLLMClient(url, **SETTINGS)
+        client = AsyncVLLMClient(url, **settings())
 
         async def call() -> Answer:
             async with client.chat.completions.stream(**request) as stream:
@@ -160,11 +160,11 @@ def _server(method: str, operation: Operation, read: Callable[[Any], Any], *args
     """Return a path through a method of ``VLLMServer`` and its async version."""
 
     def sync(url: str) -> Any:
-        bound = getattr(VLLMServer(url, model="stub", **SETTINGS), method)
+        bound = getattr(VLLMServer(url, model="stub", **settings()), method)
         return lambda: Answer(read(bound(*args)))
 
     def async_(url: str) -> Any:
-        bound = getattr(VLLMServer(url, model="stub", **SETTINGS), f"a{method}")
+        bound = getattr(VLLMServer(url, model="stub", **settings()), f"a{method}")
 
         async def call() -> Answer:
             return Answer(read(await bound(*args)))

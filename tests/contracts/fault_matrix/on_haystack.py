@@ -11,7 +11,7 @@ from haystack.tools.tool import Tool
 from haystack.utils import Secret
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TAG, TEXTS, TOOL, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, TAG, TEXTS, TOOL, Answer, City, Operation, settings
 from vllm_adapters.errors import ContextLengthExceeded
 from vllm_adapters.haystack import (
     VLLMChatGenerator,
@@ -23,11 +23,12 @@ from vllm_adapters.haystack import (
 
 
 def _connection() -> dict[str, Any]:
+    values = settings()
     return {
+        **values,
         "model": "stub",
-        "api_key": Secret.from_token(SETTINGS["api_key"]),
-        "timeout": asdict(SETTINGS["timeout"]),
-        "max_retries": SETTINGS["max_retries"],
+        "api_key": Secret.from_token(values["api_key"]),
+        "timeout": asdict(values["timeout"]),
     }
 
 

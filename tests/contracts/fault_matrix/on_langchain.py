@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TAG, TEXTS, TOOL, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, TAG, TEXTS, TOOL, Answer, City, Operation, settings
 from vllm_adapters.langchain import VLLM, ChatVLLM, VLLMEmbeddings, VLLMRerank
 from vllm_adapters.langchain._messages import original_arguments
 
@@ -57,11 +57,11 @@ def runnable_variants(
 
 
 def _chat(url: str) -> ChatVLLM:
-    return ChatVLLM(base_url=url, model="stub", **SETTINGS)
+    return ChatVLLM(base_url=url, model="stub", **settings())
 
 
 def _llm(url: str) -> VLLM:
-    return VLLM(base_url=url, model="stub", **SETTINGS)
+    return VLLM(base_url=url, model="stub", **settings())
 
 
 def _tools(url: str) -> Any:
@@ -101,12 +101,12 @@ def _read_object(city: Any) -> Answer:
 
 
 def _embed(url: str) -> Any:
-    embeddings = VLLMEmbeddings(base_url=url, model="stub", **SETTINGS)
+    embeddings = VLLMEmbeddings(base_url=url, model="stub", **settings())
     return lambda: Answer(embeddings.embed_documents(list(TEXTS)))
 
 
 def _aembed(url: str) -> Any:
-    embeddings = VLLMEmbeddings(base_url=url, model="stub", **SETTINGS)
+    embeddings = VLLMEmbeddings(base_url=url, model="stub", **settings())
 
     async def call() -> Answer:
         return Answer(await embeddings.aembed_documents(list(TEXTS)))
@@ -119,12 +119,12 @@ def _read_ranking(documents: Any) -> Answer:
 
 
 def _rerank(url: str) -> Any:
-    rerank = VLLMRerank(base_url=url, model="stub", **SETTINGS)
+    rerank = VLLMRerank(base_url=url, model="stub", **settings())
     return lambda: _read_ranking(rerank.compress_documents(DOCUMENTS, "two"))
 
 
 def _arerank(url: str) -> Any:
-    rerank = VLLMRerank(base_url=url, model="stub", **SETTINGS)
+    rerank = VLLMRerank(base_url=url, model="stub", **settings())
 
     async def call() -> Answer:
         return _read_ranking(await rerank.acompress_documents(DOCUMENTS, "two"))

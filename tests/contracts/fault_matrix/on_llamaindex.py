@@ -10,7 +10,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import FunctionTool
 
 from fault_matrix.grid import Path
-from fault_matrix.operations import CHOICES, LIMIT, PROMPT, SETTINGS, TAG, TEXTS, Answer, City, Operation
+from fault_matrix.operations import CHOICES, LIMIT, PROMPT, TAG, TEXTS, Answer, City, Operation, settings
 from vllm_adapters.llamaindex import VLLM, VLLMEmbedding, VLLMRerank
 
 
@@ -63,11 +63,11 @@ def _method(
     keywords = keywords or {}
 
     def sync(url: str) -> Any:
-        bound = getattr(VLLM(api_base=url, model="stub", **SETTINGS, **options), method)
+        bound = getattr(VLLM(api_base=url, model="stub", **settings(), **options), method)
         return lambda: read(list(bound(*args, **keywords))[-1] if streamed else bound(*args, **keywords))
 
     def async_(url: str) -> Any:
-        bound = getattr(VLLM(api_base=url, model="stub", **SETTINGS, **options), f"a{method}")
+        bound = getattr(VLLM(api_base=url, model="stub", **settings(), **options), f"a{method}")
 
         async def call() -> Answer:
             result = await bound(*args, **keywords)
@@ -79,12 +79,12 @@ def _method(
 
 
 def _embed(url: str) -> Any:
-    model = VLLMEmbedding(api_base=url, model_name="stub", **SETTINGS)
+    model = VLLMEmbedding(api_base=url, model_name="stub", **settings())
     return lambda: Answer(model.get_text_embedding_batch(list(TEXTS)))
 
 
 def _aembed(url: str) -> Any:
-    model = VLLMEmbedding(api_base=url, model_name="stub", **SETTINGS)
+    model = VLLMEmbedding(api_base=url, model_name="stub", **settings())
 
     async def call() -> Answer:
         return Answer(await model.aget_text_embedding_batch(list(TEXTS)))
@@ -100,12 +100,12 @@ def _read_ranking(nodes: Any) -> Answer:
 
 
 def _rerank(url: str) -> Any:
-    rerank = VLLMRerank(api_base=url, model="stub", **SETTINGS)
+    rerank = VLLMRerank(api_base=url, model="stub", **settings())
     return lambda: _read_ranking(rerank.postprocess_nodes(NODES, query_str="two"))
 
 
 def _arerank(url: str) -> Any:
-    rerank = VLLMRerank(api_base=url, model="stub", **SETTINGS)
+    rerank = VLLMRerank(api_base=url, model="stub", **settings())
 
     async def call() -> Answer:
         return _read_ranking(await rerank.apostprocess_nodes(NODES, query_str="two"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,22 +16,27 @@ from vllm_adapters.testing import Behaviour, payloads
 from vllm_adapters.testing.faults import healthy, json_reply, sse
 
 KEY = "sk-canary-of-the-fault-matrix"
-SETTINGS: dict[str, Any] = {
-    "api_key": KEY,
-    "max_retries": 1,
-    "timeout": Timeouts(connect=5, idle=3, total=10),
-}
-"""Connection settings of every path."""
+SHORT = Timeouts(connect=5, idle=3, total=10)
+"""Time limits where the right error is that one passed."""
+PATIENT = Timeouts(connect=30, idle=60, total=120)
+"""Time limits elsewhere, long enough for a busy machine."""
+
+_settings: ContextVar[dict[str, Any]] = ContextVar("settings")
+
+
+def settings() -> dict[str, Any]:
+    """Return the connection settings of the paths."""
+    return _settings.get()
 
 
 @contextmanager
-def with_retries(number: int) -> Iterator[None]:
-    """Change ``max_retries`` of all paths."""
-    before, SETTINGS["max_retries"] = SETTINGS["max_retries"], number
+def use_settings(timeout: Timeouts = PATIENT, max_retries: int = 1) -> Iterator[None]:
+    """Use these settings for all paths of this thread."""
+    token = _settings.set({"api_key": KEY, "max_retries": max_retries, "timeout": timeout})
     try:
         yield
     finally:
-        SETTINGS["max_retries"] = before
+        _settings.reset(token)
 
 
 PROMPT = "Say it"
