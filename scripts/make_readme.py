@@ -197,26 +197,36 @@ COST_PLOT = ROOT / "docs" / "images" / "cost.svg"
 
 
 def cost_plot() -> str:
-    """Return the ratios of ``cost`` as bars, in SVG. It is readable on a light and on a dark page."""
-    rows = [found for found in _measured("cost on openai 2")["rows"] if found["reference"] != "raw httpx"]
-    row, left, scale = 26, 520, 240  # pixels: height of a bar, width of the labels, length of the ratio 1
-    height = row * len(rows) + 40
-    one = left + scale
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {one + 90} {height}" font-family="sans-serif" '
-        'font-size="13" role="img" aria-label="CPU time beside the stock classes">',
-        f'<text x="{one}" y="16" text-anchor="middle" fill="#808080">as the stock class</text>',
-    ]
-    for number, found in enumerate(rows):
-        y, ratio = 28 + row * number, found["ratio"][0]
-        label = f"{found['class']} / {found['reference']}: {found['work']}"
-        parts += [
-            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end" fill="#808080">{label}</text>',
-            f'<rect x="{left}" y="{y}" width="{ratio * scale:.0f}" height="{row - 8}" fill="#4f6bd8"/>',
-            f'<text x="{left + ratio * scale + 6:.0f}" y="{y + 14}" fill="#808080">{ratio:.2f}</text>',
+    """Return the ratios of ``cost`` as bars, in SVG. It is readable on a light and on a dark page, and on a phone."""
+    groups: dict[str, list[tuple[str, float]]] = {}
+    for found in _measured("cost on openai 2")["rows"]:
+        if found["reference"] != "raw httpx":
+            pair = f"{found['class']} / {found['reference']}"
+            groups.setdefault(pair, []).append((found["work"], found["ratio"][0]))
+    row, left, scale = 24, 235, 150  # pixels: height of a bar, width of the labels, length of the ratio 1
+    one, y = left + scale, 24
+    parts = []
+    for pair, bars in groups.items():
+        parts.append(f'<text x="0" y="{y + 18}" fill="#808080" font-weight="bold">{pair}</text>')
+        y += row + 4
+        for work, ratio in bars:
+            parts += [
+                f'<text x="{left - 8}" y="{y + 13}" text-anchor="end" fill="#808080">{work}</text>',
+                f'<rect x="{left}" y="{y}" width="{ratio * scale:.0f}" height="{row - 6}" fill="#4f6bd8"/>',
+                f'<text x="{left + ratio * scale + 5:.0f}" y="{y + 13}" fill="#808080">{ratio:.2f}</text>',
+            ]
+            y += row
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {one + 45} {y + 8}" width="{one + 45}" '
+            'font-family="sans-serif" font-size="12" role="img" aria-label="CPU time beside the stock classes">',
+            f'<text x="{one + 45}" y="14" text-anchor="end" fill="#808080">1 is the stock class</text>',
+            f'<line x1="{one}" y1="20" x2="{one}" y2="{y}" stroke="#808080" stroke-dasharray="4 3"/>',
+            *parts,
+            "</svg>",
+            "",
         ]
-    parts.append(f'<line x1="{one}" y1="22" x2="{one}" y2="{height - 12}" stroke="#808080" stroke-dasharray="4 3"/>')
-    return "\n".join([*parts, "</svg>", ""])
+    )
 
 
 def soak() -> str:

@@ -147,6 +147,47 @@ class TestSpan:
         assert recorded.spans() == []
 
 
+class TestSampledOut:
+    @pytest.fixture
+    def sampled_out(self, monkeypatch):
+        """A provider that samples no span; the attributes that its spans are given."""
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+        from vllm_adapters._client import telemetry
+
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(sampler=ALWAYS_OFF))
+        built = []
+        for name in ("_request_attributes", "_error_attributes", "_content"):
+            monkeypatch.setattr(telemetry, name, lambda *args, name=name, **how: built.append(name) or {})
+        return built
+
+    @pytest.mark.parametrize("how", [{}, STREAM], ids=["whole", "streamed"])
+    def test_no_attributes_are_built(self, ask, fault_server, recorded, sampled_out, how, monkeypatch):
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+        ask(fault_server.url, temperature=0, **how)
+        assert (sampled_out, recorded.spans()) == ([], [])
+
+    def test_metrics_are_recorded(self, ask, fault_server, recorded, sampled_out):
+        ask(fault_server.url)
+        [duration] = recorded.metric("gen_ai.client.operation.duration")
+        assert attributes(duration)["gen_ai.response.model"] == "stub"
+        assert len(recorded.metric("gen_ai.client.token.usage")) == 2
+
+    def test_server_is_told(self, ask, fault_server, sampled_out):
+        ask(fault_server.url)
+        *_, flags = fault_server.posts(CHAT)[0].headers["traceparent"].split("-")
+        assert int(flags, 16) & 1 == 0
+
+    def test_failure_is_a_metric(self, ask, fault_server, recorded, sampled_out):
+        fault_server.reply(faults.error(400), CHAT)
+        with pytest.raises(e.InvalidRequest):
+            ask(fault_server.url)
+        [duration] = recorded.metric("gen_ai.client.operation.duration")
+        assert (attributes(duration)["error.type"], sampled_out) == ("InvalidRequest", [])
+
+
 class TestFailure:
     def test_error_of_the_server(self, ask, fault_server, recorded):
         fault_server.reply(faults.error(400, "no secret"), CHAT)
@@ -341,6 +382,23 @@ class TestOneSpan:
         ask(fault_server.url, messages=[*HELLO, system])
         assert [name for name, _ in events(recorded.span())] == ["retry"]
         assert len(fault_server.posts(CHAT)) == 2
+
+
+def test_sampler_sees_what_the_conventions_want_it_to(ask, fault_server, recorded, monkeypatch):
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON, StaticSampler
+
+    class Sampler(StaticSampler):
+        def should_sample(self, parent_context, trace_id, name, kind=None, attributes=None, *args, **kwargs):
+            seen.update(attributes)
+            return ALWAYS_ON.should_sample(parent_context, trace_id, name, kind, attributes, *args, **kwargs)
+
+    seen = {}
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(sampler=Sampler(ALWAYS_ON._decision)))
+    ask(fault_server.url)
+    names = {"gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "server.address", "server.port"}
+    assert seen.keys() >= names
 
 
 def test_nothing_is_imported_without_a_provider(fault_server):

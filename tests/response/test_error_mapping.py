@@ -6,6 +6,7 @@ import pickle
 import openai
 import pytest
 
+from vllm_adapters import VLLMServer
 from vllm_adapters import errors as e
 from vllm_adapters._compat import http
 from vllm_adapters._response import error_mapping
@@ -173,6 +174,17 @@ def test_missing_task_of_an_older_server_is_no_invalid_request(ask, fault_server
     fault_server.reply(faults.error(400, f"The model does not support {task} API"))
     with pytest.raises(e.WrongAddress, match="The served model must have this task"):
         ask(fault_server.url)
+
+
+def test_server_of_another_task_names_the_method_for_tokens(fault_server):
+    fault_server.reply(faults.error(501, "The model does not support Embeddings API"), "/v1/embeddings")
+    with VLLMServer(fault_server.url, model="stub") as server:
+        with pytest.raises(
+            e.WrongAddress, match=r"If it is token_embed, use VLLMServer\(\.\.\.\)\.embed_tokens\(texts\)"
+        ):
+            server.embed(["one"])
+        assert callable(server.embed_tokens)
+    assert len(fault_server.posts("/v1/embeddings")) == 1
 
 
 def test_missing_route_error_names_the_routes_of_the_server(ask, make_fault_server):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -341,9 +342,8 @@ class BaseVLLMClient:
             metrics is None or type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider"
         ):
             return None
-        from vllm_adapters._client import telemetry
-
-        return telemetry.start(self, options, stream=stream, sdk=sdk)
+        call: telemetry.Call | None = _telemetry().start(self, options, provider, stream=stream, sdk=sdk)
+        return call
 
     def _use_key(self, key: object, options: FinalRequestOptions) -> None:
         """Send the key that the user's function returned, with this request: others may get another meanwhile."""
@@ -470,9 +470,7 @@ class BaseVLLMClient:
         except (TypeError, ValueError) as error:
             raise encoding_error(options.json_data, error) from error
         if (api := sys.modules.get(OPENTELEMETRY)) is not None and api.get_current_span() is not api.INVALID_SPAN:
-            from vllm_adapters._client import telemetry
-
-            telemetry.inject(request)
+            _telemetry().inject(request)
         if logs.log.isEnabledFor(logging.DEBUG):
             logs.log_sending(request)
         if request.url.query and not self._has_foreign_transport:
@@ -568,6 +566,14 @@ class BaseVLLMClient:
         if checked:
             options.post_parser = checks.checked_parser(self.vllm, options, response)
         return checked
+
+
+@cache
+def _telemetry() -> Any:
+    """Return the module, imported when there is something to record."""
+    from vllm_adapters._client import telemetry
+
+    return telemetry
 
 
 def _failure_name() -> str:

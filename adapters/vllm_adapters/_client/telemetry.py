@@ -20,7 +20,6 @@ import openai
 from openai._models import FinalRequestOptions
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
-from pydantic import BaseModel
 
 from vllm_adapters._compat import http
 from vllm_adapters._request import availability
@@ -84,10 +83,9 @@ class _Instruments(NamedTuple):
 _known: tuple[trace.TracerProvider, metrics.MeterProvider, _Instruments] | None = None
 
 
-def _instruments() -> _Instruments:
-    """Return the tracer and histograms of the current providers; a provider may have no hash, so the last are kept."""
+def _instruments(traces: trace.TracerProvider, meters: metrics.MeterProvider) -> _Instruments:
+    """Return the tracer and histograms of the providers; a provider may have no hash, so the last are kept."""
     global _known
-    traces, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
     known = _known
     if known is None or known[0] is not traces or known[1] is not meters:
         known = _known = (traces, meters, _make_instruments(traces, meters))
@@ -116,19 +114,22 @@ def _make_instruments(traces: trace.TracerProvider, meters: metrics.MeterProvide
     )
 
 
-def start(client: BaseVLLMClient, options: FinalRequestOptions, *, stream: bool, sdk: bool) -> Call | None:
+def start(
+    client: BaseVLLMClient, options: FinalRequestOptions, traces: trace.TracerProvider, *, stream: bool, sdk: bool
+) -> Call | None:
     """Return a call to record, or ``None``.
 
     Args:
         client: The client.
         options: The request.
+        traces: The provider of spans.
         stream: Whether the reply is streamed.
         sdk: Whether instrumentations of the SDK see the request.
     """
     endpoint = _endpoint_of(options.url) if options.method.lower() == "post" else None
     if endpoint is None or _is_recorded(client, options, endpoint, sdk=sdk):
         return None
-    return Call(client, options, endpoint, _instruments(), stream=stream)
+    return Call(client, options, endpoint, _instruments(traces, metrics.get_meter_provider()), stream=stream)
 
 
 @lru_cache(maxsize=256)
@@ -148,17 +149,8 @@ def _is_recorded(client: BaseVLLMClient, options: FinalRequestOptions, endpoint:
     """Return whether an instrumentation records the call already, or none shall."""
     if "vllm_adapters" in os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", ""):
         return True
-    here = context.get_current()
-    if any(here.get(key) for key in _SUPPRESSING):
+    if (here := context.get_current()) and _is_recorded_around(here):
         return True
-    span = trace.get_current_span(here)
-    if span.is_recording():
-        attributes = getattr(span, "attributes", None) or {}
-        if any(name in attributes for name in _NAMES_A_MODEL):
-            return True
-        scope = getattr(span, "instrumentation_scope", None)
-        if getattr(scope, "name", None) in _NAMES_IT_LATE and str(getattr(span, "name", "")).startswith("VLLM"):
-            return True
     cls: Any = type(client)
     if "request" in vars(client) or hasattr(cls.request, "__wrapped__"):
         return True
@@ -171,6 +163,20 @@ def _is_recorded(client: BaseVLLMClient, options: FinalRequestOptions, endpoint:
     method = "parse" if endpoint == "chat" and callable(options.post_parser) else "create"
     resource = _resources(asynchronous).get(endpoint)
     return resource is not None and type(vars(resource).get(method)) is not FunctionType
+
+
+def _is_recorded_around(here: context.Context) -> bool:
+    """Return whether the context of the call suppresses its span, or has the span of the same call."""
+    if any(here.get(key) for key in _SUPPRESSING):
+        return True
+    span = trace.get_current_span(here)
+    if not span.is_recording():
+        return False
+    attributes = getattr(span, "attributes", None) or {}
+    if any(name in attributes for name in _NAMES_A_MODEL):
+        return True
+    scope = getattr(span, "instrumentation_scope", None)
+    return getattr(scope, "name", None) in _NAMES_IT_LATE and str(getattr(span, "name", "")).startswith("VLLM")
 
 
 @cache
@@ -224,52 +230,37 @@ class Call:
         *,
         stream: bool,
     ) -> None:
-        self._client, self._instruments, self._stream = client, instruments, stream
-        self._endpoint = endpoint
-        self._started = time.monotonic()
+        self._client, self._instruments = client, instruments
         self._ended = False
         self._retries = 0
         self._waits_for_stream = False
         self._messages: dict[int, StreamedMessage] = {}
-        self._body = body = _body_of(options)
+        body = _body_of(options)
         host, port = _host_and_port(client.vllm.address)
-        self._operation = _OPERATIONS[endpoint]
+        self._operation = operation = _OPERATIONS[endpoint]
         model = body.get("model") or client.vllm.info.model
-        self._model = model if isinstance(model, str) else None
+        self._model = model = model if isinstance(model, str) else None
         self._common: dict[str, Any] = {
-            "gen_ai.operation.name": self._operation,
+            "gen_ai.operation.name": operation,
             "gen_ai.provider.name": "vllm",
             "server.address": host,
             "server.port": port,
         }
-        if self._model:
-            self._common["gen_ai.request.model"] = self._model
-        name = f"{self._operation} {self._model}" if self._model else self._operation
-        self._started_ns = time.time_ns()
+        if model:
+            self._common["gen_ai.request.model"] = model
+        name = f"{operation} {model}" if model else operation
+        self._started, self._started_ns = time.monotonic(), time.time_ns()
+        # What a sampler may want to know; the rest is set when the span ends, all at once.
         self.span: Span = instruments.tracer.start_span(
-            name, kind=SpanKind.CLIENT, attributes=self._attributes(), start_time=self._started_ns
+            name, kind=SpanKind.CLIENT, attributes=self._common, start_time=self._started_ns
         )
+        self._recording = self.span.is_recording()
+        """Whether anything of the span is kept: it may be sampled out."""
+        self._content = self._recording and _records_content()
+        self._body = body if self._content else None
+        self._attributes = _request_attributes(body, endpoint, stream=stream) if self._recording else {}
         self.reply: Any = None
         """What was received, if it was not streamed."""
-
-    def _attributes(self) -> dict[str, Any]:
-        attributes, body = self._common.copy(), self._body
-        for name in _REQUEST.keys() & body.keys():
-            key, kind = _REQUEST[name]
-            value = body[name]
-            if isinstance(value, kind) or (kind is float and isinstance(value, int)):
-                attributes[key] = kind(value)
-        if self._stream:
-            attributes["gen_ai.request.stream"] = True
-        if (count := body.get("n")) and count != 1:
-            attributes["gen_ai.request.choice.count"] = count
-        if isinstance(stop := body.get("stop"), str | list | tuple) and stop:
-            attributes["gen_ai.request.stop_sequences"] = [stop] if isinstance(stop, str) else list(stop)
-        if encoding := body.get("encoding_format"):
-            attributes["gen_ai.request.encoding_formats"] = [encoding]
-        if self._endpoint == "chat" and not body.keys().isdisjoint(("response_format", "structured_outputs")):
-            attributes["gen_ai.output.type"] = _output_type(body)
-        return attributes
 
     def __enter__(self) -> Call:
         self._token = context.attach(trace.set_span_in_context(self.span))
@@ -289,8 +280,8 @@ class Call:
         self._note_request_id(response)
 
     def _note_request_id(self, response: http.Response) -> None:
-        if (request_id := response.headers.get("x-request-id")) is not None and self.span.is_recording():
-            self.span.set_attribute("http.response.header.x-request-id", [request_id])
+        if self._recording and (request_id := response.headers.get("x-request-id")) is not None:
+            self._attributes["http.response.header.x-request-id"] = [request_id]
 
     def received(self, reply: Any, response: http.Response) -> None:
         """Take a whole reply."""
@@ -314,7 +305,7 @@ class Call:
 
     def watch(self, reader: ChunkReader) -> Callable[[bytes], list[dict[str, Any]]]:
         """Return what reads the pieces of a stream, with a copy of the reply if texts are recorded."""
-        if not (self.span.is_recording() and _records_content()):
+        if not self._content:
             return reader.feed
 
         def feed(piece: bytes) -> list[dict[str, Any]]:
@@ -340,8 +331,9 @@ class Call:
         self._name()
         if reader.first_at is not None:
             elapsed = reader.first_at - self._started
-            self.span.set_attribute("gen_ai.response.time_to_first_chunk", elapsed)
-            self.span.add_event("gen_ai.first_token", timestamp=self._started_ns + int(elapsed * 1e9))
+            if self._recording:
+                self._attributes["gen_ai.response.time_to_first_chunk"] = elapsed
+                self.span.add_event("gen_ai.first_token", timestamp=self._started_ns + int(elapsed * 1e9))
             self._instruments.first_chunk.record(elapsed, self._common)
         last = reader.last_event or {}
         reply = last.get("response") if isinstance(last.get("response"), Mapping) else last
@@ -360,44 +352,73 @@ class Call:
         if isinstance(model, str):
             common["gen_ai.response.model"] = model
         counts = _token_counts(usage or _get(reply, "usage"))
-        if span.is_recording():
-            attributes: dict[str, Any] = dict(counts)
+        if self._recording:
+            attributes = self._attributes
+            attributes.update(counts)
             if isinstance(model, str):
                 attributes["gen_ai.response.model"] = model
             if isinstance(found := _get(reply, "id"), str):
                 attributes["gen_ai.response.id"] = found
-            if found := list(reasons) or _finish_reasons(reply):
+            if found := reasons or _finish_reasons(reply):
                 attributes["gen_ai.response.finish_reasons"] = found
-            if _records_content():
+            if self._body is not None:
                 attributes |= _content(self._body, reply, self._messages)
+            if isinstance(error, Exception):
+                attributes |= _error_attributes(error)
             span.set_attributes(attributes)
+            if isinstance(error, Exception):
+                self._set_status(error)
+            elif error is not None:
+                span.add_event("cancelled")
         if isinstance(error, Exception):
-            common["error.type"] = kind = type(error).__name__
-            _record_error(span, error, kind)
-        elif error is not None:
-            span.add_event("cancelled")
+            common["error.type"] = type(error).__name__
         self._instruments.duration.record(time.monotonic() - self._started, common)
         for kind in ("input", "output"):
             if (tokens := counts.get(f"gen_ai.usage.{kind}_tokens")) is not None:
                 self._instruments.tokens.record(tokens, {**common, "gen_ai.token.type": kind})
         span.end()
 
+    def _set_status(self, error: Exception) -> None:
+        if self._content:  # the text of an error may quote the reply
+            self.span.record_exception(error)
+            self.span.set_status(Status(StatusCode.ERROR, str(error)))
+        else:
+            self.span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+
     def __del__(self) -> None:
         if not getattr(self, "_ended", True):  # of a stream that nobody has read to its end
             self.end(None)
 
 
-def _record_error(span: Span, error: Exception, kind: str) -> None:
-    span.set_attribute("error.type", kind)
+def _request_attributes(body: Mapping[str, Any], endpoint: str, *, stream: bool) -> dict[str, Any]:
+    """Return what a span tells of a request beside its model."""
+    attributes: dict[str, Any] = {}
+    for name, value in body.items():
+        if (known := _REQUEST.get(name)) is None:
+            continue
+        key, kind = known
+        if isinstance(value, kind) or (kind is float and isinstance(value, int)):
+            attributes[key] = kind(value)
+    if stream:
+        attributes["gen_ai.request.stream"] = True
+    if (count := body.get("n")) and count != 1:
+        attributes["gen_ai.request.choice.count"] = count
+    if (stop := body.get("stop")) and isinstance(stop, str | list | tuple):
+        attributes["gen_ai.request.stop_sequences"] = [stop] if isinstance(stop, str) else list(stop)
+    if encoding := body.get("encoding_format"):
+        attributes["gen_ai.request.encoding_formats"] = [encoding]
+    if endpoint == "chat" and ("response_format" in body or "structured_outputs" in body):
+        attributes["gen_ai.output.type"] = _output_type(body)
+    return attributes
+
+
+def _error_attributes(error: Exception) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"error.type": type(error).__name__}
     if isinstance(error, VLLMError) and isinstance(error.request_id, str):
-        span.set_attribute("http.response.header.x-request-id", [error.request_id])
+        attributes["http.response.header.x-request-id"] = [error.request_id]
     if isinstance(status := getattr(error, "status_code", None), int) and getattr(error, "_has_exchange", False):
-        span.set_attribute("http.response.status_code", status)
-    if _records_content():  # the text of an error may quote the reply
-        span.record_exception(error)
-        span.set_status(Status(StatusCode.ERROR, str(error)))
-    else:
-        span.set_status(Status(StatusCode.ERROR, kind))
+        attributes["http.response.status_code"] = status
+    return attributes
 
 
 def _body_of(options: FinalRequestOptions) -> Mapping[str, Any]:
@@ -416,32 +437,44 @@ def _output_type(body: Mapping[str, Any]) -> str:
 
 
 def _get(part: Any, name: str) -> Any:
-    if type(part) is dict:
+    if isinstance(part, dict):
         return part.get(name)
-    return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)
+    found = getattr(part, name, None)  # first: Pydantic's models are asked most, and the other check costs more
+    return part.get(name) if found is None and isinstance(part, Mapping) else found
 
 
 def _token_counts(usage: Any) -> dict[str, int]:
     """Return the token counts of a ``usage``, by their names in the conventions."""
-    if not isinstance(usage, dict | BaseModel):
+    if not usage:
         return {}
-    fields = usage if isinstance(usage, dict) else {**vars(usage), **(usage.model_extra or {})}
+    fields = usage
+    if not isinstance(usage, dict):  # one of Pydantic's models
+        if not isinstance(fields := getattr(usage, "__dict__", None), dict):
+            return {}
+        if extra := getattr(usage, "model_extra", None):
+            fields = {**fields, **extra}
     find = fields.get
     read, written = find("prompt_tokens"), find("completion_tokens")
     if read is None:  # of the Responses API, or of a ranking
         read = find("input_tokens", find("total_tokens"))
         written = find("output_tokens", written)
-    counts = {"gen_ai.usage.input_tokens": read, "gen_ai.usage.output_tokens": written}
-    if details := find("prompt_tokens_details") or find("input_tokens_details"):
-        counts["gen_ai.usage.cache_read.input_tokens"] = _get(details, "cached_tokens")
-    if details := find("completion_tokens_details") or find("output_tokens_details"):
-        counts["gen_ai.usage.reasoning.output_tokens"] = _get(details, "reasoning_tokens")
-    return {name: count for name, count in counts.items() if isinstance(count, int)}
+    counts = {}
+    if isinstance(read, int):
+        counts["gen_ai.usage.input_tokens"] = read
+    if isinstance(written, int):
+        counts["gen_ai.usage.output_tokens"] = written
+    details = find("prompt_tokens_details") or find("input_tokens_details")
+    if details and isinstance(cached := _get(details, "cached_tokens"), int):
+        counts["gen_ai.usage.cache_read.input_tokens"] = cached
+    details = find("completion_tokens_details") or find("output_tokens_details")
+    if details and isinstance(reasoning := _get(details, "reasoning_tokens"), int):
+        counts["gen_ai.usage.reasoning.output_tokens"] = reasoning
+    return counts
 
 
 def _finish_reasons(reply: Any) -> list[str]:
     choices = _get(reply, "choices")
-    if isinstance(choices, Sequence):
+    if isinstance(choices, list | tuple):
         return [reason for choice in choices if isinstance(reason := _get(choice, "finish_reason"), str)]
     reason = _get(reply, "status") or _get(reply, "stop_reason")  # of the Responses API, and of Anthropic's
     return [reason] if isinstance(reason, str) else []

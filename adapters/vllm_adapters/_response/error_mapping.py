@@ -57,6 +57,11 @@ _UNPARSED_CALLS = re.compile(
 )  # of vLLM 0.11 and 0.14, tool_choice=required
 _MISSING_TASK = re.compile(r"^The model does not support .+ API")
 """Of vLLM 0.15.1 and older with 400, which have all routes; of newer ones with 501, for decisions."""
+_OTHER_TASK = (
+    "The model embeds, but the server was started with another task. If it is token_embed, use "
+    "VLLMServer(...).embed_tokens(texts) for one vector per token; for one per text, start it without that task"
+)
+"""For embeddings that are answered with 501: only a model that embeds has their route."""
 _CONTEXT = re.compile(
     r"maximum context length|max_model_len|longer than the maximum model length|context length is only", re.I
 )
@@ -221,7 +226,9 @@ def _route_error(
     if status in (400, 501) and _MISSING_TASK.search(message):
         return e.WrongAddress(
             f"The server has no route {context.path or 'of this path'} for this model: {message}",
-            hint="The served model must have this task: an embedding model does not chat, "
+            hint=_OTHER_TASK
+            if status == 501 and context.endpoint == "embeddings"
+            else "The served model must have this task: an embedding model does not chat, "
             "and a chat model does not embed",
         )
     if status == 404 and not parsed.from_vllm and flags:

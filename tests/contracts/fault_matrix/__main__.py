@@ -31,7 +31,7 @@ from fault_matrix.grid import (
     count_requests,
     run_cells,
 )
-from fault_matrix.operations import PATIENT, SHORT
+from fault_matrix.operations import TIMEOUTS
 from fault_matrix.rows import FAULTS
 
 RETRIES = (0, 1, 3)
@@ -98,10 +98,10 @@ def _save(outcomes: Mapping[str, Cells], total: int, failed: int) -> None:
 def _print_introduction(console: Console) -> None:
     console.print(
         "Every cell sends a request to a server with the fault of its row, sync and async. Where a time limit must end "
-        f"it, the limits are {SHORT.connect:g} s to connect, {SHORT.idle:g} s between two pieces of a response, and "
-        f"{SHORT.total:g} s in total, elsewhere {PATIENT.total:g} s; there is one retry. A cell passes with the "
-        "correct answer, if there can be one, or with an error of vllm_adapters.errors that is right for the fault, "
-        "within twice the total limit and with the right number of requests. Two outcomes in a cell are sync / async. "
+        f"the request, it is {TIMEOUTS['idle'].idle:g} s between two pieces of a response or "
+        f"{TIMEOUTS['total'].total:g} s in total; there is one retry. A cell passes with the correct answer, if there "
+        "can be one, or with an error of vllm_adapters.errors that is right for the fault, within twice the total time "
+        "limit and with the right number of requests. Two outcomes in a cell are sync / async. "
         "A cell is empty if the fault cannot occur.\n",
         highlight=False,
     )

@@ -16,9 +16,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from fault_matrix.operations import KEY, PATIENT, SHORT, TEXTS, Answer, Operation, use_settings
+from fault_matrix.operations import KEY, TEXTS, TIMEOUTS, Answer, Operation, use_settings
 from vllm_adapters import VLLMClient
-from vllm_adapters.errors import ContextLengthExceeded, InvalidRequest, ServerTimeout, VLLMError
+from vllm_adapters.errors import ContextLengthExceeded, InvalidRequest, VLLMError
 from vllm_adapters.testing import Behaviour, FaultServer, faults
 
 HOSTILE_ENVIRONMENT = {
@@ -144,7 +144,7 @@ class _Watchdog:
 
 def run_cell(path: Path, variant: Variant, fault: Fault) -> Cell:
     """Send a request of ``path`` to a server with ``fault``; it must be complete in twice the total time limit."""
-    timeout = SHORT if ServerTimeout in fault.errors else PATIENT
+    timeout = TIMEOUTS[fault.limit]
     limit = 2 * (timeout.total or 0)
     with FaultServer(api_key=KEY) as server, use_settings(timeout):
         behaviour = fault.behaviour(path.operation)

@@ -16,10 +16,12 @@ from vllm_adapters.testing import Behaviour, payloads
 from vllm_adapters.testing.faults import healthy, json_reply, sse
 
 KEY = "sk-canary-of-the-fault-matrix"
-SHORT = Timeouts(connect=5, idle=3, total=10)
-"""Time limits where the right error is that one passed."""
-PATIENT = Timeouts(connect=30, idle=60, total=120)
-"""Time limits elsewhere, long enough for a busy machine."""
+TIMEOUTS: dict[str | None, Timeouts] = {
+    "idle": Timeouts(connect=30, idle=5, total=30),
+    "total": Timeouts(connect=30, idle=60, total=10),
+    None: Timeouts(connect=30, idle=60, total=120),
+}
+"""Time limits by the one that must end the request; the others are long enough for a busy machine."""
 
 _settings: ContextVar[dict[str, Any]] = ContextVar("settings")
 
@@ -30,7 +32,7 @@ def settings() -> dict[str, Any]:
 
 
 @contextmanager
-def use_settings(timeout: Timeouts = PATIENT, max_retries: int = 1) -> Iterator[None]:
+def use_settings(timeout: Timeouts = TIMEOUTS[None], max_retries: int = 1) -> Iterator[None]:
     """Use these settings for all paths of this thread."""
     token = _settings.set({"api_key": KEY, "max_retries": max_retries, "timeout": timeout})
     try:

@@ -285,8 +285,8 @@ CONNECTIONS = (
 )
 
 TIMEOUTS = (
-    Fault("hang before the headers", always(faults.hang()), (Timeout,), waits=True, requests=2),
-    Fault("hang in the body", _truncated(b'"', 40, "hang"), (Timeout,), waits=True, requests=attempts),
+    Fault("hang before the headers", always(faults.hang()), (Timeout,), limit="idle", waits=True, requests=2),
+    Fault("hang in the body", _truncated(b'"', 40, "hang"), (Timeout,), limit="idle", waits=True, requests=attempts),
     Fault("slow headers", _slow_headers, (Timeout,), limit="total", waits=True),
     Fault("endless comments", always(faults.drip(0.05)), (Timeout,), limit="idle", waits=True, on=streams),
     Fault("endless comments after 3 chunks", _comments_after_chunks, (Timeout,), limit="idle", waits=True, on=streams),
