@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -283,11 +282,7 @@ def arguments() -> argparse.Namespace:
 
 def machine() -> str:
     """Return what the figures depend on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (
-        f"openai {openai.__version__} on {http.__name__}, Python {platform.python_version()}, "
-        f"{platform.system()} on {platform.machine()}, {cores} cores"
-    )
+    return f"openai {openai.__version__} on {http.__name__}, {measured.machine()}"
 
 
 def main() -> int:

@@ -201,26 +201,36 @@ COST_PLOT = ROOT / "docs" / "images" / "cost.svg"
 
 
 def cost_plot() -> str:
-    """Return the ratios of ``cost`` as bars, in SVG. It is readable on a light and on a dark page."""
-    rows = [found for found in _measured("cost on openai 2")["rows"] if found["reference"] in STOCK]
-    row, left, scale = 26, 520, 240  # pixels: height of a bar, width of the labels, length of the ratio 1
-    height = row * len(rows) + 40
-    one = left + scale
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {one + 90} {height}" font-family="sans-serif" '
-        'font-size="13" role="img" aria-label="CPU time beside the stock classes">',
-        f'<text x="{one}" y="16" text-anchor="middle" fill="#808080">as the stock class</text>',
-    ]
-    for number, found in enumerate(rows):
-        y, ratio = 28 + row * number, found["ratio"][0]
-        label = f"{found['class']} / {found['reference']}: {found['work']}"
-        parts += [
-            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end" fill="#808080">{label}</text>',
-            f'<rect x="{left}" y="{y}" width="{ratio * scale:.0f}" height="{row - 8}" fill="#4f6bd8"/>',
-            f'<text x="{left + ratio * scale + 6:.0f}" y="{y + 14}" fill="#808080">{ratio:.2f}</text>',
+    """Return the ratios of ``cost`` as bars, in SVG. It is readable on a light and on a dark page, and on a phone."""
+    groups: dict[str, list[tuple[str, float]]] = {}
+    for found in _measured("cost on openai 2")["rows"]:
+        if found["reference"] in STOCK:
+            pair = f"{found['class']} / {found['reference']}"
+            groups.setdefault(pair, []).append((found["work"], found["ratio"][0]))
+    row, left, scale = 24, 235, 150  # pixels: height of a bar, width of the labels, length of the ratio 1
+    one, y = left + scale, 24
+    parts = []
+    for pair, bars in groups.items():
+        parts.append(f'<text x="0" y="{y + 18}" fill="#808080" font-weight="bold">{pair}</text>')
+        y += row + 4
+        for work, ratio in bars:
+            parts += [
+                f'<text x="{left - 8}" y="{y + 13}" text-anchor="end" fill="#808080">{work}</text>',
+                f'<rect x="{left}" y="{y}" width="{ratio * scale:.0f}" height="{row - 6}" fill="#4f6bd8"/>',
+                f'<text x="{left + ratio * scale + 5:.0f}" y="{y + 13}" fill="#808080">{ratio:.2f}</text>',
+            ]
+            y += row
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {one + 45} {y + 8}" width="{one + 45}" '
+            'font-family="sans-serif" font-size="12" role="img" aria-label="CPU time beside the stock classes">',
+            f'<text x="{one + 45}" y="14" text-anchor="end" fill="#808080">1 is the stock class</text>',
+            f'<line x1="{one}" y1="20" x2="{one}" y2="{y}" stroke="#808080" stroke-dasharray="4 3"/>',
+            *parts,
+            "</svg>",
+            "",
         ]
-    parts.append(f'<line x1="{one}" y1="22" x2="{one}" y2="{height - 12}" stroke="#808080" stroke-dasharray="4 3"/>')
-    return "\n".join([*parts, "</svg>", ""])
+    )
 
 
 def soak() -> str:
@@ -237,6 +247,36 @@ def soak() -> str:
     resources = [[name, f"{results['warm'][name]:.0f}", f"{results['end'][name]:.0f}"] for name in results["warm"]]
     head = ["Resources of the process", "after warm-up", "at the end"]
     return "\n\n".join([_table(["Calls", ""], calls), _table(head, resources)])
+
+
+BULK = {
+    "bulk stub": ("`make bulk`", "a fault server, which replies 429 to some requests"),
+    "bulk live": ("`make bulk ARGS=--live`", "two `tiny` behind vllm-router"),
+    "bulk ray": ("`make bulk ARGS=--ray`", "two fault servers, without a router"),
+}
+"""The command and the server of each measurement of a bulk job."""
+
+
+def bulk() -> str:
+    """Return the results of the last ``make bulk ARGS="--save ..."`` of each kind."""
+    head = [
+        "",
+        "Server",
+        "Items, minutes",
+        "Killed, with so many results",
+        "Missing, doubled, failed, wrong",
+        "Memory, MiB",
+    ]
+    rows, machines = [], dict[str, None]()
+    for name, (command, server) in BULK.items():
+        found = _measured(name)
+        machines[found["machine"]] = None
+        wrong = "not compared" if found["wrong"] is None else found["wrong"]
+        memory = "; ".join(f"{what}: {', '.join(map(str, values))}" for what, values in found["memory"].items())
+        killed = ", ".join(f"{what} {done:,}" for what, done in found["killed"])
+        counts = f"{found['missing']}, {found['doubled']}, {found['failed']}, {wrong}"
+        rows.append([command, server, f"{found['items']:,}, {found['seconds'] / 60:.0f}", killed, counts, memory])
+    return f"{'; '.join(machines)}, which the servers share:\n\n{_table(head, rows)}"
 
 
 # Versions
@@ -281,7 +321,8 @@ def installed_versions(environment: Path) -> dict[str, str]:
 def update_versions() -> None:
     """Write the versions of the environment that runs this script, and of the other ones that ``make`` created."""
     recorded = read_versions()
-    others = {ROOT / ".venv-upstream", ROOT / ".venv-clients", ROOT / ".venv-docs"}  # not for this package's tests
+    names = ("upstream", "clients", "gateways", "observe", "ray", "docs")
+    others = {ROOT / f".venv-{name}" for name in names}  # not for this package's tests
     environments = [Path(sys.prefix), *(path for path in ROOT.glob(".venv-*") if path not in others)]
     for environment in environments:
         if (environment / "pyvenv.cfg").is_file():
@@ -411,6 +452,7 @@ SECTIONS: Mapping[str, Any] = {
     "recipes": recipes,
     "cost": cost,
     "soak": soak,
+    "bulk": bulk,
     "upstream": upstream,
     "exclusions": exclusions,
     "versions": versions,

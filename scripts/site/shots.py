@@ -40,6 +40,7 @@ PAGES = {
     "reference": "reference/langchain/",
     "troubleshooting": "troubleshooting/",
     "benchmarks": "benchmarks/",
+    "faults": "faults/",
     "doctor-report": "doctor-report.html",
 }
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
