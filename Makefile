@@ -11,6 +11,7 @@ CLIENTS := .venv-clients
 BENCH := .venv-bench
 GATEWAYS := .venv-gateways
 OBSERVE := .venv-observe
+RAY := .venv-ray
 DOCS := .venv-docs
 # What can differ with openai 3, and with one framework alone; the rest is the same code on the same libraries.
 ON_OPENAI3 := tests/client tests/transport tests/response tests/langchain tests/contracts
@@ -27,6 +28,7 @@ HERE := not another_version and not fresh_environment
 SITE := scripts/site/mkdocs.yml
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs
 ARGS ?=
+BULK := $(if $(findstring --ray,$(ARGS)),$(RAY),$(if $(findstring --live,$(ARGS)),$(GATEWAYS),$(VENV)))
 # Two processes per core: many tests wait for a time limit or for another process.
 JOBS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
@@ -102,8 +104,8 @@ observe: $(OBSERVE)/.installed ## Run every class under every instrumentation, a
 soak: $(VENV)/.installed ## Run mixed calls over a connection that breaks at random: what fails, what leaks
 	@PYTHONPATH=benchmarks $(RUN) -m soak $(ARGS)
 
-bulk: $(VENV)/.installed ## Kill a bulk job of 100,000 prompts three times, resume it, and count what is in its file
-	@PYTHONPATH=benchmarks $(RUN) -m bulk $(ARGS)
+bulk: $(BULK)/.installed ## Kill a bulk job of 100,000 prompts three times, resume it, count its results; ARGS=--live, ARGS=--ray
+	@PYTHONPATH=benchmarks:scripts $(BULK)/bin/python -m bulk $(ARGS)
 
 load: $(GATEWAYS)/.installed ## Stream through vllm-router while a replica is killed; ARGS="--streams 100 --seconds 60 --kills 1"
 	@PYTHONPATH=benchmarks:scripts $(GATEWAYS)/bin/python -m load $(ARGS)
@@ -146,7 +148,7 @@ coverage: $(VENV)/.installed ## Branch coverage of the package by the recorded t
 	$(RUN) -m pytest -n $(JOBS) -q --cov=vllm_adapters --cov-branch --cov-report=term:skip-covered $(ARGS)
 
 clean: ## Remove the virtual environments
-	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(OBSERVE) $(BENCH) $(DOCS) build/site
+	rm -rf $(VENV) $(OPENAI3) $(ALONE:%=.venv-%) $(UPSTREAM) $(CLIENTS) $(GATEWAYS) $(OBSERVE) $(RAY) $(BENCH) $(DOCS) build/site
 
 $(VENV)/.installed: pyproject.toml
 	$(call install,$(VENV),the package and its tools,'.[all$(comma)dev$(comma)dev-recipes]')
@@ -171,6 +173,9 @@ $(BENCH)/.installed: pyproject.toml benchmarks/requirements.txt
 
 $(OBSERVE)/.installed: pyproject.toml tests/contracts/observe_matrix/requirements.txt
 	$(call install,$(OBSERVE),instrumentations,'.[all$(comma)testing]' -r $(lastword $^))
+
+$(RAY)/.installed: pyproject.toml benchmarks/bulk/ray-requirements.txt
+	$(call install,$(RAY),Ray Data,'.[testing]' -r $(lastword $^))
 
 .venv-%/.installed: pyproject.toml
 	$(call install,.venv-$*,the package with $* alone,'.[$*$(comma)dev-tools]' $(if $(filter haystack,$*),'openai>=3'))

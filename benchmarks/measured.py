@@ -1,12 +1,20 @@
-"""The measurements in the documentation: saved by ``run.py --save`` and ``soak --save``, read by ``make readme``."""
+"""The measurements in the documentation: saved with ``--save`` by their programs, read by ``make readme``."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("measured.json")
+
+
+def machine() -> str:
+    """Return what figures depend on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"Python {platform.python_version()}, {platform.system()} on {platform.machine()}, {cores} cores"
 
 
 def load() -> dict[str, Any]:

@@ -193,6 +193,10 @@ def _cost_row(found: dict[str, Any]) -> list[str]:
     return [found["work"], f"`{found['class']}`", share, f"`{found['reference']}`", target]
 
 
+STOCK = (
+    *("openai", "ChatOpenAI", "OpenAILike", "OpenAIChatGenerator", "vllm-haystack"),
+    *("OpenAIEmbeddings", "OpenAILikeEmbedding"),
+)
 COST_PLOT = ROOT / "docs" / "images" / "cost.svg"
 
 
@@ -200,7 +204,7 @@ def cost_plot() -> str:
     """Return the ratios of ``cost`` as bars, in SVG. It is readable on a light and on a dark page, and on a phone."""
     groups: dict[str, list[tuple[str, float]]] = {}
     for found in _measured("cost on openai 2")["rows"]:
-        if found["reference"] != "raw httpx":
+        if found["reference"] in STOCK:
             pair = f"{found['class']} / {found['reference']}"
             groups.setdefault(pair, []).append((found["work"], found["ratio"][0]))
     row, left, scale = 24, 235, 150  # pixels: height of a bar, width of the labels, length of the ratio 1
@@ -245,6 +249,36 @@ def soak() -> str:
     return "\n\n".join([_table(["Calls", ""], calls), _table(head, resources)])
 
 
+BULK = {
+    "bulk stub": ("`make bulk`", "a fault server, which replies 429 to some requests"),
+    "bulk live": ("`make bulk ARGS=--live`", "two `tiny` behind vllm-router"),
+    "bulk ray": ("`make bulk ARGS=--ray`", "two fault servers, without a router"),
+}
+"""The command and the server of each measurement of a bulk job."""
+
+
+def bulk() -> str:
+    """Return the results of the last ``make bulk ARGS="--save ..."`` of each kind."""
+    head = [
+        "",
+        "Server",
+        "Items, minutes",
+        "Killed, with so many results",
+        "Missing, doubled, failed, wrong",
+        "Memory, MiB",
+    ]
+    rows, machines = [], dict[str, None]()
+    for name, (command, server) in BULK.items():
+        found = _measured(name)
+        machines[found["machine"]] = None
+        wrong = "not compared" if found["wrong"] is None else found["wrong"]
+        memory = "; ".join(f"{what}: {', '.join(map(str, values))}" for what, values in found["memory"].items())
+        killed = ", ".join(f"{what} {done:,}" for what, done in found["killed"])
+        counts = f"{found['missing']}, {found['doubled']}, {found['failed']}, {wrong}"
+        rows.append([command, server, f"{found['items']:,}, {found['seconds'] / 60:.0f}", killed, counts, memory])
+    return f"{'; '.join(machines)}, which the servers share:\n\n{_table(head, rows)}"
+
+
 # Versions
 
 VERSIONS = TESTS / "docs" / "versions.toml"
@@ -287,7 +321,8 @@ def installed_versions(environment: Path) -> dict[str, str]:
 def update_versions() -> None:
     """Write the versions of the environment that runs this script, and of the other ones that ``make`` created."""
     recorded = read_versions()
-    others = {ROOT / ".venv-upstream", ROOT / ".venv-clients", ROOT / ".venv-docs"}  # not for this package's tests
+    names = ("upstream", "clients", "gateways", "observe", "ray", "docs")
+    others = {ROOT / f".venv-{name}" for name in names}  # not for this package's tests
     environments = [Path(sys.prefix), *(path for path in ROOT.glob(".venv-*") if path not in others)]
     for environment in environments:
         if (environment / "pyvenv.cfg").is_file():
@@ -417,6 +452,7 @@ SECTIONS: Mapping[str, Any] = {
     "recipes": recipes,
     "cost": cost,
     "soak": soak,
+    "bulk": bulk,
     "upstream": upstream,
     "exclusions": exclusions,
     "versions": versions,

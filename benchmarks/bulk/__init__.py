@@ -1,1 +1,1 @@
-"""A bulk job that is killed and resumed, with its figures."""
+"""Bulk jobs that are killed and resumed, with their figures."""

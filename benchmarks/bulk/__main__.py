@@ -1,118 +1,65 @@
 """Run a bulk job, kill it with SIGKILL three times, resume it, and count what is in its file.
 
-    make bulk ARGS="--items 100000"                          # against a fault server
-    make bulk ARGS="--items 2000 --url http://localhost:30000"   # against a server or a router
+    make bulk                                       # 100,000 prompts, against a fault server
+    make bulk ARGS="--live"                         # 2,000, against two `tiny` behind vllm-router
+    make bulk ARGS="--ray"                          # 10,000, the Ray Data recipe, against two fault servers
+    make bulk ARGS="--items 500 --url http://localhost:30000 --model tiny"
 
-The exit code is 1 if an item is missing or doubled, failed, or has another item's reply, or if memory grew.
+``--save`` saves the figures for the documentation (then: ``make readme``). The exit code is 1 if an item is missing or
+doubled, failed, or has another item's reply, or if memory grew.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from contextlib import ExitStack
 from pathlib import Path
 
-from vllm_adapters.testing import FaultServer, faults
+import measured
 
-GROWTH = 1.2  # of the memory from the first tenth of the items to the last
-JOB = Path(__file__).with_name("job.py")
+from bulk import job_killed, ray_killed
+from bulk.figures import Figures
+from bulk.servers import replicas, stub
 
-
-def _serve(pipe: Connection) -> None:
-    with FaultServer() as server:
-        overloaded = faults.error(429, "too many", retry_after=0.2)
-        server.script("/v1/chat/completions", [*[faults.chat()] * 500, *[overloaded] * 50])
-        pipe.send(server.url)
-        while not pipe.poll(1):
-            server.requests.clear()  # in memory; the file is what counts
-
-
-@contextmanager
-def stub() -> Iterator[str]:
-    """Run a fault server in a process of its own."""
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=_serve, args=(there,))
-    process.start()
-    yield here.recv()
-    here.send(None)
-    process.join()
-
-
-def lines(file: Path) -> int:
-    """Return the number of results in the file."""
-    if not file.exists():
-        return 0
-    with file.open("rb") as content:
-        return max(0, sum(1 for _ in content) - 1)
+ITEMS = {"stub": 100_000, "live": 2_000, "ray": 10_000, "url": 2_000}
 
 
 def main() -> int:
-    """Run the job and print its figures."""
+    """Run the job, and print its figures."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--items", type=int, default=100_000)
-    arguments.add_argument("--kills", type=int, default=3)
-    arguments.add_argument("--concurrency", type=int, default=64)
-    arguments.add_argument("--url", help="a server or a router; default: a fault server, which echoes its prompt")
-    arguments.add_argument("--model", default="stub")
+    server = arguments.add_mutually_exclusive_group()
+    server.add_argument("--live", action="store_true", help="against two `tiny` behind vllm-router (VLLM_REPLICAS)")
+    server.add_argument("--ray", action="store_true", help="run the recipe answer_many_with_ray")
+    server.add_argument("--url", help="against a server or a router; default: a fault server, which echoes its prompt")
+    arguments.add_argument("--items", type=int)
+    arguments.add_argument("--concurrency", type=int, help="requests at once; not with --ray")
+    arguments.add_argument("--model")
+    arguments.add_argument("--save", action="store_true", help="save the figures for the documentation")
     args = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "results.jsonl"
-        if args.url:
-            return run(args, args.url, file, echo=False)
-        with stub() as url:
-            return run(args, url, file, echo=True)
+    kind = "live" if args.live else "ray" if args.ray else "url" if args.url else "stub"
+    items = args.items or ITEMS[kind]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if args.ray:
+            figures = ray_killed.run([stack.enter_context(stub()) for _ in range(2)], folder, items)
+        else:
+            url = args.url or stack.enter_context(replicas() if args.live else stub())
+            model = args.model or ("stub" if kind == "stub" else "tiny")
+            concurrency = args.concurrency or (32 if args.live else 64)
+            figures = job_killed.run(url, model, folder / "results.jsonl", items, concurrency, echo=kind == "stub")
+    return finish(figures, kind, save=args.save)
 
 
-def run(args: argparse.Namespace, url: str, file: Path, *, echo: bool) -> int:
-    """Run, kill and resume the job, then count."""
-    command = [sys.executable, str(JOB), url, str(file), str(args.items), str(args.concurrency), args.model]
-    began = time.monotonic()
-    for kill in range(1, args.kills + 1):
-        job = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while lines(file) < args.items * kill / (args.kills + 1):
-            if job.poll() is not None:
-                print(f"The job ended by itself: {job.returncode}")
-                return 1
-            time.sleep(0.5)
-        job.send_signal(signal.SIGKILL)
-        job.wait()
-        print(f"killed with {lines(file)} of {args.items} results after {time.monotonic() - began:.0f} s", flush=True)
-    last = subprocess.run(command, capture_output=True, text=True, check=False)
-    if last.returncode:
-        print(last.stderr[-2000:])
-        return 1
-    memory = [int(line.split()[2]) for line in last.stdout.splitlines() if line.startswith("rss ")]
-    failed = [line for line in last.stdout.splitlines() if line.startswith("failed ")]
-    print(f"resumed and done after {time.monotonic() - began:.0f} s; {last.stdout.splitlines()[-1]} in the last run")
-    print(f"memory in MiB after each tenth of the last run: {', '.join(str(kib // 1024) for kib in memory)}")
-    return count(file, args.items, echo=echo) or bool(failed) or memory[-1] > GROWTH * memory[0]
-
-
-def count(file: Path, items: int, *, echo: bool) -> int:
-    """Print how often each item is in the file, and return 1 unless each is there once."""
-    seen: Counter[int] = Counter()
-    wrong = 0
-    with file.open(encoding="utf-8") as content:
-        next(content)
-        for line in content:
-            result = json.loads(line)
-            seen[result["index"]] += 1
-            text = result["reply"]["choices"][0]["message"]["content"]
-            wrong += echo and text != f"What is the capital of country {result['index']}?"
-    missing = items - len(seen)
-    doubled = sum(times > 1 for times in seen.values())
-    print(f"{items} items: {missing} missing, {doubled} doubled, {wrong} with another item's reply")
-    return int(bool(missing or doubled or wrong))
+def finish(figures: Figures, kind: str, *, save: bool) -> int:
+    """Print the figures, and return the exit code."""
+    print("\n".join(figures.lines()))
+    for problem in figures.problems():
+        print(f"WRONG  {problem}")
+    if save:
+        measured.save(f"bulk {kind}", figures.as_dict())
+    return int(bool(figures.problems()))
 
 
 if __name__ == "__main__":

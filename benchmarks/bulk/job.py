@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import sys
+
+from processes import rss
 
 from vllm_adapters import VLLMServer
 from vllm_adapters.bulk import BulkChat
-
-
-def rss() -> int:
-    """Return the memory of this process in KiB."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize() // 1024
 
 
 def main(url: str, file: str, count: int, concurrency: int, model: str) -> None:

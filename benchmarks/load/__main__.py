@@ -2,9 +2,11 @@
 
     make load                                            # 500 streams at once for five minutes, two kills
     make load ARGS="--streams 100 --seconds 60 --kills 1"
+    make load ARGS="--save"                              # and save the figures for the documentation (make readme)
 
 The replica that is not killed is VLLM_BASE_URL, or started here. The exit code is 1 if a stream has lost or doubled
-tokens, ends without an outcome, raises another error than a VLLMError, or lasts longer than its time limit.
+tokens, ends without an outcome, raises another error than a VLLMError, or lasts longer than its time limit, or if
+memory or open files have grown.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import argparse
 import asyncio
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -23,13 +24,17 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from gateways.start import BIN, free_port, process, responds
+import measured
+from gateways.start import BIN, free_port, responds, router
+from processes import descendants, rss, wait_until_ended
 
 from vllm_adapters import AsyncVLLMClient, LocalVLLM, Timeouts, VLLMError
 
 TIMEOUTS = Timeouts(connect=10, idle=30, total=60)
 LIMIT = 65  # seconds of a call: its total time limit, and a margin for a busy machine
+GROWTH = 1.1  # of the memory, from a fifth of the time to the end
 
 
 class Replica:
@@ -38,24 +43,31 @@ class Replica:
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = (folder / "replica.log").open("wb")
+        self.log = folder / "replica.log"
         self.start()
 
     def start(self) -> None:
         """Start it, without waiting until it is ready."""
-        command = [BIN / "vllm-adapters", "serve", "tiny", "--port", str(self.port)]
-        self.running = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+        command = [str(BIN / "vllm-adapters"), "serve", "tiny", "--port", str(self.port)]
+        with self.log.open("wb") as log:
+            self.running = subprocess.Popen(command, stdout=log, stderr=log)
 
     def kill(self) -> None:
-        """Kill it with SIGKILL; its supervisor ends vLLM then."""
-        self.running.send_signal(signal.SIGKILL)
+        """Kill vLLM and what started it with SIGKILL."""
+        started = descendants(self.running.pid)
+        for pid in [*started, self.running.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has ended with another one
+                continue
         self.running.wait()
+        wait_until_ended(started)
 
     async def ready(self) -> None:
         """Wait until it is ready."""
         while not await asyncio.to_thread(responds, f"{self.url}/health"):
             if self.running.poll() is not None:
-                raise RuntimeError(f"The replica ended: {self.running.returncode}")
+                raise RuntimeError(f"The replica ended:\n{self.log.read_text(errors='replace')[-2000:]}")
             await asyncio.sleep(1)
 
 
@@ -64,19 +76,49 @@ class Tally:
     """What has happened."""
 
     started: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
+    whole: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
     ids: set[str] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
+    lost: int = 0
+    doubled: int = 0
     longest: float = 0.0
+    first_tokens: list[float] = field(default_factory=list)
     tokens: int = 0
 
-    def fail(self, what: str) -> None:
-        """Note what is wrong."""
-        self.wrong.append(what)
+    def count(self, name: str, tokens: int, usage: Any, reason: str | None) -> None:
+        """Compare the tokens of a stream that ended as complete with the server's count."""
+        self.whole += 1
+        self.tokens += tokens
+        if name in self.ids:
+            self.wrong.append(f"{name} arrived twice")
+        self.ids.add(name)
+        if reason is None or usage is None:
+            self.wrong.append(f"{name}: finish reason {reason}, usage {usage}")
+            return
+        self.lost += max(0, usage.completion_tokens - tokens)
+        self.doubled += max(0, tokens - usage.completion_tokens)
+        if usage.completion_tokens != tokens:
+            self.wrong.append(f"{name}: {tokens} of {usage.completion_tokens} tokens")
+
+    def figures(self) -> dict[str, Any]:
+        """Return the counts, and percentiles of the time to the first token in seconds."""
+        found = sorted(self.first_tokens)
+        percentiles = {f"p{share}": round(found[len(found) * share // 100], 2) for share in (50, 99)} if found else {}
+        return {
+            "begun": self.started,
+            "whole": self.whole,
+            "errors": dict(self.errors.most_common()),
+            "lost": self.lost,
+            "doubled": self.doubled,
+            "tokens": self.tokens,
+            "first_token": percentiles,
+            "longest": round(self.longest, 1),
+        }
 
 
 async def stream(client: AsyncVLLMClient, tally: Tally) -> None:
-    """Read one stream, and compare its tokens with the server's count."""
+    """Read one stream."""
     tally.started += 1
     began, tokens, usage, reason, name = time.monotonic(), 0, None, None, ""
     try:
@@ -92,65 +134,83 @@ async def stream(client: AsyncVLLMClient, tally: Tally) -> None:
         async for chunk in chunks:
             name, usage = chunk.id, chunk.usage or usage
             for choice in chunk.choices:
-                tokens += len(getattr(choice, "token_ids", None) or ())
+                received = len(getattr(choice, "token_ids", None) or ())
+                if received and not tokens:
+                    tally.first_tokens.append(time.monotonic() - began)
+                tokens += received
                 reason = choice.finish_reason or reason
-        tally.outcomes["complete"] += 1
-        tally.tokens += tokens
-        if name in tally.ids:
-            tally.fail(f"{name} arrived twice")
-        tally.ids.add(name)
-        if reason is None or usage is None or usage.completion_tokens != tokens:
-            tally.fail(f"{name}: {tokens} tokens, finish reason {reason}, usage {usage}")
+        tally.count(name, tokens, usage, reason)
     except VLLMError as error:
-        tally.outcomes[type(error).__name__] += 1
+        tally.errors[type(error).__name__] += 1
     except Exception as error:  # the run goes on, and fails at its end
-        tally.outcomes["untyped"] += 1
-        tally.fail(f"{type(error).__name__}: {error}")
+        tally.errors["untyped"] += 1
+        tally.wrong.append(f"{type(error).__name__}: {error}")
     tally.longest = max(tally.longest, time.monotonic() - began)
 
 
-def memory() -> tuple[int, int]:
+def resources() -> dict[str, int]:
     """Return the memory of this process in MiB, and its open files."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() // 2**20, len(list(Path("/proc/self/fd").iterdir()))
+    return {"MiB": rss(), "files": len(list(Path("/proc/self/fd").iterdir()))}
 
 
-async def load(args: argparse.Namespace, url: str, replica: Replica) -> int:
-    """Run the streams and the kills, and print what has happened."""
-    tally, began = Tally(), time.monotonic()
+async def load(args: argparse.Namespace, url: str, replica: Replica) -> tuple[dict[str, Any], list[str]]:
+    """Run the streams and the kills; return the figures, and what is wrong."""
+    tally, began, kills = Tally(), time.monotonic(), list[dict[str, int]]()
     end = began + args.seconds
 
     async def worker(client: AsyncVLLMClient) -> None:
         while time.monotonic() < end:
             await stream(client, tally)
 
-    async def kills() -> None:
+    async def kill() -> None:
         for number in range(args.kills):
             await asyncio.sleep(max(0, began + args.seconds * (number + 0.5) / args.kills - time.monotonic()))
             await asyncio.to_thread(replica.kill)
-            killed = time.monotonic()
-            print(f"{killed - began:.0f} s: a replica is killed; {dict(tally.outcomes)}", flush=True)
+            kills.append({"after": round(time.monotonic() - began)})
+            print(f"{kills[-1]['after']} s: a replica is killed; {tally.whole} whole", flush=True)
             replica.start()
             await replica.ready()
-            print(f"{time.monotonic() - began:.0f} s: it is back", flush=True)
+            kills[-1]["back"] = round(time.monotonic() - began)
+            print(f"{kills[-1]['back']} s: it is back; {tally.whole} whole, {dict(tally.errors)}", flush=True)
 
     async with AsyncVLLMClient(url, timeout=TIMEOUTS, max_retries=2) as client:
-        killing = asyncio.create_task(kills())
+        killing = asyncio.create_task(kill())
         workers = [asyncio.create_task(worker(client)) for _ in range(args.streams)]
         await asyncio.sleep(args.seconds / 5)
-        before = memory()
+        before = resources()
         await asyncio.gather(*workers)
-        lasted, after = time.monotonic() - began, memory()
-    if tally.started != tally.outcomes.total():
-        tally.fail("a stream has no outcome")
-    if tally.longest > LIMIT:
-        tally.fail(f"a stream lasted {tally.longest:.0f} s")
-    print(f"{tally.started} streams in {lasted:.0f} s, {args.streams} at once: {dict(tally.outcomes)}")
-    print(f"{tally.tokens} tokens; the longest call {tally.longest:.1f} s of {TIMEOUTS.total} s")
-    print(f"memory and open files after a fifth {before}, at the end {after}")
-    print("\n".join(["wrong:", *tally.wrong[:20]]) if tally.wrong else "nothing lost, doubled or untyped", flush=True)
+        lasted, after = time.monotonic() - began, resources()
     await killing
-    return int(bool(tally.wrong))
+    if tally.started != tally.whole + tally.errors.total():
+        tally.wrong.append("a stream has no outcome")
+    if not tally.whole:
+        tally.wrong.append("no stream was whole")
+    if tally.longest > LIMIT:
+        tally.wrong.append(f"a stream lasted {tally.longest:.0f} s")
+    if after["MiB"] > GROWTH * before["MiB"] or after["files"] > before["files"] + args.streams:
+        tally.wrong.append(f"memory or open files have grown: {before}, {after}")
+    run = {"streams": args.streams, "seconds": round(lasted), "kills": kills, "machine": measured.machine()}
+    figures = {**run, **tally.figures(), "limit": TIMEOUTS.total, "before": before, "after": after}
+    return figures, tally.wrong
+
+
+def rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the figures as rows of a table, for people and for the documentation."""
+    kills = ", ".join(f"after {kill['after']} s, back after {kill['back']} s" for kill in figures["kills"])
+    failed = ", ".join(f"{name} {count}" for name, count in figures["errors"].items())
+    first, before, after = figures["first_token"], figures["before"], figures["after"]
+    return [
+        ("streams at once, seconds", f"{figures['streams']}, {figures['seconds']}"),
+        ("a replica killed", kills or "never"),
+        ("streams begun", f"{figures['begun']:,}"),
+        ("whole", f"{figures['whole']:,}, of {figures['tokens']:,} tokens"),
+        ("ended in a `VLLMError`", failed or "0"),
+        ("tokens lost, tokens doubled", f"{figures['lost']}, {figures['doubled']}"),
+        ("time to the first token, p50, p99", f"{first.get('p50')} s, {first.get('p99')} s"),
+        (f"longest call, with a limit of {figures['limit']:.0f} s", f"{figures['longest']} s"),
+        ("memory after a fifth, at the end", f"{before['MiB']} MiB, {after['MiB']} MiB"),
+        ("open files after a fifth, at the end", f"{before['files']}, {after['files']}"),
+    ]
 
 
 def main() -> int:
@@ -159,6 +219,7 @@ def main() -> int:
     arguments.add_argument("--streams", type=int, default=500)
     arguments.add_argument("--seconds", type=float, default=300)
     arguments.add_argument("--kills", type=int, default=2)
+    arguments.add_argument("--save", action="store_true", help="save the figures for the documentation")
     args = arguments.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -166,12 +227,14 @@ def main() -> int:
         replica = Replica(folder)
         stack.callback(replica.kill)
         asyncio.run(replica.ready())
-        port = free_port()
-        workers = [kept.rstrip("/").removesuffix("/v1"), replica.url]
-        command = [BIN / "vllm-router", "--worker-urls", *workers, "--port", port, "--prometheus-port", free_port()]
-        url = f"http://127.0.0.1:{port}"
-        stack.enter_context(process(command, f"{url}/health", folder / "router.log"))
-        return asyncio.run(load(args, url, replica))
+        url = stack.enter_context(router([kept.rstrip("/").removesuffix("/v1"), replica.url], folder))
+        figures, wrong = asyncio.run(load(args, url, replica))
+    for name, value in rows(figures):
+        print(f"{name:40}{value}")
+    print("\n".join(["WRONG:", *wrong[:20]]) if wrong else "Nothing lost, doubled, untyped, late or grown.")
+    if args.save and not wrong:
+        measured.save("load", {**figures, "rows": rows(figures)})
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -32,10 +33,15 @@ class Gateway:
 
 
 def free_port() -> int:
-    """Return a port that nothing uses now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """Return a port that nothing uses now, and that no connection gets: a restart needs it again."""
+    for port in random.sample(range(20_000, 32_000), 1000):
+        with socket.socket() as found:
+            try:
+                found.bind(("127.0.0.1", port))
+            except OSError:  # in use
+                continue
+            return port
+    raise OSError("No port between 20000 and 32000 is free.")
 
 
 @contextmanager
@@ -69,19 +75,34 @@ def responds(url: str) -> bool:
 
 
 @contextmanager
+def router(replicas: Sequence[str], folder: Path, *flags: object, name: str = "router") -> Iterator[str]:
+    """Run vllm-router in front of the replicas of one model; yield its address."""
+    port = free_port()
+    command = [
+        BIN / "vllm-router",
+        "--worker-urls",
+        *replicas,
+        "--port",
+        port,
+        "--prometheus-port",
+        free_port(),
+        *flags,
+    ]
+    url = f"http://127.0.0.1:{port}"
+    with process(command, f"{url}/health", folder / f"{name}.log"):
+        yield url
+
+
+@contextmanager
 def vllm_router(replicas: Sequence[str], embed: str, faults: str, folder: Path) -> Iterator[Gateway]:
     """Run three routers: each is for the replicas of one model."""
     with ExitStack() as stack:
         addresses = []
         for name, workers in (("chat", replicas), ("embed", [embed]), ("faults", [faults])):
-            port = free_port()
-            command: list[object] = [BIN / "vllm-router", "--worker-urls", *workers, "--port", port]
-            command += ["--prometheus-port", free_port(), "--policy", "consistent_hash"]
+            flags: list[object] = ["--policy", "consistent_hash"]
             if name == "faults":
-                command += ["--disable-circuit-breaker", "--disable-retries", "--request-timeout-secs", LIMIT]
-            url = f"http://127.0.0.1:{port}"
-            stack.enter_context(process(command, f"{url}/health", folder / f"router-{name}.log"))
-            addresses.append(url)
+                flags += ["--disable-circuit-breaker", "--disable-retries", "--request-timeout-secs", LIMIT]
+            addresses.append(stack.enter_context(router(workers, folder, *flags, name=f"router-{name}")))
         yield Gateway("vllm-router", *addresses)
 
 

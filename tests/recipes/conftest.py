@@ -29,6 +29,7 @@ MODULES = {
     "llama-index-vector-stores-qdrant>=0.10,<0.11": "llama_index.vector_stores.qdrant",
     "mcp-haystack>=2,<3": "haystack_integrations.tools.mcp",
     "qdrant-haystack>=13.1,<14": "haystack_integrations.document_stores.qdrant",
+    "ray[data]>=2.50,<3": "ray.data",
 }
 """A module of each requirement, to find out whether it is installed."""
 PRINTED = Path(__file__).parent / "outputs.json"

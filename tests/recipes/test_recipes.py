@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import base64
+import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from processes import descendants, title, wait_until_ended
 from version_marks import (
     cached_tokens_are_sent,
     not_enforced_before,
@@ -135,6 +139,67 @@ def test_ask_in_batch_and_resume_keeps_what_the_server_refuses(run_recipe, fault
     fault_server.script(CHAT, [faults.error(400, "no"), *[faults.chat()] * 4])
     lines = run_recipe(file, VLLM_BASE_URL=fault_server.url)
     assert lines == [f"0 answered before, 4 now, 1 failed, in {file}"]
+
+
+@pytest.fixture
+def start_with_ray(recipe):
+    """A function that starts the recipe in a process of its own, as Ray's are; skips the test without Ray."""
+    pytest.importorskip("ray.data")
+
+    def start(folder, **environ):
+        own = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **environ}
+        return subprocess.Popen(
+            [sys.executable, recipe, folder], env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    return start
+
+
+def printed_by(job):
+    out, err = job.communicate(timeout=600)
+    assert job.returncode == 0, err
+    return out.splitlines()
+
+
+def answers_in(folder):
+    """The results in the recipe's files, by part and index."""
+    found = {}
+    for file in sorted(folder.glob("part-*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines()[1:]:
+            result = json.loads(line)
+            key = (int(file.stem.removeprefix("part-")), result["index"])
+            assert key not in found, "an answer is there twice"
+            found[key] = result["reply"]["choices"][0]["message"]["content"]
+    return found
+
+
+@pytest.mark.recipe("answer_many_with_ray")
+@pytest.mark.vllm("tiny", recorded=False)
+def test_answer_many_with_ray(start_with_ray, check_output, tmp_path, vllm_url):
+    check_output(printed_by(start_with_ray(tmp_path, VLLM_BASE_URL=vllm_url)))
+    assert sorted(answers_in(tmp_path)) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
+
+
+@pytest.mark.recipe("answer_many_with_ray")
+def test_answer_many_with_ray_goes_on_after_a_kill(start_with_ray, fault_server, tmp_path):
+    fault_server.delay = 0.5
+    settings = {"VLLM_BASE_URL": f"http://127.0.0.1:9 {fault_server.url}", "VLLM_MODEL": "m"}
+    settings |= {"ITEMS": "100", "PART": "10"}
+    job = start_with_ray(tmp_path, **settings)
+    assert fault_server.wait_for(lambda: len(answers_in(tmp_path)) >= 10, timeout=300)
+    workers = [pid for pid in descendants(job.pid) if title(pid).startswith("ray::MapWorker")]
+    job.kill()
+    assert job.wait() == -signal.SIGKILL
+    wait_until_ended(workers)
+    fault_server.delay = 0
+    *_, last = printed_by(start_with_ray(tmp_path, **settings))
+    before, now, failed = map(int, re.fullmatch(r"(\d+) answered before, (\d+) now, (\d+) failed", last).groups())
+    assert (before >= 10, before + now, failed) == (True, 100, 0)
+    answers = answers_in(tmp_path)
+    assert [answers[part, index] for part in range(10) for index in range(10)] == [
+        f"What is {number} plus one?" for number in range(100)
+    ]
+    assert len(fault_server.posts(CHAT)) <= 100 + 2 * 10  # two workers had a part each
 
 
 @pytest.mark.recipe("keep_within_the_context")
