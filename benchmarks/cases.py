@@ -41,6 +41,7 @@ class Case:
         targets: What must hold, by the contender's name.
         rounds: Maximum number of rounds.
         passes: Passes in a round; many short ones in turn are less noisy than a long one.
+        compared: Contenders with a share in the table but no target, and the reference of each.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Case:
     targets: dict[str, list[Target]] = field(default_factory=dict)
     rounds: int | None = None
     passes: int = 1
+    compared: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cpu: dict[str, list[float]] = field(default_factory=dict)
     """CPU time per unit in microseconds, by contender and pass."""
@@ -109,9 +111,13 @@ class Case:
         rows = []
         for name in self.works:
             costs = [name, f"{median(self.cpu[name]):.4g}", f"{median(self.wall[name]):.4g}"]
-            if not (targets := self.targets.get(name)):
+            if reference := self.compared.get(name):
+                ratio, low, high = self.ratios(name, reference)
+                rows.append([*costs, f"{ratio:.2f} ({low:.2f} to {high:.2f}) of {reference}", ""])
+                costs = ["", "", ""]
+            elif name not in self.targets:
                 rows.append([*costs, "", ""])
-                continue
+            targets = self.targets.get(name, [])
             for target in targets:
                 ratio, low, high = self.ratios(name, target.reference)
                 verdict = "" if ratio <= target.ratio * NOISE else " **exceeded**"

@@ -93,6 +93,33 @@ def replies(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Case]:
     yield case("Chat, async", "call", CALLS, works, CALL_TARGETS, passes=2)
 
 
+OURS = ("VLLMClient", "ChatVLLM", "VLLM", "VLLMChatGenerator")
+SPANS, BY_HAND = "with spans", "spans by hand"
+
+
+def spans(url: str, loop: asyncio.AbstractEventLoop) -> Iterator[Case]:
+    """What OpenTelemetry's spans and metrics add: to a call, to what its SDK costs anyway, and to a chunk."""
+    try:
+        from spans import Recorder
+    except ImportError as missing:
+        print(f"Spans are left out: {missing}")
+        return
+    recorder, who = Recorder(), contenders.make(url, "burst", loop, OURS)
+    works: dict[str, Any] = {}
+    for name, one in who.items():
+        works |= {name: calls(one, CALLS), f"{name}, {BY_HAND}": recorder.by_hand(one.call, CALLS)}
+        works[f"{name} {SPANS}"] = recorder.during(calls(one, CALLS))
+    targets = {f"{name} {SPANS}": [Target(1.05, f"{name}, {BY_HAND}")] for name in who}
+    found = case("Chat with OpenTelemetry", "call", CALLS, works, targets, passes=6)
+    found.compared = {f"{name} {SPANS}": name for name in who} | {f"{name}, {BY_HAND}": name for name in who}
+    yield found
+    works = {}
+    for name, one in who.items():
+        works |= {name: stream(one), f"{name} {SPANS}": recorder.during(stream(one))}
+    targets = {f"{name} {SPANS}": [Target(1.02, name)] for name in who}
+    yield case("Stream of text with OpenTelemetry", "chunk", CHUNKS, works, targets, passes=6)
+
+
 def embeddings(url: str, number: int) -> Iterator[Case]:
     """Vectors of many texts, as each framework wants them."""
     texts = [f"Text number {place}" for place in range(number)]
@@ -266,7 +293,7 @@ def main() -> int:
     print(f"{machine()}, {rounds} rounds\n")
     loop = asyncio.new_event_loop()
     with Stub() as url:
-        found = [*streams(url, loop), *replies(url, loop), *embeddings(url, 1000)]
+        found = [*streams(url, loop), *replies(url, loop), *spans(url, loop), *embeddings(url, 1000)]
         if not args.quick:
             found += [*embeddings(url, 20_000), *growth(url, loop)]
         if args.concurrent:
