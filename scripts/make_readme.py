@@ -279,6 +279,13 @@ def bulk() -> str:
     return f"{'; '.join(machines)}, which the servers share:\n\n{_table(head, rows)}"
 
 
+def load() -> str:
+    """Return the results of the last ``make load ARGS=--save``."""
+    results = _measured("load")
+    table = _table(["", ""], results["rows"])
+    return f"{results['machine']}, which the replicas, the router and the client share:\n\n{table}"
+
+
 # Versions
 
 VERSIONS = TESTS / "docs" / "versions.toml"
@@ -453,6 +460,7 @@ SECTIONS: Mapping[str, Any] = {
     "cost": cost,
     "soak": soak,
     "bulk": bulk,
+    "load": load,
     "upstream": upstream,
     "exclusions": exclusions,
     "versions": versions,

@@ -77,7 +77,7 @@ class Figures:
         counts = {"missing": self.missing, "doubled": self.doubled, "failed": self.failed, "wrong": self.wrong}
         found = [f"{count} items are {name}" for name, count in counts.items() if count]
         for name, memory in self.memory.items():
-            if not memory or memory[-1] > GROWTH * memory[0]:
+            if not all(memory or [0]) or memory[-1] > GROWTH * memory[0]:
                 found.append(f"the memory of the {name} grew, or was not measured: {memory}")
         return found
 

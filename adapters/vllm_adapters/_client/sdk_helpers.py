@@ -1,19 +1,29 @@
-"""Errors of the SDK's helpers, ``parse`` and ``stream`` of chat completions and responses, mapped to ours."""
+"""The SDK's resource of chat completions: plain requests past its transform, and helpers with our errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, wraps
+from inspect import signature
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
+from openai import AsyncStream, Stream
+from openai._base_client import make_request_options
+from openai._types import not_given
+from openai._utils import is_given
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.resources.chat import AsyncChat, AsyncCompletions, Chat, Completions
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from vllm_adapters._response.structured import truncation_error
 from vllm_adapters.errors import ConstraintNotEnforced, InvalidResponse, VLLMError
+
+_OPTIONS = ("extra_headers", "extra_query", "extra_body", "timeout")
+_NAMES = frozenset(signature(Completions.create).parameters).difference(("self", *_OPTIONS))
+_SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
 @contextmanager
@@ -125,8 +135,50 @@ class StreamManager:
         await self._manager.__aexit__(*exc)
 
 
+def _post_arguments(method: object, request: Mapping[str, Any], stream_cls: type) -> dict[str, Any] | None:
+    """Return what the SDK's ``create`` would post, without its transform, which leaves plain data as it is.
+
+    The transform walks through the types of all parameters, and takes a third of the CPU time of a call.
+
+    Args:
+        method: ``create`` of the SDK's class. Instrumentations put a function of theirs in its place, which must see
+            the call.
+        request: Its arguments.
+        stream_cls: The class of a stream.
+
+    Returns:
+        ``None`` if ``method`` has to be called.
+    """
+    if type(method) is not FunctionType or not method.__globals__["__name__"].startswith("openai."):
+        return None
+    options: dict[str, Any] = {name: request.get(name) for name in _OPTIONS}
+    options["timeout"] = request.get("timeout", not_given)
+    body = {name: value for name, value in request.items() if name not in options and is_given(value)}
+    if "messages" not in body or "model" not in body or not body.keys() <= _NAMES or not _is_plain(body):
+        return None
+    return {
+        "body": body,
+        "options": make_request_options(**options),
+        "cast_to": ChatCompletion,
+        "stream": bool(body.get("stream")),
+        "stream_cls": stream_cls,
+    }
+
+
+def _is_plain(value: object) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return all(map(_is_plain, cast("dict[str, object]", value).values()))
+    return all(map(_is_plain, cast("list[object]", value))) if kind is list else kind in _SCALARS
+
+
 class _Completions(Completions):
-    if not TYPE_CHECKING:  # the SDK's own signature holds
+    if not TYPE_CHECKING:  # the SDK's own signatures hold
+
+        @wraps(Completions.create)
+        def create(self, **request: Any) -> Any:
+            found = _post_arguments(Completions.create, request, Stream[ChatCompletionChunk])
+            return super().create(**request) if found is None else self._post("/chat/completions", **found)
 
         @wraps(Completions.stream)
         def stream(self, **request: Any) -> Any:
@@ -135,6 +187,11 @@ class _Completions(Completions):
 
 class _AsyncCompletions(AsyncCompletions):
     if not TYPE_CHECKING:
+
+        @wraps(AsyncCompletions.create)
+        async def create(self, **request: Any) -> Any:
+            found = _post_arguments(AsyncCompletions.create, request, AsyncStream[ChatCompletionChunk])
+            return await (super().create(**request) if found is None else self._post("/chat/completions", **found))
 
         @wraps(AsyncCompletions.stream)
         def stream(self, **request: Any) -> Any:
