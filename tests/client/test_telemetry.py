@@ -285,6 +285,53 @@ class TestMetrics:
         assert attributes(duration)["error.type"] == "InvalidRequest"
 
 
+class TestCost:
+    """By calls of our functions: their number is the same on every machine."""
+
+    @pytest.fixture
+    def calls_of(self, fault_server):
+        """A function that returns how many functions of the module are called for a chat with one reply."""
+        from vllm_adapters._client import telemetry
+
+        def count(words, **how):
+            fault_server.reply(faults.chat(" ".join(["one"] * words)), CHAT)
+            called = []
+
+            def profile(frame, event, argument):
+                if event == "call" and frame.f_code.co_filename == telemetry.__file__:
+                    called.append(frame.f_code.co_qualname)
+
+            with VLLMClient(fault_server.url) as client:
+                for _ in range(2):  # the first call fills caches
+                    called.clear()
+                    sys.setprofile(profile)
+                    try:
+                        reply = client.chat.completions.create(model="stub", messages=HELLO, **how)
+                        list(reply) if how else None
+                    finally:
+                        sys.setprofile(None)
+            return [name for name in called if name != "Call.__del__"]  # of the call before, at any time
+
+        return count
+
+    def test_call(self, calls_of):
+        called = calls_of(5)
+        assert "Call.end" in called
+        assert len(called) <= 30, called
+
+    def test_chunks_cost_nothing(self, calls_of):
+        few, many = calls_of(5, **STREAM), calls_of(50, **STREAM)
+        assert "Call.end_stream" in few
+        assert len(few) == len(many) <= 30, many
+
+    def test_without_a_provider_nothing_is_called(self, calls_of, monkeypatch):
+        from opentelemetry import metrics, trace
+
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+        monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", None)
+        assert calls_of(5) == calls_of(5, **STREAM) == []
+
+
 class TestTrace:
     def test_trace_context_is_sent(self, ask, fault_server, recorded):
         with recorded.tracer.start_as_current_span("outer") as outer:

@@ -22,6 +22,7 @@ MODULES = {
     "vllm-adapters[haystack]": "haystack",
     "langchain>=1.4,<2": "langchain.agents",
     "deepagents>=0.7,<0.8": "deepagents",
+    "hayhooks>=2.1,<3": "hayhooks",
     "langchain-mcp-adapters>=0.3,<0.4": "langchain_mcp_adapters",
     "langchain-qdrant>=1.1,<2": "langchain_qdrant",
     "langgraph-checkpoint-sqlite>=3,<4": "langgraph.checkpoint.sqlite",

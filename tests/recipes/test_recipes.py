@@ -7,12 +7,15 @@ import base64
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import openai
 import pytest
 import yaml
 from processes import descendants, title, wait_until_ended
@@ -24,6 +27,7 @@ from version_marks import (
     vllm_since,
 )
 
+from vllm_adapters._compat import http
 from vllm_adapters.testing import faults, payloads
 from vllm_adapters.testing.cassettes import audit
 
@@ -272,6 +276,53 @@ def test_use_mcp_tools(run_recipe, check_output, sent, framework):
     assert tool["function"]["name"] == "get_weather"
     assert tool["function"]["strict"] is True
     assert [message["role"] for message in second["messages"]][-3:] == ["user", "assistant", "tool"]
+
+
+@pytest.fixture
+def run_with_hayhooks(run_recipe, unused_tcp_port):
+    """A function that runs the recipe, whose server is a process of its own, on a free port."""
+    return partial(run_recipe, HAYHOOKS_PORT=str(unused_tcp_port))
+
+
+@pytest.mark.recipe("serve_a_pipeline_in_haystack")
+@pytest.mark.vllm("tiny", recorded=False)  # a recording has no requests to another server
+def test_serve_a_pipeline(run_with_hayhooks, check_output):
+    check_output(run_with_hayhooks())
+
+
+@pytest.mark.recipe("serve_a_pipeline_in_haystack")
+@pytest.mark.vllm("tiny")
+async def test_serve_a_pipeline_that_streams(recipe, sent):
+    pytest.importorskip("hayhooks")
+    wrapper = runpy.run_path(str(recipe))["PipelineWrapper"]()
+    wrapper.setup()
+    question = {"role": "user", "content": "What is the capital of France?"}
+    chunks = await wrapper.run_chat_completion_async("ask", [question], {})
+    texts = [chunk.content async for chunk in chunks]
+    assert "".join(texts).strip() == "The capital of France is Paris."
+    assert len(texts) > 5
+    [body] = sent.bodies(CHAT)
+    assert (body["stream"], body["messages"][0]["role"]) == (True, "user")
+
+
+@pytest.mark.recipe("serve_a_pipeline_in_haystack")
+def test_serve_a_pipeline_whole_and_streamed(run_with_hayhooks, fault_server):
+    fault_server.reply(faults.chat("one two three"), CHAT)
+    models, answer, streamed = run_with_hayhooks(VLLM_BASE_URL=fault_server.url)
+    assert (models, answer) == ("models: ask", "answer: one two three")
+    assert [text for text in streamed.split("|") if text] == ["one", " two", " three"]
+    assert [post.json["messages"] for post in fault_server.posts(CHAT)] == [
+        [{"role": "user", "content": "What is the capital of France?"}]
+    ] * 2
+
+
+@pytest.mark.recipe("serve_a_pipeline_in_haystack")
+def test_serve_a_pipeline_passes_no_cut_stream_off_as_whole(run_with_hayhooks, fault_server):
+    cut = faults.truncate(faults.chat("one two three four five"), after=900)
+    fault_server.script(CHAT, [faults.chat("one two"), cut])
+    with pytest.raises((openai.APIError, http.RemoteProtocolError)):
+        run_with_hayhooks(VLLM_BASE_URL=fault_server.url)
+    assert len(fault_server.posts(CHAT)) == 2
 
 
 @pytest.mark.recipe("search_hybrid_in_{framework}")
