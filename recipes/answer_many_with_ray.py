@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from typing import Any
-
-import ray.data
 
 from vllm_adapters import VLLMError, VLLMServer
 from vllm_adapters.bulk import BulkChat
@@ -55,10 +52,13 @@ class Answer:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # with `uv run`, too, workers have this environment
+    import ray.data
+
     folder = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "answers")  # in a cluster, all machines share it
     os.makedirs(folder, exist_ok=True)
     parts, given = ray.data.range(-(-ITEMS // PART)), (REPLICAS, os.environ.get("VLLM_MODEL"), folder)
     workers = ray.data.ActorPoolStrategy(size=2)  # if one dies, Ray runs its part again in another
-    done = parts.map_batches(Answer, fn_constructor_args=given, batch_size=1, compute=workers, num_cpus=0.1)
-    counts = sum((Counter(row) for row in done.iter_rows()), Counter[str]())
-    print(f"{counts['before']} answered before, {counts['now']} now, {counts['failed']} failed")
+    rows = parts.map_batches(Answer, fn_constructor_args=given, batch_size=1, compute=workers, num_cpus=0.1).take_all()
+    before, now, failed = (sum(row[name] for row in rows) for name in ("before", "now", "failed"))
+    print(f"{before} answered before, {now} now, {failed} failed")

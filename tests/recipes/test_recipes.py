@@ -151,7 +151,7 @@ def start_with_ray(recipe):
     pytest.importorskip("ray.data")
 
     def start(folder, **environ):
-        own = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **environ}
+        own = {**os.environ, **environ}
         return subprocess.Popen(
             [sys.executable, recipe, folder], env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
