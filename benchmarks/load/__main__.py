@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import measured
-from gateways.start import BIN, free_port, responds, router
+from gateways.start import BIN, responds, router
 from processes import descendants, rss, wait_until_ended
 
 from vllm_adapters import AsyncVLLMClient, LocalVLLM, Timeouts, VLLMError
+from vllm_adapters.local.ports import free_port
 
 TIMEOUTS = Timeouts(connect=10, idle=30, total=60)
 MARGIN = 5  # seconds of a call beyond its time limit and the time for which the event loop did not run

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from vllm_adapters.local.ports import free_port
 
 LIMIT = 4  # seconds of the gateway's own time limit, in front of the fault server
 KEY = "sk-gateway"
@@ -30,18 +30,6 @@ class Gateway:
     chat: str
     embed: str
     faults: str
-
-
-def free_port() -> int:
-    """Return a port that nothing uses now, and that no connection gets: a restart needs it again."""
-    for port in random.sample(range(20_000, 32_000), 1000):
-        with socket.socket() as found:
-            try:
-                found.bind(("127.0.0.1", port))
-            except OSError:  # in use
-                continue
-            return port
-    raise OSError("No port between 20000 and 32000 is free.")
 
 
 @contextmanager

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 from pathlib import Path
 
 __all__ = ["free_port", "is_listening", "is_taken"]
 
+_PORTS = range(20_000, 32_000)
+"""Below the ports that Linux gives to outgoing connections."""
 _LISTEN = "0A"  # the kernel's number for the state of a listening socket
 
 
 def free_port() -> int:
-    """Return a port that is currently free."""
+    """Return a port that is free now, and that no outgoing connection gets until a server has started on it."""
+    for port in random.sample(_PORTS, 100):
+        if not is_taken(port):
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
