@@ -45,21 +45,19 @@ def close_stream(url):
 
 
 def break_stream(url):
-    stream = VLLMClient(url).chat.completions.create(**REQUEST, stream=True)
-    for _ in stream:
+    for _ in VLLMClient(url).chat.completions.create(**REQUEST, stream=True):
         wait_until_running(url)
-        break
-    return stream
+        break  # drops the stream; one in a variable could go on
 
 
 def raise_in_stream(url):
-    stream = VLLMClient(url).chat.completions.create(**REQUEST, stream=True)
     try:
-        for _ in stream:
-            wait_until_running(url)
-            raise Stop
+        with VLLMClient(url).chat.completions.create(**REQUEST, stream=True) as stream:
+            for _ in stream:
+                wait_until_running(url)
+                raise Stop
     except Stop as stop:
-        return stream, stop
+        return stop  # its traceback keeps the stream alive, as in a debugger or a logger
 
 
 def time_out(url):
