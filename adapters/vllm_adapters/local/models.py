@@ -135,7 +135,7 @@ MODELS: dict[str, BundledModel] = {
             (),
             448,
             _build_whisper,
-            packages=("soundfile>=0.13,<1",),
+            packages=("soundfile>=0.13,<1", "av>=14,<19"),  # to read audio, and to resample it
         ),
     )
 }
