@@ -6,6 +6,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+GROWTH = 1.2
+"""How much more memory a process may have at the end than after its first steps."""
+
 
 def rss(pid: int | str = "self") -> int:
     """Return the memory of a process in MiB; 0 if it has ended."""

@@ -19,7 +19,7 @@ from typing import Any
 from vllm_adapters import VLLMError, VLLMServer
 from vllm_adapters.bulk import BulkChat
 
-REPLICAS = os.environ.get("VLLM_BASE_URL", "http://localhost:8000").split()  # a router, or several servers
+REPLICAS = (os.environ.get("VLLM_BASE_URL") or "http://localhost:8000").split()  # a router, or several servers
 ITEMS, PART = int(os.environ.get("ITEMS", "5")), int(os.environ.get("PART", "2"))
 
 

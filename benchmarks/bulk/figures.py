@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import measured
-
-GROWTH = 1.2
-"""Of a process's memory, from the first measurement of the last run to its last one."""
+from processes import GROWTH
 
 
 def lines(file: Path) -> int:

@@ -28,14 +28,13 @@ from typing import Any
 
 import measured
 from gateways.start import BIN, responds, router
-from processes import descendants, rss, wait_until_ended
+from processes import GROWTH, descendants, rss, wait_until_ended
 
 from vllm_adapters import AsyncVLLMClient, LocalVLLM, Timeouts, VLLMError
 from vllm_adapters.local.ports import free_port
 
 TIMEOUTS = Timeouts(connect=10, idle=30, total=60)
 MARGIN = 5  # seconds of a call beyond its time limit and the time for which the event loop did not run
-GROWTH = 1.2  # of the memory, from a fifth of the time to the end: hundreds of streams break at once in between
 
 
 class Replica:

@@ -39,6 +39,8 @@ CONSTRAINT_NAMES = frozenset({"structured_outputs", *_GUIDED})
 _ACTIVATION = ("use_activation", "normalize", "activation", "softmax")
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 _SYNONYMS: tuple[Set[str], ...] = (_LIMITS, CONSTRAINT_NAMES, frozenset(_ACTIVATION))
+_ONLY_NAMES = ("transcriptions", "translations")
+"""Endpoints whose parameters are known by their names alone."""
 _NESTED = ("structured_outputs", "stream_options")
 _HINTS = {
     "guided_decoding_backend": "Set it on the server: --structured-outputs-config '{\"backend\": ...}'",
@@ -149,8 +151,9 @@ def validate_params(endpoint: str, body: Mapping[str, Any], *, skip: Set[str] = 
         InvalidRequest: A value is of the wrong type or out of bounds.
     """
     given = {name: value for name, value in body.items() if value is not None}
-    if (model := params.MODELS.get(endpoint)) is None:  # of audio only the names are known
+    if endpoint in _ONLY_NAMES:
         return given
+    model = params.MODELS[endpoint]
     added = (given.keys() & model.model_fields.keys()) - skip
     if not added:
         return given
